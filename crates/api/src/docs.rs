@@ -1,0 +1,181 @@
+//! What the API says about itself: the OpenAPI document, the pages for people, and the page that explains problems.
+//! Everything is served from here: nothing is loaded from elsewhere.
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+
+use axum::{
+    body::Bytes,
+    extract::State,
+    http::{HeaderValue, header},
+    response::{Html, IntoResponse as _, Redirect, Response},
+};
+use utoipa::{
+    IntoResponses, OpenApi,
+    openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder, Server},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::Config;
+
+use crate::{
+    api::Api,
+    extract::Segments,
+    problem::{Kind, Problem, ProblemBody},
+};
+
+/// The page and its parts come from this server alone.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+);
+
+/// The head of the document; the calls are added by the routers that serve them.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "augur",
+        description = "Asynchronous predictions: send an input, get an id, read the result when it is there. Every \
+                       refusal is a problem document (RFC 9457)."
+    ),
+    components(schemas(ProblemBody)),
+    tags(
+        (name = "predictions", description = "Create, read, list and cancel predictions"),
+        (name = "models", description = "What can be asked, with the schemas of input and output"),
+        (name = "queue", description = "What waits and runs"),
+        (name = "health", description = "Whether the server works"),
+        (name = "documentation", description = "What you are reading"),
+    )
+)]
+struct Head;
+
+/// A router that begins with the document's head.
+pub(crate) fn head() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Head::openapi())
+}
+
+/// The calls that explain the API.
+pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(document))
+        .routes(routes!(problems))
+        .routes(routes!(page))
+        // The parts of the page are for browsers, not for the document.
+        .route("/docs/", axum::routing::get(|| part(Segments("index.html".to_owned()))))
+        .route("/docs/{*part}", axum::routing::get(part))
+}
+
+/// The document as JSON, for a server at `base`.
+pub(crate) fn render(mut document: openapi::OpenApi, base: &str) -> serde_json::Result<Bytes> {
+    document.servers = Some(vec![Server::new(base)]);
+    serde_json::to_vec(&document).map(Bytes::from)
+}
+
+/// The OpenAPI document.
+#[utoipa::path(
+    get,
+    path = "/openapi.json", operation_id = "readDocument",
+    tag = "documentation",
+    responses((status = 200, body = serde_json::Value, description = "OpenAPI 3.1", content_type = "application/json")),
+)]
+async fn document(State(api): State<Arc<Api>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], api.openapi.clone()).into_response()
+}
+
+/// These pages.
+#[utoipa::path(
+    get,
+    path = "/docs", operation_id = "readPages",
+    tag = "documentation",
+    responses((status = 303, description = "The documentation, for people")),
+)]
+async fn page() -> Redirect {
+    Redirect::to("docs/")
+}
+
+async fn part(Segments(path): Segments<String>) -> Result<Response, Problem> {
+    // Beside this page, so that it works behind a proxy that adds a prefix. No validator of somebody else's is asked.
+    let config = Config::new(["../openapi.json"]).validator_url("none").try_it_out_enabled(true);
+    let file = utoipa_swagger_ui::serve(&path, Arc::new(config)).map_err(|error| {
+        tracing::error!(%error, path, "documentation page");
+        Problem::internal()
+    })?;
+    let file = file.ok_or_else(Problem::not_found)?;
+    let mut response = file.bytes.into_owned().into_response();
+    if let Ok(content_type) = HeaderValue::from_str(&file.content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, PAGE_POLICY);
+    Ok(response)
+}
+
+/// The problems and their meanings.
+///
+/// The `type` of every problem document leads here.
+#[utoipa::path(
+    get,
+    path = "/problems", operation_id = "readProblems",
+    tag = "documentation",
+    responses((status = 200, description = "Every kind of problem", body = String, content_type = "text/html")),
+)]
+async fn problems() -> Response {
+    let mut rows = String::new();
+    for kind in Kind::ALL {
+        let (code, status) = (kind.code(), kind.status().as_u16());
+        // Writing to a String cannot fail.
+        let _ = write!(
+            rows,
+            "<dt id=\"{code}\"><code>{code}</code> ({status}) {}</dt><dd>{}</dd>",
+            kind.title(),
+            kind.meaning().trim()
+        );
+    }
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Problems</title>\
+         <style>body{{font-family:sans-serif;max-width:45em;margin:2em auto;padding:0 1em}}dt{{margin-top:1em}}</style>\
+         <h1>Problems</h1><dl>{rows}</dl></html>"
+    );
+    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(page)).into_response()
+}
+
+/// The responses of problems, by status, for the document.
+fn documented(kinds: &[Kind]) -> BTreeMap<String, RefOr<openapi::Response>> {
+    let mut meanings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for kind in kinds {
+        let meaning = format!("`{}`:{}", kind.code(), kind.meaning());
+        meanings.entry(kind.status().as_str().to_owned()).or_default().push(meaning);
+    }
+    let response = |meanings: Vec<String>| {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = ResponseBuilder::new().description(meanings.join(" "));
+        RefOr::T(response.content("application/problem+json", content).build())
+    };
+    meanings.into_iter().map(|(status, meanings)| (status, response(meanings))).collect()
+}
+
+macro_rules! problem_sets {
+    ($($(#[doc = $doc:literal])+ $name:ident: $($kind:ident),+;)+) => {$(
+        $(#[doc = $doc])+
+        pub(crate) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+                documented(&[$(Kind::$kind),+])
+            }
+        }
+    )+};
+}
+
+problem_sets! {
+    /// Of calls that only read the store.
+    StoreProblems: StoreUnavailable, Internal;
+    /// Of calls on models.
+    ModelProblems: ModelNotFound, VersionNotFound, StoreUnavailable, Internal;
+    /// Of reading a prediction.
+    ReadProblems: MalformedRequest, NotFound, StoreUnavailable, Internal;
+    /// Of canceling a prediction.
+    CancelProblems: NotFound, StoreUnavailable, Internal;
+    /// Of listing predictions.
+    ListProblems: MalformedRequest, InvalidCursor, StoreUnavailable, Internal;
+    /// Of creating a prediction.
+    CreateProblems: MalformedRequest, InvalidJson, ModelNotFound, VersionNotFound, RequestTimeout, IdConflict,
+        BodyTooLarge, UnsupportedMediaType, InvalidRequest, InvalidInput, InputTooLarge, IdempotencyKeyReused,
+        ModelUnavailable, StoreUnavailable, Internal;
+}

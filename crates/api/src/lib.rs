@@ -1,0 +1,98 @@
+//! HTTP in, rows and tickets out: the `/v1` API, its documentation and health. [`serve`] is all there is to call.
+
+mod api;
+mod cached;
+mod catalog;
+mod cursor;
+mod docs;
+mod extract;
+mod fingerprint;
+mod headers;
+mod health;
+mod json;
+mod models;
+mod patience;
+mod predictions;
+mod problem;
+mod query;
+mod queue;
+mod respond;
+mod server;
+mod validate;
+mod waiters;
+
+use ::queue::Queue;
+use std::{io, sync::Arc, time::Duration};
+use store::Store;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{api::Api, respond::Responder};
+
+/// How the API behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address callers use, without a trailing slash; `http://<listen address>` when absent.
+    pub public_url: Option<String>,
+    /// The most bytes of a request body.
+    pub body_limit: usize,
+    /// How long request headers, and then the body, may take to arrive.
+    pub read_timeout: Duration,
+    /// How long records of finished predictions are kept.
+    pub retention: Duration,
+    /// Whether predictions for a known version that no live worker serves are accepted.
+    pub queue_unserved: bool,
+    /// How long a stopping API lets requests finish.
+    pub grace: Duration,
+}
+
+/// Serves until `stop`; then accepts no more connections, lets the requests under way finish within the grace time
+/// (those who wait for a prediction are answered at once), and commits all that has been accepted.
+///
+/// # Errors
+/// When the listener has no address.
+pub async fn serve(
+    store: Store,
+    queue: Queue,
+    config: Config,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let base = match &config.public_url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("http://{}", listener.local_addr()?),
+    };
+    let (router, document) = docs::head()
+        .merge(predictions::router())
+        .merge(models::router())
+        .merge(queue::router())
+        .merge(health::router())
+        .merge(docs::router())
+        .split_for_parts();
+    let document = docs::render(document, &base)?;
+    let (read_timeout, grace) = (config.read_timeout, config.grace);
+    let api = Arc::new(Api::new(store, queue, config, base, document, stop.clone()));
+
+    let mut background = JoinSet::new();
+    background.spawn(waiters::run(api.waiters.clone(), api.queue.clone(), api.store.clone()));
+    background.spawn(refresh_catalog(Arc::clone(&api)));
+    let responder = Responder::new(router.with_state(Arc::clone(&api)), &api.base);
+    server::run(listener, responder, read_timeout, grace, stop).await;
+
+    api.tasks.close();
+    let finishing = async { tokio::join!(api.tasks.wait(), api.accepter.drain()) };
+    if timeout(grace, finishing).await.is_err() {
+        tracing::warn!("the store did not take what was still being accepted");
+    }
+    Ok(())
+}
+
+/// Keeps the catalog fresh, so that accepting a prediction reads nothing.
+async fn refresh_catalog(api: Arc<Api>) {
+    let mut ticks = tokio::time::interval(catalog::REFRESH);
+    loop {
+        ticks.tick().await;
+        // Without an answer the last catalog goes on being used; the store's absence is logged where it is noticed.
+        let _ = api.catalog.versions().await;
+    }
+}

@@ -1,0 +1,50 @@
+//! The program `augur-api`: the HTTP API on a shared Postgres and Redis.
+
+use std::process::ExitCode;
+
+use queue::Queue;
+use settings::{AugurApi, Fatal, say};
+use store::{Schema, Store};
+use tokio_util::sync::CancellationToken;
+
+/// Connections that may wait to be taken; more are refused by the system.
+const BACKLOG: u32 = 1024;
+
+fn main() -> ExitCode {
+    settings::run(run)
+}
+
+async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
+    let socket = settings.listen.bind()?;
+    let url = settings.store.database_url.ok_or_else(|| Fatal::new(Fatal::NEEDS_POSTGRES))?;
+    let store = Store::open(&store::Location::Postgres {
+        url: url.reveal().to_owned(),
+        max_connections: settings.store.database_connections,
+    })
+    .await?;
+    match store.schema().await? {
+        Schema::Current => {}
+        Schema::Ahead => return Err(Fatal::new(Fatal::SCHEMA_AHEAD)),
+        Schema::Behind if settings.schema.migrate => store.migrate().await?,
+        Schema::Behind => return Err(Fatal::new(Fatal::SCHEMA_BEHIND)),
+    }
+    let location = match settings.queue.redis_url {
+        Some(url) => queue::Location::Redis { url: url.reveal().to_owned(), namespace: settings.queue.queue_namespace },
+        None => queue::Location::Absent,
+    };
+    let window = settings.queue.queue_window as usize;
+    let queue = Queue::open(&location, queue::Config { window, ..queue::Config::default() }).await?;
+    let config = api::Config {
+        public_url: settings.api.public_url,
+        body_limit: settings.api.body_limit as usize,
+        read_timeout: settings.api.read_timeout,
+        retention: settings.api.retention,
+        queue_unserved: settings.api.queue_unserved,
+        grace: settings.grace.grace,
+    };
+    let listener = socket.listen(BACKLOG)?;
+    say(format_args!("listening on http://{}", listener.local_addr()?));
+    api::serve(store.clone(), queue, config, listener, stop).await?;
+    store.close().await;
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! Canceling a prediction.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use prediction::PredictionId;
+use queue::Notice;
+use store::CancelResult;
+
+use super::{answer, schema::PredictionSchema};
+use crate::{
+    api::{Api, TENANT},
+    docs::CancelProblems,
+    extract::Segments,
+    patience::from_store,
+    problem::Problem,
+};
+
+/// Cancel a prediction.
+///
+/// It is canceled when this is answered, whether it was waiting or running; one that is finished stays as it is.
+#[utoipa::path(
+    post,
+    path = "/v1/predictions/{id}/cancel", operation_id = "cancelPrediction",
+    tag = "predictions",
+    params(("id" = uuid::Uuid, Path, description = "id of the prediction")),
+    responses(
+        (status = 200, body = PredictionSchema, description = "The prediction, canceled now or finished before"),
+        CancelProblems,
+    ),
+)]
+pub(super) async fn cancel(State(api): State<Arc<Api>>, Segments(id): Segments<String>) -> Result<Response, Problem> {
+    let id: PredictionId = id.parse().map_err(|_| Problem::not_found())?;
+    // A task of its own: once it is canceled its worker is told, even if the caller is gone by then.
+    let work = Arc::clone(&api);
+    let canceling = api.tasks.spawn(async move { cancel_and_tell(&work, id).await });
+    match canceling.await.map_err(|_| Problem::internal())?? {
+        CancelResult::Canceled(prediction) | CancelResult::AlreadyTerminal(prediction) => {
+            Ok(answer(*prediction, &api.base))
+        }
+        CancelResult::NotFound => Err(Problem::not_found()),
+    }
+}
+
+async fn cancel_and_tell(api: &Api, id: PredictionId) -> Result<CancelResult, Problem> {
+    let result = from_store(api.store.cancel(TENANT, id)).await?;
+    if matches!(result, CancelResult::Canceled(_)) {
+        api.queue.tell(Notice::Canceled(Arc::new([id]))).await;
+        api.queue.tell(Notice::Finished(Arc::new([id]))).await;
+    }
+    Ok(result)
+}

@@ -1,0 +1,160 @@
+//! Connections: accepted, served as HTTP/1.1 or HTTP/2 in clear text, bounded in time, and let go gracefully.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::body::Body;
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::respond::Responder;
+
+/// How long to wait after the system refused a connection (it is out of file descriptors, most likely).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The most header bytes of one HTTP/2 request; as many as hyper's HTTP/1 reads by far.
+const LONGEST_HEADERS: u32 = 64 * 1024;
+/// The most requests at once on one HTTP/2 connection.
+const MOST_STREAMS: u32 = 200;
+
+/// Serves connections until `stop`, then lets requests finish within `grace`.
+pub(crate) async fn run(
+    listener: TcpListener,
+    responder: Responder,
+    read_timeout: Duration,
+    grace: Duration,
+    stop: CancellationToken,
+) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(read_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(LONGEST_HEADERS)
+        .max_concurrent_streams(MOST_STREAMS)
+        .keep_alive_interval(read_timeout)
+        .keep_alive_timeout(read_timeout);
+    let builder = Arc::new(builder);
+    let connections = TaskTracker::new();
+    let give_up = CancellationToken::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                let serving = connection(stream, Arc::clone(&builder), responder.clone(), read_timeout, stop.clone());
+                let give_up = give_up.clone();
+                connections.spawn(async move { give_up.run_until_cancelled(serving).await });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    if timeout(grace, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "connections are cut after the grace time");
+        give_up.cancel();
+        connections.wait().await;
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn connection(
+    stream: TcpStream,
+    builder: Arc<Builder<TokioExecutor>>,
+    responder: Responder,
+    idle_timeout: Duration,
+    stop: CancellationToken,
+) {
+    // Answers are small and somebody waits for each.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let activity = Arc::new(Activity::default());
+    let of_service = Arc::clone(&activity);
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let busy = of_service.begin();
+        let responder = responder.clone();
+        async move {
+            let response = responder.respond(request.map(Body::new)).await;
+            drop(busy);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let mut is_closing = false;
+    let mut look = Instant::now() + idle_timeout;
+    loop {
+        tokio::select! {
+            result = &mut serving => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "connection ended");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !is_closing => is_closing = true,
+            () = sleep_until(look), if !is_closing => {
+                let idle_since = activity.idle_since();
+                look = idle_since.unwrap_or_else(Instant::now) + idle_timeout;
+                if idle_since.is_none() || look > Instant::now() {
+                    continue;
+                }
+                // hyper bounds the headers of HTTP/1, but neither the wait for the first bytes of a connection nor
+                // an idle HTTP/2 one.
+                is_closing = true;
+            }
+        }
+        serving.as_mut().graceful_shutdown();
+    }
+}
+
+/// The requests under way on one connection.
+struct Activity(Mutex<(usize, Instant)>);
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self(Mutex::new((0, Instant::now())))
+    }
+}
+
+/// One request under way, until dropped.
+struct Busy(Arc<Activity>);
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> Busy {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        Busy(Arc::clone(self))
+    }
+
+    /// Since when no request is under way.
+    fn idle_since(&self) -> Option<Instant> {
+        let (busy, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (busy == 0).then_some(since)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut activity = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        activity.0 -= 1;
+        activity.1 = Instant::now();
+    }
+}

@@ -1,0 +1,17 @@
+//! The API over real sockets, on a real store and queue: what workers do is done by the tests through the store.
+#![allow(clippy::unwrap_used)]
+
+mod cancel;
+mod connections;
+mod create;
+mod documents;
+mod harness;
+mod idempotency;
+mod list;
+mod models;
+mod names;
+mod postgres;
+mod refusals;
+mod state;
+mod stop;
+mod wait;

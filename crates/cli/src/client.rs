@@ -1,0 +1,147 @@
+//! A caller of the HTTP API: sends predictions and asks for them.
+
+use std::{error::Error, time::Duration};
+
+use prediction::{Failure, ModelName, Status};
+use reqwest::{RequestBuilder, Url};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer may take beyond the wait that was asked for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest wait that the API grants, in seconds.
+const LONGEST_WAIT: u64 = 60;
+
+/// What a caller reads of a prediction.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Answer {
+    /// Its id.
+    pub(crate) id: String,
+    /// Where it stands.
+    pub(crate) status: Status,
+    /// What came out.
+    pub(crate) output: Option<Box<RawValue>>,
+    /// Why it did not succeed.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// One fault in what was sent.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Fault {
+    /// JSON Pointer into the request's body.
+    pub(crate) pointer: String,
+    /// What is wrong there.
+    pub(crate) detail: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The address is none that can be called.
+    #[error("{0:?} is not the address of a server: it must begin with http://")]
+    Address(String),
+    /// Nobody answers there, or not in time.
+    #[error("no answer from {server}: {cause}")]
+    Unreachable { server: String, cause: String },
+    /// The server refuses the request.
+    #[error("{title} ({status}): {detail}{}", .faults.iter().map(ToString::to_string).collect::<String>())]
+    Refused { status: u16, title: String, detail: String, faults: Vec<Fault> },
+    /// What answers is not this API.
+    #[error("{server} answers {status}, and not as an augur server does")]
+    Foreign { server: String, status: u16 },
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\n  {}: {}", self.pointer, self.detail)
+    }
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    input: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    title: String,
+    #[serde(default)]
+    detail: String,
+    #[serde(default)]
+    errors: Vec<Fault>,
+}
+
+/// Calls one server; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    server: String,
+}
+
+impl Client {
+    /// A caller of the server at this address.
+    pub(crate) fn new(server: &str) -> Result<Self, ClientError> {
+        let server = server.trim_end_matches('/').to_owned();
+        let is_http = Url::parse(&server).is_ok_and(|url| url.scheme() == "http" && url.has_host());
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
+        match http {
+            Ok(http) if is_http => Ok(Self { http, server }),
+            _ => Err(ClientError::Address(server)),
+        }
+    }
+
+    /// Where predictions of this model are sent.
+    pub(crate) fn submit_url(&self, model: &ModelName) -> String {
+        format!("{}/v1/models/{model}/predictions", self.server)
+    }
+
+    /// Where a prediction is read.
+    pub(crate) fn get_url(&self, id: &str) -> String {
+        format!("{}/v1/predictions/{id}", self.server)
+    }
+
+    /// Sends a prediction; the answer may come as soon as it is accepted, or when it is finished within `wait`.
+    pub(crate) async fn submit(
+        &self,
+        model: &ModelName,
+        input: &RawValue,
+        wait: Option<Duration>,
+    ) -> Result<Answer, ClientError> {
+        self.send(self.http.post(self.submit_url(model)).json(&Request { input }), wait).await
+    }
+
+    /// Asks how a prediction stands, or waits until it is finished, at most `wait`.
+    pub(crate) async fn get(&self, id: &str, wait: Option<Duration>) -> Result<Answer, ClientError> {
+        self.send(self.http.get(self.get_url(id)), wait).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, call: RequestBuilder, wait: Option<Duration>) -> Result<T, ClientError> {
+        let seconds = wait.map_or(0, |wait| wait.as_secs().clamp(1, LONGEST_WAIT));
+        let call = if seconds == 0 { call } else { call.header("Prefer", format!("wait={seconds}")) };
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            server: self.server.clone(),
+            cause: first_cause(&error),
+        };
+        let timeout = Duration::from_secs(seconds) + ANSWER_TIMEOUT;
+        let response = call.timeout(timeout).send().await.map_err(unreachable)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(unreachable)?;
+        let foreign = |_| ClientError::Foreign { server: self.server.clone(), status: status.as_u16() };
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(foreign);
+        }
+        let Problem { title, detail, errors } = serde_json::from_slice(&body).map_err(foreign)?;
+        Err(ClientError::Refused { status: status.as_u16(), title, detail, faults: errors })
+    }
+}
+
+/// The cause beneath all others, such as "Connection refused": the layers above name only libraries.
+fn first_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}

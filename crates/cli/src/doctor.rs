@@ -1,0 +1,129 @@
+//! `augur doctor`: checks each thing a server needs, and says what to do about each fault.
+
+use std::{path::Path, time::Duration};
+
+use inference::Models;
+use queue::Queue;
+use settings::{Doctor, Fatal, say};
+use store::Schema;
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use crate::parts::{connect, model_config, queue_location, store_location};
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at whether Redis answers.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// What a check found: a few words when all is well, else what is wrong and what to do.
+type Finding = Result<String, String>;
+
+/// Checks everything and prints each finding.
+pub(crate) async fn doctor(settings: Doctor) -> Result<(), Fatal> {
+    let mut faults = 0;
+    let mut report = |part: &str, finding: Finding| match finding {
+        Ok(words) => say(format_args!("ok    {part:<9} {words}")),
+        Err(fault) => {
+            faults += 1;
+            say(format_args!("FAIL  {part:<9} {fault}"));
+        }
+    };
+    if settings.store.database_url.is_none() {
+        report("disk", disk(&settings.data.data_dir));
+    }
+    report("database", database(&settings).await);
+    report("queue", queue(&settings).await);
+    let listen = settings.listen;
+    report("models", models(settings.models).await);
+    report("port", listen.bind().map(|_| format!("{} is free", listen.listen)).map_err(|error| error.to_string()));
+    match faults {
+        0 => Ok(()),
+        1 => Err(Fatal::new("one check failed")),
+        _ => Err(Fatal::new(format!("{faults} checks failed"))),
+    }
+}
+
+/// Whether files can be made where the data directory is, or would be made.
+fn disk(data_dir: &Path) -> Finding {
+    let absolute = std::path::absolute(data_dir).map_err(|error| format!("{}: {error}", data_dir.display()))?;
+    let existing = absolute.ancestors().find(|directory| directory.exists()).unwrap_or(&absolute);
+    match tempfile::tempfile_in(existing) {
+        Ok(_) if existing == absolute => Ok(format!("{} is writable", data_dir.display())),
+        Ok(_) => Ok(format!("{} can be made", data_dir.display())),
+        Err(error) => Err(format!(
+            "{} cannot be written: {error}; give this user the right to, or choose another directory with --data-dir",
+            existing.display()
+        )),
+    }
+}
+
+async fn database(settings: &Doctor) -> Finding {
+    let location = store_location(&settings.store, &settings.data);
+    let place = match (&settings.store.database_url, &location) {
+        (Some(url), _) => url.to_string(),
+        // Opening it would make it.
+        (None, store::Location::Sqlite { path }) if !path.exists() => {
+            return Ok(format!("{} is made at the first start", path.display()));
+        }
+        (None, _) => settings.data.data_dir.display().to_string(),
+    };
+    let look = async {
+        let store = connect(&location).await?;
+        let schema = store.schema().await?;
+        store.close().await;
+        Ok::<_, Fatal>(schema)
+    };
+    match timeout(PATIENCE, look).await {
+        Ok(Ok(Schema::Current)) => Ok(format!("{place} answers, its schema is up to date")),
+        Ok(Ok(Schema::Behind)) if settings.store.database_url.is_none() => {
+            Ok(format!("{place} has an older schema; `augur serve` brings it up to date"))
+        }
+        Ok(Ok(Schema::Behind)) => Err(format!("{place}: {}", Fatal::SCHEMA_BEHIND)),
+        Ok(Ok(Schema::Ahead)) => Err(format!("{place}: {}", Fatal::SCHEMA_AHEAD)),
+        Ok(Err(error)) => Err(format!("{place}: {error}{}", if_postgres(settings))),
+        Err(_) => Err(format!("{place} does not answer within {PATIENCE:?}{}", if_postgres(settings))),
+    }
+}
+
+fn if_postgres(settings: &Doctor) -> &'static str {
+    match settings.store.database_url {
+        Some(_) => "; start Postgres there, or correct --database-url (DATABASE_URL)",
+        None => "",
+    }
+}
+
+async fn queue(settings: &Doctor) -> Finding {
+    let Some(url) = &settings.queue.redis_url else {
+        return Ok("in this process, for no Redis is named; workers elsewhere ask the database".to_owned());
+    };
+    let location = queue_location(&settings.queue);
+    let queue = Queue::open(&location, queue::Config::default()).await.map_err(|error| format!("{url}: {error}"))?;
+    // Connections are made in the background.
+    let healthy = async {
+        while !queue.is_healthy() {
+            sleep(BETWEEN_LOOKS).await;
+        }
+    };
+    match timeout(PATIENCE, healthy).await {
+        Ok(()) => Ok(format!("{url} answers and can be written")),
+        Err(_) => Err(format!(
+            "{url} does not answer, asks for other credentials or cannot be written; start Redis there, or correct \
+             --redis-url (REDIS_URL)"
+        )),
+    }
+}
+
+async fn models(settings: settings::ModelSettings) -> Finding {
+    let config = model_config(settings);
+    match spawn_blocking(move || Models::load(&config)).await {
+        Ok(Ok(models)) => {
+            let names: Vec<String> = models.specs().iter().map(|spec| spec.name.to_string()).collect();
+            Ok(format!("{} load", names.join(", ")))
+        }
+        Ok(Err(error)) => Err(format!("{error}; correct the model, --models-dir or --model")),
+        Err(error) => Err(format!("loading them failed: {error}")),
+    }
+}

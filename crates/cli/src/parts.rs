@@ -1,0 +1,80 @@
+//! From settings to the parts' own words: which store, which queue, which models.
+
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
+
+use settings::{DataSettings, Fatal, ModelSettings, QueueSettings, StoreSettings};
+use store::{Schema, Store, StoreError};
+
+/// The SQLite file within the data directory.
+const SQLITE_FILE: &str = "augur.sqlite";
+
+/// Postgres when it is named, else the file in the data directory.
+pub(crate) fn store_location(store: &StoreSettings, data: &DataSettings) -> store::Location {
+    match &store.database_url {
+        Some(url) => {
+            store::Location::Postgres { url: url.reveal().to_owned(), max_connections: store.database_connections }
+        }
+        None => embedded(&data.data_dir),
+    }
+}
+
+/// The file in this data directory.
+pub(crate) fn embedded(data_dir: &Path) -> store::Location {
+    store::Location::Sqlite { path: data_dir.join(SQLITE_FILE) }
+}
+
+/// Redis when it is named, else channels in this process.
+pub(crate) fn queue_location(queue: &QueueSettings) -> queue::Location {
+    match &queue.redis_url {
+        Some(url) => queue::Location::Redis { url: url.reveal().to_owned(), namespace: queue.queue_namespace.clone() },
+        None => queue::Location::InProcess,
+    }
+}
+
+/// Which models to load.
+pub(crate) fn model_config(models: ModelSettings) -> inference::Config {
+    inference::Config {
+        models_dir: Some(models.models_dir),
+        model_dirs: models.model,
+        only: Vec::new(),
+        enable_echo: models.enable_echo,
+    }
+}
+
+/// Opens the store; makes the directory of a file when it is absent, readable by its owner alone.
+pub(crate) async fn connect(location: &store::Location) -> Result<Store, Fatal> {
+    let directory = match location {
+        store::Location::Sqlite { path } => path.parent(),
+        store::Location::Postgres { .. } => None,
+    };
+    if let Some(directory) = directory {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|error| {
+            let directory = directory.display();
+            Fatal::new(format!(
+                "the data directory {directory} cannot be made: {error}; choose another with --data-dir"
+            ))
+        })?;
+    }
+    Store::open(location).await.map_err(|error| match (error, directory) {
+        (StoreError::Locked, Some(directory)) => Fatal::new(format!(
+            "the data directory {} is used by another running augur; stop that one, or choose another with --data-dir",
+            directory.display()
+        )),
+        (error, _) => error.into(),
+    })
+}
+
+/// Opens the store with a schema that fits: a file of our own is brought up to date, a server's only when `migrate` says so.
+pub(crate) async fn open_store(location: &store::Location, migrate: bool) -> Result<Store, Fatal> {
+    let store = connect(location).await?;
+    match store.schema().await? {
+        Schema::Current => Ok(store),
+        Schema::Ahead => Err(Fatal::new(Fatal::SCHEMA_AHEAD)),
+        Schema::Behind if migrate || !store.is_shared() => {
+            store.migrate().await?;
+            Ok(store)
+        }
+        Schema::Behind => Err(Fatal::new(Fatal::SCHEMA_BEHIND)),
+    }
+}

@@ -1,0 +1,85 @@
+//! `augur predict`: one prediction on a running server, from the command line.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use prediction::Status;
+use serde_json::value::RawValue;
+use settings::{Fatal, Predict, say};
+use tokio::time::{Instant, sleep};
+
+use crate::client::{Answer, Client, ClientError};
+
+/// The exit status when the call was wrong, or there is no server to take it.
+const NOT_ASKED: u8 = 2;
+/// Between two attempts to reach a server that was there before.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Sends the prediction, waits for its end and prints its output.
+pub(crate) async fn predict(settings: Predict) -> Result<(), Fatal> {
+    let input = read_input(&settings.input).map_err(|error| error.with_status(NOT_ASKED))?;
+    let client = Client::new(&settings.server).map_err(not_asked)?;
+    let deadline = Instant::now() + settings.wait;
+    let mut answer = client.submit(&settings.model, &input, Some(settings.wait)).await.map_err(not_asked)?;
+    while !answer.status.is_terminal() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Fatal::new(format!(
+                "not finished after {:?}; it goes on, and this asks for it: curl {}",
+                settings.wait,
+                client.get_url(&answer.id)
+            )));
+        }
+        answer = match client.get(&answer.id, Some(left)).await {
+            Ok(answer) => answer,
+            // It was accepted, so it is kept; a server that restarts will know it.
+            Err(ClientError::Unreachable { .. }) => {
+                sleep(RETRY.min(left)).await;
+                answer
+            }
+            Err(error) => return Err(not_asked(error)),
+        };
+    }
+    finished(answer)
+}
+
+fn finished(answer: Answer) -> Result<(), Fatal> {
+    match (answer.status, answer.output) {
+        (Status::Succeeded, Some(output)) => {
+            say(output.get());
+            Ok(())
+        }
+        (status, _) => {
+            let why = answer.failure.map_or_else(String::new, |failure| format!(": {failure}"));
+            Err(Fatal::new(format!("the prediction {} is {status}{why}", answer.id)))
+        }
+    }
+}
+
+fn not_asked(error: ClientError) -> Fatal {
+    let advice = match &error {
+        ClientError::Unreachable { .. } => "; is it running? `augur serve` starts one, --server names another",
+        _ => "",
+    };
+    Fatal::new(format!("{error}{advice}")).with_status(NOT_ASKED)
+}
+
+/// The input as JSON, unchanged.
+fn read_input(given: &str) -> Result<Box<RawValue>, Fatal> {
+    let text = match given.strip_prefix('@') {
+        Some(path) => fs::read_to_string(path)
+            .map_err(|error| Fatal::new(format!("the input file {path} cannot be read: {error}")))?,
+        None if given == "-" => {
+            if io::stdin().is_terminal() {
+                writeln!(io::stderr(), "reading the input as JSON; end it with Ctrl-D")?;
+            }
+            io::read_to_string(io::stdin())?
+        }
+        None => given.to_owned(),
+    };
+    let is_json = serde_json::from_str::<&RawValue>(&text).map(ToOwned::to_owned);
+    is_json.map_err(|error| Fatal::new(format!("the input is not JSON: {error}")))
+}

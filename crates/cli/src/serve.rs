@@ -1,0 +1,59 @@
+//! `augur serve`: everything in one process, on a file of its own or on Postgres and Redis.
+
+use settings::{ApiSettings, Fatal, GraceSettings, IDEMPOTENCY_KEYS_FOR, Serve, WorkerSettings, host_name, say};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    parts::{model_config, queue_location, store_location},
+    server::{Plan, Server},
+};
+
+/// Serves until `stop`.
+pub(crate) async fn serve(settings: Serve, stop: CancellationToken) -> Result<(), Fatal> {
+    let socket = settings.listen.bind()?;
+    let server = match Server::start(plan(settings), socket, &stop).await {
+        // Told to stop while it started: that is no failure.
+        Err(_) if stop.is_cancelled() => return Ok(()),
+        started => started?,
+    };
+    say(format_args!("listening on http://{}", server.address));
+    server.run_until(stop).await
+}
+
+fn plan(settings: Serve) -> Plan {
+    let queue = queue_location(&settings.queue);
+    // Other programs on the same Postgres cannot reach a queue in this process.
+    let poll_store = settings.store.database_url.is_some() && matches!(queue, queue::Location::InProcess);
+    Plan {
+        store: store_location(&settings.store, &settings.data),
+        migrate: settings.schema.migrate,
+        queue,
+        queue_config: queue::Config { window: settings.queue.queue_window as usize, lease: settings.worker.lease },
+        models: model_config(settings.models),
+        worker: worker_config(settings.worker, settings.grace, poll_store),
+        api: api_config(settings.api, settings.grace),
+    }
+}
+
+fn worker_config(worker: WorkerSettings, grace: GraceSettings, poll_store: bool) -> worker::Config {
+    worker::Config {
+        lease: worker.lease,
+        slots: worker.slots as usize,
+        grace: grace.grace,
+        max_crashes: worker.max_crashes,
+        poll_store,
+        keys_for: IDEMPOTENCY_KEYS_FOR,
+        host: host_name(),
+    }
+}
+
+fn api_config(api: ApiSettings, grace: GraceSettings) -> api::Config {
+    api::Config {
+        public_url: api.public_url,
+        body_limit: api.body_limit as usize,
+        read_timeout: api.read_timeout,
+        retention: api.retention,
+        queue_unserved: api.queue_unserved,
+        grace: grace.grace,
+    }
+}

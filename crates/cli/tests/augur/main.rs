@@ -1,0 +1,10 @@
+//! The program `augur` as people run it: the real binary, real files, real signals, real servers.
+
+mod demo;
+mod doctor;
+mod once;
+mod postgres;
+mod predict;
+mod serve;
+mod served;
+mod settings;

@@ -1,0 +1,75 @@
+//! `augur predict` against a running server.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{
+    once::{Ran, augur, command, ended},
+    served::{Served, serve},
+};
+
+async fn predict(served: &Served, arguments: &[&str]) -> Ran {
+    let mut all = vec!["predict", "--server", &served.address];
+    all.extend(arguments);
+    augur(&all).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_prints_the_output_however_the_input_comes() {
+    let served = serve(&[]).await;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("input.json");
+    let input = r#"{"value": {"b": 1, "a": [2.50, "ä"]}}"#;
+    fs::write(&path, input).expect("a temporary file");
+    let file = format!("@{}", path.display());
+
+    let given = predict(&served, &["augur/echo", input]).await;
+    let from_file = predict(&served, &["echo", &file]).await;
+    let from_stdin = ended(command(&["predict", "--server", &served.address, "echo"]), input).await;
+    for ran in [given, from_file, from_stdin] {
+        assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+        let output: Value = serde_json::from_str(&ran.out).expect("it prints JSON");
+        assert_eq!(output, json!({"b": 1, "a": [2.50, "ä"]}));
+    }
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_status_says_what_happened() {
+    let served = serve(&[]).await;
+    let failed = predict(&served, &["echo", r#"{"value": 1, "fail": "permanent"}"#]).await;
+    assert_eq!(failed.status, Some(1), "{failed:?}");
+    assert!(failed.err.contains("is failed: "), "{}", failed.err);
+
+    let unfinished = predict(&served, &["echo", r#"{"value": 1, "sleep_ms": 30000}"#, "--wait=1s"]).await;
+    assert_eq!(unfinished.status, Some(1), "{unfinished:?}");
+    assert!(unfinished.err.contains("not finished after 1s") && unfinished.err.contains("curl http://"));
+
+    let refused = predict(&served, &["echo", r#"{"worth": 1}"#]).await;
+    assert_eq!(refused.status, Some(2), "{refused:?}");
+    assert!(refused.err.contains("(422)") && refused.err.contains("/input"), "{}", refused.err);
+
+    let unknown = predict(&served, &["nobody/nothing", "{}"]).await;
+    assert_eq!(unknown.status, Some(2), "{unknown:?}");
+    assert!(unknown.err.contains("(404)"), "{}", unknown.err);
+    // What still runs here is given back at once.
+    served.process.end("KILL").await;
+}
+
+#[tokio::test]
+async fn a_wrong_call_is_told_apart_from_a_failure() {
+    let nobody = format!("http://127.0.0.1:{}", servers::free_port());
+    for (arguments, said) in [
+        (vec!["predict", "echo", "{}", "--server", &nobody], "is it running?"),
+        (vec!["predict", "echo", "{}", "--server", "https://localhost"], "must begin with http://"),
+        (vec!["predict", "echo", "{", "--server", &nobody], "the input is not JSON"),
+        (vec!["predict", "echo", "@/nonexistent.json", "--server", &nobody], "/nonexistent.json cannot be read"),
+        (vec!["predict", "../echo", "{}"], "invalid value '../echo'"),
+        (vec!["predict"], "<MODEL>"),
+    ] {
+        let ran = augur(&arguments).await;
+        assert_eq!((ran.status, ran.out.as_str()), (Some(2), ""), "{ran:?}");
+        assert!(ran.err.contains(said), "{}", ran.err);
+    }
+}

@@ -1,0 +1,62 @@
+//! What every architecture provides: a description of its model, reading an input off the engine thread, its cost, and
+//! running a batch.
+
+use std::path::PathBuf;
+
+use prediction::{Failure, Limits, ModelName};
+use serde_json::{Value, value::RawValue};
+
+use crate::Abandon;
+
+/// What a model's directory says about it, before its weights are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    /// `owner/name`.
+    pub(crate) name: ModelName,
+    /// What it does, in the field's standard words.
+    pub(crate) task: String,
+    /// A sentence for people.
+    pub(crate) description: String,
+    /// SPDX expression, where known.
+    pub(crate) license: Option<String>,
+    /// Where weights and data come from, where known.
+    pub(crate) source: Option<String>,
+    /// JSON Schema that every input fits.
+    pub(crate) input_schema: Value,
+    /// JSON Schema that every output fits.
+    pub(crate) output_schema: Value,
+    /// What bounds one prediction.
+    pub(crate) limits: Limits,
+    /// The files that make the version, relative to the directory: weights, tokenizer, configuration.
+    pub(crate) files: Vec<PathBuf>,
+    /// An input that the model runs once before it is reported loaded.
+    pub(crate) example: Value,
+}
+
+/// A loaded model of one architecture. Weights are read-only, so one instance serves every thread.
+pub(crate) trait Architecture: Send + Sync + 'static {
+    /// An input, read and ready to run.
+    type Item: Send + 'static;
+
+    /// Reads one input (which fits the schema); runs off the engine thread, for many inputs at once.
+    fn prepare(&self, input: &RawValue) -> Result<Self::Item, Failure>;
+
+    /// What one item costs in a batch, in units of the architecture's own (tokens for text, 1 for fixed shapes); the longest
+    /// item's cost times the batch's length is what padding makes of a batch.
+    fn cost(&self, item: &Self::Item) -> usize;
+
+    /// The most that a batch may cost, padding included; one item alone may cost more.
+    fn max_batch_cost(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Tokens of one item, for text.
+    fn tokens(&self, item: &Self::Item) -> Option<u32> {
+        let _ = item;
+        None
+    }
+
+    /// Runs one batch on the engine thread: one result per item, in order. An `Err` for the whole means that the batch failed as
+    /// one; the engine then splits it until the guilty item stands alone.
+    fn run(&self, batch: &[(Self::Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure>;
+}

@@ -1,0 +1,232 @@
+//! The encoder against the references in `tests/goldens`, in batches of the test's own making, and what a load refuses.
+
+use std::{
+    collections::HashMap,
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+
+use super::{config::Config, files, network::Network, *};
+
+/// Where `scripts/fetch-test-model` puts the model.
+fn fetched() -> PathBuf {
+    let default =
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2");
+    let dir = env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(default, PathBuf::from);
+    assert!(dir.join(files::WEIGHTS).is_file(), "no test model in {}: run scripts/fetch-test-model", dir.display());
+    dir
+}
+
+fn load(dir: &Path) -> Result<Bert, LoadError> {
+    Bert::load(dir, &Weights::open(&dir.join(files::WEIGHTS))?)
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    name: String,
+    text: String,
+    tokens: usize,
+    embedding: Vec<f32>,
+}
+
+fn goldens() -> Vec<Golden> {
+    #[derive(Deserialize)]
+    struct File {
+        goldens: Vec<Golden>,
+    }
+    let text = include_str!("../../tests/goldens/all-minilm-l6-v2.json");
+    serde_json::from_str::<File>(text).expect("goldens").goldens
+}
+
+/// The largest difference between two vectors' numbers.
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    // Not by f32::max, which passes NaN over.
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap_or_default()
+}
+
+fn run(bert: &Bert, batch: &[(Vec<u32>, Abandon)]) -> Vec<Vec<f32>> {
+    #[derive(Deserialize)]
+    struct Answer {
+        embedding: Vec<f32>,
+    }
+    let results = bert.run(batch).expect("the batch runs");
+    let read = |answer: Box<RawValue>| serde_json::from_str::<Answer>(answer.get()).expect("an embedding").embedding;
+    results.into_iter().map(|result| read(result.expect("a result"))).collect()
+}
+
+#[test]
+fn a_text_embeds_the_same_alone_and_in_any_batch() {
+    let bert = load(&fetched()).expect("loads");
+    let goldens = goldens();
+    let items: Vec<_> = goldens
+        .iter()
+        .map(|golden| {
+            let tokens = bert.tokenizer.encode(&golden.text).expect("tokens");
+            assert_eq!(tokens.len(), golden.tokens, "tokens of {}", golden.name);
+            (tokens, Abandon::default())
+        })
+        .collect();
+    let alone: Vec<_> = items.iter().flat_map(|item| run(&bert, std::slice::from_ref(item))).collect();
+    for (golden, alone) in goldens.iter().zip(&alone) {
+        let apart = apart(alone, &golden.embedding);
+        assert!(apart <= 1e-5, "{} alone is {apart} from the reference", golden.name);
+    }
+    // Batches as the texts come, of very unequal lengths, and one of all the short ones.
+    let short: Vec<usize> = (0..items.len()).filter(|index| items[*index].0.len() < 42).collect();
+    let all: Vec<usize> = (0..items.len()).rev().collect();
+    for batch in all.chunks(7).chain([&short[..]]) {
+        let inside = run(&bert, &batch.iter().map(|index| items[*index].clone()).collect::<Vec<_>>());
+        for (index, inside) in batch.iter().zip(&inside) {
+            let apart = apart(inside, &alone[*index]);
+            assert!(apart <= 1e-5, "{} in a batch is {apart} from itself alone", goldens[*index].name);
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_nobody_wants_is_left() {
+    let bert = load(&fetched()).expect("loads");
+    let item = |abandon: &Abandon| (bert.tokenizer.encode("a text").expect("tokens"), abandon.clone());
+    let (gone, wanted) = (Abandon::default(), Abandon::default());
+    gone.abandon();
+    let results = bert.run(&[item(&gone), item(&gone)]).expect("no failure of the whole");
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(|failure| failure.code == FailureCode::Canceled)));
+    let results = bert.run(&[item(&gone), item(&wanted)]).expect("the batch runs");
+    assert!(results[1].is_ok());
+}
+
+/// The network of `tiny-bert.json`, in a file of its own.
+struct Tiny {
+    config: Value,
+    shapes: HashMap<String, Vec<usize>>,
+    directory: tempfile::TempDir,
+}
+
+impl Tiny {
+    fn new(file: &Value) -> Self {
+        let shapes = serde_json::from_value(file["shapes"].clone()).expect("shapes");
+        Self { config: file["config"].clone(), shapes, directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn network(&self, activation: &str, dtype: DType, rename: impl Fn(&str) -> String) -> Result<Network, LoadError> {
+        let tensors = self.shapes.iter().map(|(name, shape)| {
+            let number = |index: usize| ((0.7 * index as f64 + name.len() as f64).sin() / 2.0) as f32;
+            let numbers: Vec<_> = (0..shape.iter().product()).map(number).collect();
+            let tensor =
+                Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu).and_then(|tensor| tensor.to_dtype(dtype));
+            (rename(name), tensor.expect("a tensor"))
+        });
+        let weights = self.directory.path().join(files::WEIGHTS);
+        candle_core::safetensors::save(&tensors.collect::<HashMap<_, _>>(), &weights).expect("writes");
+        let mut config = self.config.clone();
+        config["hidden_act"] = json!(activation);
+        let path = self.directory.path().join("config.json");
+        fs::write(&path, config.to_string()).expect("writes");
+        Network::load(&Config::read(&path)?, &Weights::open(&weights)?)
+    }
+}
+
+fn tiny_goldens() -> Value {
+    serde_json::from_str(include_str!("../../tests/goldens/tiny-bert.json")).expect("goldens")
+}
+
+fn embed(network: &Network, texts: &Value, pooling: Pooling) -> Vec<Vec<f32>> {
+    let texts: Vec<Vec<u32>> = serde_json::from_value(texts.clone()).expect("texts");
+    let texts: Vec<_> = texts.iter().map(Vec::as_slice).collect();
+    network.embed(&texts, pooling, || false).expect("runs").expect("was not stopped")
+}
+
+#[test]
+fn every_activation_and_pooling_is_as_transformers_has_it() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    for case in file["cases"].as_array().expect("cases") {
+        let activation = case["hidden_act"].as_str().expect("an activation");
+        let network = tiny.network(activation, DType::F32, str::to_owned).expect("loads");
+        for (pooling, key) in [(Pooling::Cls, "cls"), (Pooling::Mean, "mean")] {
+            let expected: Vec<Vec<f32>> = serde_json::from_value(case[key].clone()).expect("vectors");
+            for (index, (ours, theirs)) in embed(&network, &file["texts"], pooling).iter().zip(&expected).enumerate() {
+                let apart = apart(ours, theirs);
+                assert!(apart <= 1e-5, "{activation}, {key}, text {index}: {apart} from the reference");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_may_be_named_and_stored_in_other_ways() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    let plain = tiny.network("gelu", DType::F32, str::to_owned).expect("loads");
+    let plain = embed(&plain, &file["texts"], Pooling::Mean);
+    let old =
+        |name: &str| format!("bert.{name}").replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta");
+    let renamed = tiny.network("gelu", DType::F32, old).expect("loads");
+    assert_eq!(embed(&renamed, &file["texts"], Pooling::Mean), plain);
+    let half = tiny.network("gelu", DType::F16, str::to_owned).expect("loads");
+    for (half, plain) in embed(&half, &file["texts"], Pooling::Mean).iter().zip(&plain) {
+        let apart = apart(half, plain);
+        // Half precision has eleven bits.
+        assert!((1e-7..1e-2).contains(&apart), "{apart}");
+    }
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let tiny = Tiny::new(&tiny_goldens());
+    let lost = |name: &str| name.replace("layer.1.output.dense.bias", "layer.9.output.dense.bias");
+    let error = tiny.network("gelu", DType::F32, lost).err().expect("a tensor is missing").to_string();
+    assert!(error.contains("model.safetensors") && error.contains("encoder.layer.1.output.dense.bias"), "{error}");
+}
+
+/// A copy of the fetched directory with one of its JSON files changed.
+fn changed(file: &str, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+    let (from, to) = (fetched(), tempfile::tempdir().expect("a directory"));
+    fs::create_dir(to.path().join("1_Pooling")).expect("makes a directory");
+    for path in Settings::read(&from).expect("sound").files {
+        fs::copy(from.join(&path), to.path().join(&path)).expect("copies");
+    }
+    let path = to.path().join(file);
+    let mut content = serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
+    change(&mut content);
+    fs::write(&path, content.to_string()).expect("writes");
+    to
+}
+
+#[test]
+fn files_that_do_not_fit_each_other_are_refused() {
+    let refusal = |file: &str, change: fn(&mut Value)| {
+        load(changed(file, change).path()).err().expect("must not load").to_string()
+    };
+    let shape = refusal("config.json", |config| config["intermediate_size"] = json!(1000));
+    assert!(shape.contains("intermediate.dense.weight") && shape.contains("[1000, 384]"), "{shape}");
+    let vocabulary = refusal("config.json", |config| config["vocab_size"] = json!(30521));
+    assert!(vocabulary.contains("has token 30521"), "{vocabulary}");
+    let room = refusal("sentence_bert_config.json", |config| config["max_seq_length"] = json!(2));
+    assert!(room.contains("2 special tokens leave no room in 2"), "{room}");
+    let broken = refusal("tokenizer.json", |tokenizer| *tokenizer = json!({"version": "1.0"}));
+    assert!(broken.contains("tokenizer.json: cannot be read"), "{broken}");
+    let bare = refusal("tokenizer.json", |tokenizer| tokenizer["post_processor"] = json!(null));
+    assert!(bare.contains("no special tokens"), "{bare}");
+}
+
+#[test]
+fn settings_of_the_directory_are_followed() {
+    let item = |bert: &Bert, text: &str| (bert.tokenizer.encode(text).expect("tokens"), Abandon::default());
+    let length = |vector: &[f32]| vector.iter().map(|number| number * number).sum::<f32>().sqrt();
+    let cut = load(changed("sentence_bert_config.json", |config| config["max_seq_length"] = json!(5)).path());
+    let cut = cut.expect("loads");
+    assert_eq!(item(&cut, "one two three four five").0, item(&cut, "one two three").0);
+    let dir = changed("modules.json", |modules| drop(modules.as_array_mut().expect("modules").pop()));
+    let long = load(dir.path()).expect("loads");
+    let embedding = run(&long, &[item(&long, "a text")]).remove(0);
+    assert!((length(&embedding) - 1.0).abs() > 0.1, "not normalised, but its length is {}", length(&embedding));
+    let sound = load(&fetched()).expect("loads");
+    let normal = run(&sound, &[item(&sound, "a text")]).remove(0);
+    let scaled: Vec<_> = embedding.iter().map(|number| number / length(&embedding)).collect();
+    assert!((length(&normal) - 1.0).abs() < 1e-6 && apart(&normal, &scaled) < 1e-6);
+}

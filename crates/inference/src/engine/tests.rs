@@ -1,0 +1,170 @@
+//! Batches are formed of what is ready, and a failure stays with its item.
+
+use std::sync::{Mutex, mpsc::Receiver as Gate};
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::*;
+
+/// What a toy item does when it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Answer(usize),
+    FailAlone,
+    FailItsBatch,
+    PanicItsBatch,
+    LoseAnswers,
+    /// Keeps the engine busy until the gate opens.
+    WaitAtGate,
+}
+
+struct Toy {
+    gate: Mutex<Gate<()>>,
+    batches: Mutex<Vec<Vec<Does>>>,
+}
+
+impl Architecture for Toy {
+    type Item = Does;
+
+    fn prepare(&self, _: &RawValue) -> Result<Does, Failure> {
+        Ok(Does::Answer(1))
+    }
+
+    fn cost(&self, item: &Does) -> usize {
+        if let Does::Answer(cost) = item { *cost } else { 1 }
+    }
+
+    fn max_batch_cost(&self) -> usize {
+        100
+    }
+
+    fn tokens(&self, item: &Does) -> Option<u32> {
+        if let Does::Answer(cost) = item { u32::try_from(*cost).ok() } else { None }
+    }
+
+    fn run(&self, batch: &[(Does, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+        let batch: Vec<_> = batch.iter().map(|(does, _)| *does).collect();
+        self.batches.lock().expect("a lock").push(batch.clone());
+        if batch.contains(&Does::WaitAtGate) {
+            self.gate.lock().expect("a lock").recv().expect("the gate opens");
+        }
+        if batch.contains(&Does::FailItsBatch) {
+            return Err(Failure::new(FailureCode::ModelError, "the batch failed").with_retryable(true));
+        }
+        assert!(!batch.contains(&Does::PanicItsBatch), "a panic, as the test wants it");
+        if batch.contains(&Does::LoseAnswers) {
+            return Ok(Vec::new());
+        }
+        let answers = batch.iter().map(|does| match does {
+            Does::FailAlone => Err(Failure::new(FailureCode::InvalidInput, "this one failed")),
+            does => Ok(to_raw_value(&format!("{does:?}")).expect("JSON")),
+        });
+        Ok(answers.collect())
+    }
+}
+
+type Results = Vec<Result<Output, Failure>>;
+
+async fn send(
+    jobs: &mpsc::Sender<Job<Does>>,
+    item: Does,
+    abandoned: bool,
+) -> oneshot::Receiver<Result<Output, Failure>> {
+    let (reply, result) = oneshot::channel();
+    let abandon = Abandon::default();
+    if abandoned {
+        abandon.abandon();
+    }
+    assert!(jobs.send(Job { item, abandon, reply }).await.is_ok(), "the engine runs");
+    result
+}
+
+/// Runs these items, all ready when the engine looks; what they gave, and the batches that ran.
+async fn run(max_batch: usize, items: &[(Does, bool)]) -> (Results, Vec<Vec<Does>>) {
+    let (open, gate) = std::sync::mpsc::channel();
+    let toy = Arc::new(Toy { gate: Mutex::new(gate), batches: Mutex::default() });
+    let jobs = start("toy", Arc::clone(&toy), max_batch).expect("a thread");
+    let waiting = send(&jobs, Does::WaitAtGate, false).await;
+    while toy.batches.lock().expect("a lock").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut results = Vec::new();
+    for (item, abandoned) in items {
+        results.push(send(&jobs, *item, *abandoned).await);
+    }
+    open.send(()).expect("the engine waits");
+    waiting.await.expect("an answer").expect("no failure");
+    let mut outcomes = Vec::new();
+    for result in results {
+        outcomes.push(result.await.expect("an answer"));
+    }
+    // It still runs after whatever happened.
+    let after = send(&jobs, Does::Answer(7), false).await.await.expect("an answer").expect("no failure");
+    assert_eq!((after.value.get(), after.batch_size, after.tokens), ("\"Answer(7)\"", 1, Some(7)));
+    let mut batches = toy.batches.lock().expect("a lock").clone();
+    batches.remove(0);
+    batches.pop();
+    (outcomes, batches)
+}
+
+fn wanted(items: &[Does]) -> Vec<(Does, bool)> {
+    items.iter().map(|item| (*item, false)).collect()
+}
+
+#[tokio::test]
+async fn what_is_ready_runs_together_cheapest_first() {
+    use Does::Answer;
+    let (results, batches) = run(4, &wanted(&[5, 1, 4, 2, 3, 6].map(Answer))).await;
+    assert_eq!(batches, [vec![Answer(1), Answer(2), Answer(3), Answer(4)], vec![Answer(5), Answer(6)]]);
+    let sizes: Vec<_> = results.iter().map(|result| result.as_ref().expect("no failure").batch_size).collect();
+    assert_eq!(sizes, [2, 4, 4, 4, 4, 2]);
+    assert_eq!(results[2].as_ref().expect("no failure").value.get(), "\"Answer(4)\"");
+}
+
+#[tokio::test]
+async fn a_batch_costs_no_more_than_its_bound_except_of_one() {
+    use Does::Answer;
+    let (_, batches) = run(8, &wanted(&[10, 30, 30, 40, 40, 60, 500].map(Answer))).await;
+    let expected: [&[usize]; 5] = [&[10, 30, 30], &[40, 40], &[60], &[500], &[]];
+    let costs: Vec<Vec<_>> = expected.iter().map(|batch| batch.iter().copied().map(Answer).collect()).collect();
+    assert_eq!(batches, costs[..4]);
+}
+
+#[tokio::test]
+async fn a_failure_of_one_touches_no_other() {
+    use Does::{Answer, FailAlone};
+    let (results, batches) = run(8, &wanted(&[Answer(1), FailAlone, Answer(2)])).await;
+    assert_eq!(batches.len(), 1);
+    assert!(results[0].is_ok() && results[2].is_ok());
+    assert_eq!(results[1].as_ref().expect_err("a failure").code, FailureCode::InvalidInput);
+}
+
+#[tokio::test]
+async fn a_failing_batch_is_split_until_the_guilty_stands_alone() {
+    for guilty in [Does::FailItsBatch, Does::PanicItsBatch, Does::LoseAnswers] {
+        for place in 0..7 {
+            let mut items = vec![Does::Answer(1); 7];
+            items[place] = guilty;
+            let (results, batches) = run(8, &wanted(&items)).await;
+            for (index, result) in results.iter().enumerate() {
+                assert_eq!(result.is_err(), index == place, "{guilty:?} at {place}: {index} gave {result:?}");
+            }
+            let failure = results[place].as_ref().expect_err("a failure");
+            assert_eq!(failure.code, FailureCode::ModelError);
+            assert_eq!(failure.retryable, guilty == Does::FailItsBatch, "its own word on retrying is kept");
+            assert!(batches.len() > 1 && batches.contains(&vec![guilty]), "{batches:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_abandoned_are_not_run() {
+    use Does::Answer;
+    let items = [(Answer(1), false), (Answer(2), true), (Answer(3), false), (Answer(4), true)];
+    let (results, batches) = run(8, &items).await;
+    assert_eq!(batches, [vec![Answer(1), Answer(3)]]);
+    assert!(results[0].is_ok() && results[2].is_ok());
+    for index in [1, 3] {
+        assert_eq!(results[index].as_ref().expect_err("a failure").code, FailureCode::Canceled);
+    }
+}

@@ -1,0 +1,37 @@
+//! Models, run by candle: found in directories, checked, memory-mapped, loaded once, warmed, and each driven in
+//! dynamic batches by a thread of its own.
+
+mod abandon;
+mod architecture;
+mod bert;
+mod digest;
+mod echo;
+mod engine;
+mod manifest;
+mod map;
+mod mlp;
+mod model;
+mod picture;
+mod registry;
+
+use std::path::{Path, PathBuf};
+
+pub use abandon::Abandon;
+pub use model::{Model, Output};
+pub use registry::{Config, Models};
+
+/// A model could not be loaded; names the model and the file, for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct LoadError {
+    /// The directory or file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl LoadError {
+    pub(crate) fn new(path: &Path, reason: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), reason: reason.into() }
+    }
+}

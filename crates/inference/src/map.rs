@@ -1,0 +1,104 @@
+//! Weights: one safetensors file, mapped read-only and checked before a byte of it is used.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors, tensor::Metadata};
+
+use crate::LoadError;
+
+/// The longest header read, in bytes; the largest published models stay far below.
+const MAX_HEADER: u64 = 16 << 20;
+
+/// Bytes of the header's length, a little-endian number at the start of the file.
+const LENGTH_BYTES: usize = 8;
+
+/// A mapped safetensors file whose header was checked against the file's length.
+pub(crate) struct Weights {
+    path: PathBuf,
+    map: Mmap,
+    metadata: Metadata,
+    data_start: usize,
+}
+
+impl Weights {
+    /// Maps the file and checks its header: its length, its JSON, that tensors lie inside the file without gaps or overlaps,
+    /// and that each has as many bytes as its shape says.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        let map = map(path)?;
+        let length = map.first_chunk::<LENGTH_BYTES>().map(|bytes| u64::from_le_bytes(*bytes));
+        let length = length.ok_or_else(|| LoadError::new(path, "not safetensors: shorter than a header"))?;
+        if length > MAX_HEADER {
+            return Err(LoadError::new(path, format!("header of {length} bytes; at most {MAX_HEADER} are read")));
+        }
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|error| LoadError::new(path, format!("not sound safetensors: {error}")))?;
+        Ok(Self { path: path.to_owned(), map, metadata, data_start: LENGTH_BYTES + header })
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many tensors it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.metadata.offset_keys().len()
+    }
+
+    /// The shape of a tensor, if the file has it.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.metadata.info(name).map(|info| info.shape.as_slice())
+    }
+
+    /// A tensor, as 32-bit floats; copied out of the map, so that nothing refers to the file afterwards.
+    ///
+    /// # Errors
+    /// When the file has no such tensor, or one of another shape, or one that is not of finite floats.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let wrong = |reason: String| LoadError::new(&self.path, format!("tensor {name:?} {reason}"));
+        let info = self.metadata.info(name).ok_or_else(|| wrong("is missing".into()))?;
+        if info.shape != shape {
+            return Err(wrong(format!("has shape {:?}; the architecture needs {shape:?}", info.shape)));
+        }
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(wrong(format!("holds {other:?}; F32, F16 and BF16 are read"))),
+        };
+        let (start, end) = info.data_offsets;
+        let bytes = self.map.get(self.data_start + start..self.data_start + end);
+        let bytes = bytes.ok_or_else(|| wrong("lies outside the file".into()))?;
+        let tensor =
+            Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32));
+        // Nothing times 0 is 0, except what is not finite.
+        let zero = |tensor: &Tensor| tensor.affine(0.0, 0.0)?.sum_all()?.to_scalar::<f32>();
+        match tensor.and_then(|tensor| Ok((zero(&tensor)?, tensor))) {
+            Ok((0.0, tensor)) => Ok(tensor),
+            Ok(_) => Err(wrong("has a number that is not finite".into())),
+            Err(error) => Err(wrong(format!("cannot be read: {error}"))),
+        }
+    }
+}
+
+/// Maps a whole file read-only.
+pub(crate) fn map(path: &Path) -> Result<Mmap, LoadError> {
+    let file = File::open(path).map_err(|error| LoadError::new(path, format!("cannot be opened: {error}")))?;
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if !is_file {
+        return Err(LoadError::new(path, "not a file"));
+    }
+    // SAFETY: a map is sound while nobody changes the file under it. Model files are the operator's, read-only to us, and
+    // installed by renaming, never rewritten in place; the map lives only while a model loads, and tensors are copied out.
+    #[allow(unsafe_code)]
+    let map = unsafe { Mmap::map(&file) };
+    map.map_err(|error| LoadError::new(path, format!("cannot be mapped: {error}")))
+}

@@ -1,0 +1,137 @@
+//! One loaded model: its specification, and the way from an input to its result.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use prediction::{Failure, FailureCode, ModelSpec};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
+};
+
+use crate::{
+    Abandon,
+    abandon::AbandonOnDrop,
+    architecture::Architecture,
+    engine::{self, Job},
+};
+
+/// Inputs up to this many bytes are read where they are: handing them to another thread costs more.
+const INLINE_BYTES: usize = 1 << 10;
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// JSON that fits the model's output schema.
+    pub value: Box<RawValue>,
+    /// Time in the model, of the whole batch.
+    pub predict_time: Duration,
+    /// Predictions in the batch.
+    pub batch_size: u32,
+    /// Tokens of this input, for text models.
+    pub tokens: Option<u32>,
+}
+
+/// One loaded model; cheap to clone.
+#[derive(Clone)]
+pub struct Model {
+    spec: Arc<ModelSpec>,
+    runner: Arc<dyn Runner>,
+}
+
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send + 'a>>;
+
+/// A model of some architecture, its kind of items hidden.
+trait Runner: Send + Sync {
+    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon) -> Running<'a>;
+}
+
+impl Model {
+    /// Starts the engine thread of a loaded architecture.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start<A: Architecture>(spec: ModelSpec, architecture: Arc<A>) -> std::io::Result<Self> {
+        let jobs = engine::start(spec.name.as_str(), Arc::clone(&architecture), spec.limits.max_batch)?;
+        let readers = available_parallelism().map_or(1, usize::from);
+        let runner = Batched { architecture, jobs, readers: Arc::new(Semaphore::new(readers)) };
+        Ok(Self { spec: Arc::new(spec), runner: Arc::new(runner) })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Reads the input (off the engine thread), joins a batch and waits for its result. A failure of one never touches the
+    /// others of its batch. Abandoned ones end with code `canceled`, at once; so do ones whose future is dropped, unseen.
+    ///
+    /// # Errors
+    /// When the input is too large or cannot be read, when the model fails on it, and when it is abandoned.
+    pub async fn predict(&self, input: &RawValue, abandon: Abandon) -> Result<Output, Failure> {
+        let most = self.spec.limits.max_input_bytes;
+        if input.get().len() > most {
+            let message = format!("the input has {} bytes; this model takes at most {most}", input.get().len());
+            return Err(Failure::new(FailureCode::InputTooLarge, message));
+        }
+        // What the engine sees: set however this future ends, so that it never works for nobody.
+        let unwanted = AbandonOnDrop(Abandon::default());
+        tokio::select! {
+            biased;
+            () = abandon.abandoned() => Err(engine::canceled()),
+            result = self.runner.run(input, unwanted.0.clone()) => result,
+        }
+    }
+}
+
+struct Batched<A: Architecture> {
+    architecture: Arc<A>,
+    jobs: mpsc::Sender<Job<A::Item>>,
+    /// As many large inputs are read at a time as there are cores.
+    readers: Arc<Semaphore>,
+}
+
+impl<A: Architecture> Batched<A> {
+    async fn prepare(&self, input: &RawValue) -> Result<A::Item, Failure> {
+        if input.get().len() <= INLINE_BYTES {
+            return prepare(&*self.architecture, input);
+        }
+        let permit = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| stopped())?;
+        let (architecture, input) = (Arc::clone(&self.architecture), input.to_owned());
+        let reading = spawn_blocking(move || {
+            // Held by the reading, which goes on when its waiter is gone.
+            let _permit = permit;
+            prepare(&*architecture, &input)
+        });
+        reading.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+impl<A: Architecture> Runner for Batched<A> {
+    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon) -> Running<'a> {
+        Box::pin(async move {
+            let item = self.prepare(input).await?;
+            let (reply, result) = oneshot::channel();
+            self.jobs.send(Job { item, abandon, reply }).await.map_err(|_| stopped())?;
+            result.await.unwrap_or_else(|_| Err(stopped()))
+        })
+    }
+}
+
+fn prepare<A: Architecture>(architecture: &A, input: &RawValue) -> Result<A::Item, Failure> {
+    catch_unwind(AssertUnwindSafe(|| architecture.prepare(input))).unwrap_or_else(|_| {
+        tracing::error!("reading an input panicked");
+        Err(Failure::new(FailureCode::ModelError, "the model crashed on this input"))
+    })
+}
+
+fn stopped() -> Failure {
+    Failure::new(FailureCode::Internal, "the model's engine has stopped")
+}

@@ -1,0 +1,277 @@
+//! Which models there are: found in directories, described, checked, loaded and warmed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use jsonschema::Validator;
+use prediction::{ModelName, ModelSpec, Version};
+use serde_json::{Value, value::to_raw_value};
+
+use crate::{
+    Abandon, LoadError, Model,
+    architecture::{Architecture, Described},
+    bert::{self, Bert},
+    digest,
+    echo::{self, Echo},
+    manifest::{self, Kind, MANIFEST, Manifest},
+    map::Weights,
+    mlp::{self, Mlp},
+};
+
+/// The file with the weights, in every model directory.
+const WEIGHTS: &str = "model.safetensors";
+
+/// Which models to load.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Directory of `<owner>/<name>/model.toml` directories; absent is no error when `model_dirs` names others, or echo is on.
+    pub models_dir: Option<PathBuf>,
+    /// Further model directories: ours with a manifest, or plain Hugging Face ones.
+    pub model_dirs: Vec<PathBuf>,
+    /// Only these of `models_dir` (all when empty).
+    pub only: Vec<ModelName>,
+    /// Whether `augur/echo`, a toy for tests and benchmarks, is served.
+    pub enable_echo: bool,
+}
+
+/// The models of this process; cheap to clone.
+#[derive(Clone)]
+pub struct Models(Arc<BTreeMap<(ModelName, Version), Model>>);
+
+/// A model directory, described but not loaded.
+struct Found {
+    dir: PathBuf,
+    described: Described,
+    pinned: BTreeMap<PathBuf, String>,
+    runs: Runs,
+}
+
+/// What runs a found model.
+enum Runs {
+    Mlp(mlp::Settings),
+    Bert,
+}
+
+impl Models {
+    /// Finds, checks, maps, loads and warms every model; slow, blocking: call it off the async threads.
+    ///
+    /// # Errors
+    /// When any model cannot be loaded, when one of `only` is not there, and when there is none at all.
+    pub fn load(config: &Config) -> Result<Self, LoadError> {
+        let mut models = BTreeMap::new();
+        let mut add = |model: Model| {
+            let spec = model.spec();
+            models.insert((spec.name.clone(), spec.version.clone()), model);
+        };
+        if let Some(models_dir) = &config.models_dir {
+            let optional = config.enable_echo || !config.model_dirs.is_empty();
+            for (dir, name) in find(models_dir, &config.only, optional)? {
+                let found = describe(&dir)?;
+                if found.described.name != name {
+                    let reason = format!("says it is {}, but lies where {name} would", found.described.name);
+                    return Err(LoadError::new(&dir, reason));
+                }
+                add(found.load()?);
+            }
+        }
+        for dir in &config.model_dirs {
+            add(describe(dir)?.load()?);
+        }
+        if config.enable_echo {
+            let dir = Path::new("augur/echo");
+            add(start(dir, echo::spec(), Echo, &echo::example())?);
+        }
+        if models.is_empty() {
+            let dir = config.models_dir.as_deref().unwrap_or(Path::new("models"));
+            return Err(LoadError::new(dir, "no model here, and none named elsewhere"));
+        }
+        Ok(Self(Arc::new(models)))
+    }
+
+    /// What is served, by name.
+    #[must_use]
+    pub fn specs(&self) -> Vec<ModelSpec> {
+        self.0.values().map(|model| model.spec().clone()).collect()
+    }
+
+    /// The model of this version, if it is served.
+    #[must_use]
+    pub fn get(&self, name: &ModelName, version: &Version) -> Option<Model> {
+        self.0.get(&(name.clone(), version.clone())).cloned()
+    }
+}
+
+/// The `<owner>/<name>` directories that hold a model, those of `only` unless it is empty, by name.
+fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<(PathBuf, ModelName)>, LoadError> {
+    if optional && !models_dir.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for owner in directories(models_dir)? {
+        if owner.join(MANIFEST).exists() {
+            tracing::warn!(dir = %owner.display(), "not loaded: a model lies in <models>/<owner>/<name>, this one in <models>/<name>");
+        }
+        for dir in directories(&owner)? {
+            let is_model = dir.join(MANIFEST).exists() || bert::is_bert(&dir);
+            let Some(name) = name_of(&dir).filter(|_| is_model) else { continue };
+            if only.is_empty() || only.contains(&name) {
+                found.push((dir, name));
+            }
+        }
+    }
+    if let Some(missing) = only.iter().find(|name| !found.iter().any(|(_, found)| found == *name)) {
+        return Err(LoadError::new(&models_dir.join(missing.as_str()), "no such model"));
+    }
+    Ok(found)
+}
+
+/// The directories in a directory, by name.
+fn directories(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let failed = |error: std::io::Error| LoadError::new(dir, format!("cannot be read: {error}"));
+    let entries = fs::read_dir(dir).map_err(failed)?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
+    let mut directories: Vec<_> = paths.into_iter().filter(|path| path.is_dir()).collect();
+    directories.sort();
+    Ok(directories)
+}
+
+/// What a directory is called: its last two parts.
+fn name_of(dir: &Path) -> Option<ModelName> {
+    let dir = std::path::absolute(dir).ok()?;
+    let name = dir.file_name()?.to_str()?;
+    let owner = dir.parent()?.file_name()?.to_str()?;
+    format!("{owner}/{name}").parse().ok()
+}
+
+/// Reads what a directory says about its model.
+fn describe(dir: &Path) -> Result<Found, LoadError> {
+    if !dir.join(MANIFEST).exists() {
+        if bert::is_bert(dir) {
+            hint_at_pickles(dir)?;
+            let described = bert::describe(dir)?;
+            return Ok(Found { dir: dir.to_owned(), described, pinned: BTreeMap::new(), runs: Runs::Bert });
+        }
+        let reason = "no model: it has no model.toml, and no config.json of a model type that is known";
+        return Err(LoadError::new(dir, reason));
+    }
+    let mut manifest = Manifest::read(dir)?;
+    let wrong = |reason: String| LoadError::new(&dir.join(MANIFEST), reason);
+    let pinned = manifest.pinned(dir)?;
+    if !pinned.contains_key(Path::new(WEIGHTS)) {
+        return Err(wrong(format!("files lack {WEIGHTS}")));
+    }
+    let (runs, base) = match (manifest.architecture, manifest.mlp.take()) {
+        (Kind::Mlp, Some(settings)) => (Runs::Mlp(settings), None),
+        (Kind::Bert, None) => (Runs::Bert, Some(bert::describe(dir)?)),
+        (Kind::Mlp, None) => return Err(wrong("[mlp] is missing".into())),
+        (Kind::Bert, Some(_)) => return Err(wrong("[mlp] is for another architecture".into())),
+    };
+    if let Some(file) = base.iter().flat_map(|base| &base.files).find(|file| !pinned.contains_key(*file)) {
+        return Err(wrong(format!("files lack {}, which the model reads", file.display())));
+    }
+    let stated = |stated: Option<Value>, of_base: fn(&Described) -> &Value, what: &str| {
+        stated
+            .or_else(|| base.as_ref().map(|base| of_base(base).clone()))
+            .ok_or_else(|| wrong(format!("{what} is missing")))
+    };
+    let schemas = [&manifest.input_schema, &manifest.output_schema];
+    let own = [PathBuf::from(MANIFEST)].into_iter().chain(schemas.into_iter().flatten().cloned());
+    let files = own.chain(pinned.keys().cloned()).collect();
+    let read = |file: &Option<PathBuf>| file.as_ref().map(|file| manifest::read_json(dir, file)).transpose();
+    let described = Described {
+        name: manifest.name.clone().or_else(|| name_of(dir)).ok_or_else(|| wrong("name is missing".into()))?,
+        input_schema: stated(read(&manifest.input_schema)?, |base| &base.input_schema, "input_schema")?,
+        output_schema: stated(read(&manifest.output_schema)?, |base| &base.output_schema, "output_schema")?,
+        example: stated(manifest.example.take(), |base| &base.example, "example")?,
+        task: manifest.task,
+        description: manifest.description,
+        license: manifest.license,
+        source: manifest.source,
+        limits: manifest.limits,
+        files,
+    };
+    if let Some(training) = manifest.training {
+        tracing::info!(
+            model = %described.name,
+            command = training.command,
+            seed = training.seed,
+            rows = training.rows,
+            held_out_rows = training.held_out_rows,
+            held_out_accuracy = training.held_out_accuracy,
+            "trained by us"
+        );
+    }
+    Ok(Found { dir: dir.to_owned(), described, pinned, runs })
+}
+
+impl Found {
+    /// Checks the files, loads the weights and warms the model.
+    fn load(self) -> Result<Model, LoadError> {
+        let Self { dir, described, pinned, runs } = self;
+        let version = digest::version(&digests(&dir, &described, &pinned)?);
+        let weights = Weights::open(&dir.join(WEIGHTS))?;
+        let Described { name, task, description, license, source, input_schema, output_schema, limits, .. } = described;
+        let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
+        match runs {
+            Runs::Mlp(settings) => start(&dir, spec, Mlp::load(settings, &weights)?, &described.example),
+            Runs::Bert => start(&dir, spec, Bert::load(&dir, &weights)?, &described.example),
+        }
+    }
+}
+
+/// Says so when the only weights are pickles.
+fn hint_at_pickles(dir: &Path) -> Result<(), LoadError> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files = entries.map(|entry| PathBuf::from(entry.file_name()));
+    if dir.join(WEIGHTS).exists() { Ok(()) } else { files.try_for_each(|file| manifest::refuse_pickle(dir, &file)) }
+}
+
+/// The digest of every file that makes the version; those that are pinned must be as they were.
+fn digests(
+    dir: &Path,
+    described: &Described,
+    pinned: &BTreeMap<PathBuf, String>,
+) -> Result<BTreeMap<PathBuf, String>, LoadError> {
+    let mut digests = BTreeMap::new();
+    for file in &described.files {
+        manifest::refuse_pickle(dir, file)?;
+        let path = dir.join(file);
+        let digest = digest::of_file(&path)?;
+        if let Some(expected) = pinned.get(file)
+            && *expected != digest
+        {
+            return Err(LoadError::new(&path, format!("sha256 is {digest}, but the manifest says {expected}")));
+        }
+        digests.insert(file.clone(), digest);
+    }
+    Ok(digests)
+}
+
+/// Runs the example once, checks that it and its result fit the schemas, and starts the model's thread.
+fn start<A: Architecture>(dir: &Path, spec: ModelSpec, architecture: A, example: &Value) -> Result<Model, LoadError> {
+    let started = Instant::now();
+    let wrong = |reason: String| LoadError::new(dir, reason);
+    let schema = |schema: &Value, what: &str| -> Result<Validator, LoadError> {
+        jsonschema::validator_for(schema).map_err(|error| wrong(format!("{what} is no JSON Schema: {error}")))
+    };
+    schema(&spec.input_schema, "input_schema")?
+        .validate(example)
+        .map_err(|error| wrong(format!("the example does not fit the input schema: {error}")))?;
+    let failed = |error: &dyn std::error::Error| wrong(format!("the example does not run: {error}"));
+    let input = to_raw_value(example).map_err(|error| failed(&error))?;
+    let item = architecture.prepare(&input).map_err(|error| failed(&error))?;
+    let results = architecture.run(&[(item, Abandon::default())]).map_err(|error| failed(&error))?;
+    let result = results.into_iter().next().ok_or_else(|| wrong("the example gives no result".into()))?;
+    let output = result.map_err(|error| failed(&error))?;
+    let output: Value = serde_json::from_str(output.get()).map_err(|error| failed(&error))?;
+    schema(&spec.output_schema, "output_schema")?
+        .validate(&output)
+        .map_err(|error| wrong(format!("the example's result does not fit the output schema: {error}")))?;
+    tracing::info!(model = %spec.name, version = spec.version.short(), warm_up = ?started.elapsed(), "loaded");
+    Model::start(spec, Arc::new(architecture)).map_err(|error| wrong(format!("no thread: {error}")))
+}

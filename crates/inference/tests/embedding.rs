@@ -1,0 +1,134 @@
+//! Text embedding as a server runs it: the fetched model through the registry and the batching engine, against the reference.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use inference::{Abandon, Config, Model, Models, Output};
+use prediction::{Failure, FailureCode};
+use serde::Deserialize;
+use serde_json::{Value, json, value::to_raw_value};
+use tokio::task::JoinSet;
+
+/// The largest difference allowed between any two numbers that should be the same.
+const TOLERANCE: f64 = 1e-5;
+
+#[derive(Deserialize)]
+struct Goldens {
+    goldens: Vec<Golden>,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    name: String,
+    text: String,
+    tokens: u32,
+    embedding: Vec<f64>,
+}
+
+fn goldens() -> Vec<Golden> {
+    let file: Goldens = serde_json::from_str(include_str!("goldens/all-minilm-l6-v2.json")).expect("goldens");
+    assert!(file.goldens.len() >= 50);
+    file.goldens
+}
+
+/// The model that `scripts/fetch-test-model` fetches, loaded.
+fn model() -> Model {
+    let default =
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2");
+    let dir = env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(default, PathBuf::from);
+    assert!(
+        dir.join("model.safetensors").is_file(),
+        "no test model in {}: run scripts/fetch-test-model",
+        dir.display()
+    );
+    let models = Models::load(&Config { model_dirs: vec![dir], ..Config::default() }).expect("the model loads");
+    let spec = models.specs().remove(0);
+    models.get(&spec.name, &spec.version).expect("what is served can be had")
+}
+
+async fn predict(model: &Model, input: &Value) -> Result<Output, Failure> {
+    model.predict(&to_raw_value(input).expect("JSON"), Abandon::default()).await
+}
+
+async fn embed(model: &Model, text: &str) -> (Vec<f64>, Output) {
+    let output = predict(model, &json!({"text": text})).await.expect("an embedding");
+    let value: Value = serde_json::from_str(output.value.get()).expect("JSON");
+    jsonschema::validate(&model.spec().output_schema, &value).expect("the output fits its schema");
+    (serde_json::from_value(value["embedding"].clone()).expect("numbers"), output)
+}
+
+/// The largest difference between two vectors' numbers.
+fn apart(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).max_by(f64::total_cmp).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_are_those_of_sentence_transformers_alone_and_batched() {
+    let (model, goldens) = (model(), goldens());
+    let mut alone = Vec::new();
+    for golden in &goldens {
+        let (embedding, output) = embed(&model, &golden.text).await;
+        let apart = apart(&embedding, &golden.embedding);
+        assert!(apart <= TOLERANCE, "{} alone is {apart} from the reference", golden.name);
+        assert_eq!((output.tokens, output.batch_size), (Some(golden.tokens), 1), "{}", golden.name);
+        alone.push(embedding);
+    }
+    let mut together = JoinSet::new();
+    for (index, golden) in goldens.iter().enumerate() {
+        let (model, text) = (model.clone(), golden.text.clone());
+        together.spawn(async move { (index, embed(&model, &text).await) });
+    }
+    let mut largest_batch = 0;
+    while let Some(done) = together.join_next().await {
+        let (index, (embedding, output)) = done.expect("no panic");
+        let apart = apart(&embedding, &alone[index]);
+        assert!(apart <= TOLERANCE, "{} in a batch is {apart} from itself alone", goldens[index].name);
+        assert_eq!(output.tokens, Some(goldens[index].tokens));
+        largest_batch = largest_batch.max(output.batch_size);
+    }
+    assert!(largest_batch > 1, "all were sent at once, but none was batched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_beyond_the_last_token_changes_nothing() {
+    let model = model();
+    let words = |count: usize, last: &str| format!("{}{last}", "tree ".repeat(count));
+    let (full, output) = embed(&model, &words(253, "tree")).await;
+    assert_eq!(output.tokens, Some(256));
+    let (longer, output) = embed(&model, &words(254, "storm and thunder")).await;
+    assert_eq!((output.tokens, apart(&full, &longer)), (Some(256), 0.0));
+    let (other, _) = embed(&model, &words(253, "storm")).await;
+    assert!(apart(&full, &other) > TOLERANCE, "the last token is read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_specification_says_what_is_taken_and_given() {
+    let model = model();
+    let spec = model.spec();
+    assert_eq!(spec.task, "feature-extraction");
+    assert_eq!(spec.license.as_deref(), Some("apache-2.0"));
+    assert!(
+        spec.description.contains("384 numbers") && spec.description.contains("256 tokens"),
+        "{}",
+        spec.description
+    );
+    for (input, fits) in [
+        (json!({"text": "a text"}), true),
+        (json!({"text": ""}), true),
+        (json!({"text": "🚀".repeat(100_000)}), true),
+        (json!({"text": "🚀".repeat(100_001)}), false),
+        (json!({"text": 1}), false),
+        (json!({"texts": ["a text"]}), false),
+        (json!({"text": "a text", "more": true}), false),
+        (json!("a text"), false),
+    ] {
+        assert_eq!(jsonschema::is_valid(&spec.input_schema, &input), fits, "{:.40}", input.to_string());
+        if !fits && input.get("text").is_none_or(|text| !text.is_string()) {
+            let failure = predict(&model, &input).await.expect_err("is no text");
+            assert_eq!(failure.code, FailureCode::InvalidInput);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Models: their names, versions, specifications and limits.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// The owner of models whose directory names none.
+const LOCAL_OWNER: &str = "augur";
+
+/// `owner/name`: each part 1–64 characters of `a-z 0-9 . _ -`, starting with a letter or digit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ModelName {
+    text: String,
+    slash: usize,
+}
+
+/// The text is not a model name or a version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidName(&'static str);
+
+impl ModelName {
+    /// The name `augur/<name>` of a local model without an owner.
+    ///
+    /// # Errors
+    /// When `name` has characters that names do not have.
+    pub fn local(name: &str) -> Result<Self, InvalidName> {
+        format!("{LOCAL_OWNER}/{name}").parse()
+    }
+
+    /// The part before the slash.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.text[..self.slash]
+    }
+
+    /// The part after the slash.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.text[self.slash + 1..]
+    }
+
+    /// The whole, `owner/name`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+fn is_name_part(part: &str) -> bool {
+    let mut bytes = part.bytes();
+    let first_is_alphanumeric = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    first_is_alphanumeric
+        && part.len() <= 64
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+impl FromStr for ModelName {
+    type Err = InvalidName;
+
+    /// Upper-case letters are folded, as Hugging Face's names have them.
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let text = text.to_ascii_lowercase();
+        match text.split_once('/') {
+            Some((owner, name)) if is_name_part(owner) && is_name_part(name) => {
+                let slash = owner.len();
+                Ok(Self { text, slash })
+            }
+            _ => Err(InvalidName("a model is named owner/name, of letters, digits, '.', '_' and '-'")),
+        }
+    }
+}
+
+impl TryFrom<String> for ModelName {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<ModelName> for String {
+    fn from(name: ModelName) -> Self {
+        name.text
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The version of a model: the SHA-256 of its files' digests, 64 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Version(String);
+
+impl Version {
+    /// The least number of digits that name a version.
+    pub const SHORTEST: usize = 12;
+
+    /// All 64 digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 12 digits.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.0[..Self::SHORTEST]
+    }
+
+    /// Whether `text` (12 to 64 hex digits) names this version.
+    #[must_use]
+    pub fn is_named_by(&self, text: &str) -> bool {
+        text.len() >= Self::SHORTEST && self.0.starts_with(text)
+    }
+}
+
+impl FromStr for Version {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let is_digest = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if is_digest { Ok(Self(text.to_owned())) } else { Err(InvalidName("a version is 64 lower-case hex digits")) }
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<Version> for String {
+    fn from(version: Version) -> Self {
+        version.0
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What bounds one prediction of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The longest one run may take, in seconds.
+    pub timeout_seconds: u32,
+    /// How often a retryable failure is tried again.
+    pub max_retries: u32,
+    /// The most predictions in one batch.
+    pub max_batch: usize,
+    /// The most bytes of one input's JSON.
+    pub max_input_bytes: usize,
+}
+
+impl Limits {
+    /// The longest one run may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.timeout_seconds))
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { timeout_seconds: 60, max_retries: 3, max_batch: 32, max_input_bytes: 1 << 20 }
+    }
+}
+
+/// What a worker publishes about a version it serves, and all that the API knows of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// `owner/name`.
+    pub name: ModelName,
+    /// The digest of its files.
+    pub version: Version,
+    /// What it does, for example `image-classification`; the field's standard words.
+    pub task: String,
+    /// A sentence for people.
+    pub description: String,
+    /// SPDX expression, where known.
+    pub license: Option<String>,
+    /// Where the weights and data come from, where known.
+    pub source: Option<String>,
+    /// JSON Schema (2020-12) that every input fits.
+    pub input_schema: serde_json::Value,
+    /// JSON Schema (2020-12) that every output fits.
+    pub output_schema: serde_json::Value,
+    /// What bounds one prediction.
+    pub limits: Limits,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_split_and_folded() {
+        let name: ModelName = "Sentence-Transformers/all-MiniLM-L6-v2".parse().expect("a good name");
+        assert_eq!((name.owner(), name.name()), ("sentence-transformers", "all-minilm-l6-v2"));
+        assert_eq!(ModelName::local("digits").expect("a good name").as_str(), "augur/digits");
+    }
+
+    #[test]
+    fn hostile_names_are_refused() {
+        let long = format!("a/{}", "b".repeat(65));
+        for text in
+            ["", "a", "/", "a/", "/a", "../x", "a/../b", "a/..", "a/b/c", "a/b\0", "a/b c", "a\\b/c", "ä/b", &long]
+        {
+            assert!(text.parse::<ModelName>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn twelve_digits_name_a_version() {
+        let version: Version = "0123456789abcdef".repeat(4).parse().expect("a good version");
+        assert!(version.is_named_by(version.short()) && version.is_named_by(version.as_str()));
+        assert!(
+            !version.is_named_by("0123456789a") && !version.is_named_by("") && !version.is_named_by("1123456789ab")
+        );
+        assert!("0123".parse::<Version>().is_err() && "G".repeat(64).parse::<Version>().is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! Streams of tickets in this process's memory.
+
+use crate::{Config, Depth, Handled, Handler, backend, backend::TicketBackend, delivery::Delivery};
+use prediction::{PredictionId, StreamKey, Ticket};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+pub(crate) struct InProcess {
+    window: usize,
+    generation: u64,
+    /// Streams that hold nothing are absent.
+    streams: Mutex<HashMap<StreamKey, Stream>>,
+    added: Notify,
+}
+
+#[derive(Default)]
+struct Stream {
+    waiting: VecDeque<PredictionId>,
+    delivered: usize,
+}
+
+impl Stream {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.delivered
+    }
+}
+
+impl InProcess {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            window: config.window,
+            generation: crate::new_generation(),
+            streams: Mutex::default(),
+            added: Notify::new(),
+        }
+    }
+
+    pub(crate) fn has_room(&self, stream: &StreamKey) -> bool {
+        self.streams().get(stream).map_or(0, Stream::len) < self.window
+    }
+
+    pub(crate) fn push(&self, tickets: Vec<Ticket>) -> Vec<Ticket> {
+        let mut streams = self.streams();
+        let refused = tickets
+            .into_iter()
+            .filter(|ticket| {
+                let len = streams.get(&ticket.stream).map_or(0, Stream::len);
+                if len < self.window {
+                    streams.entry(ticket.stream.clone()).or_default().waiting.push_back(ticket.id);
+                }
+                len >= self.window
+            })
+            .collect();
+        drop(streams);
+        self.added.notify_waiters();
+        refused
+    }
+
+    pub(crate) fn depth(&self, stream: &StreamKey) -> Depth {
+        let streams = self.streams();
+        let (undelivered, delivered) =
+            streams.get(stream).map_or((0, 0), |stream| (stream.waiting.len(), stream.delivered));
+        Depth { undelivered, delivered, generation: self.generation }
+    }
+
+    pub(crate) async fn consume(
+        self: Arc<Self>,
+        streams: Vec<StreamKey>,
+        slots: usize,
+        handler: Handler,
+        stop: CancellationToken,
+    ) {
+        let backend = |_: &str| {
+            let (sender, deliveries) = mpsc::channel(slots);
+            let feeder = Arc::clone(&self).feed(streams.clone(), slots, sender, stop.clone());
+            let feeder = AbortOnDropHandle::new(tokio::spawn(feeder));
+            TicketBackend::new(deliveries, async move {
+                // It ends by itself at `stop`; a panic in it has been reported by the runtime.
+                let _ = feeder.await;
+            })
+        };
+        backend::consume(backend, handler, &stop).await;
+    }
+
+    async fn feed(
+        self: Arc<Self>,
+        streams: Vec<StreamKey>,
+        slots: usize,
+        deliveries: mpsc::Sender<Delivery>,
+        stop: CancellationToken,
+    ) {
+        let slots = Arc::new(Semaphore::new(slots));
+        loop {
+            let next = async {
+                let slot = Arc::clone(&slots).acquire_owned().await;
+                (self.next(&streams).await, slot)
+            };
+            let (ticket, slot) = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                next = next => next,
+            };
+            let (queue, settled) = (Arc::clone(&self), ticket.clone());
+            let delivery = Delivery::new(ticket, move |handled| {
+                queue.settle(settled, handled);
+                drop(slot);
+            });
+            if deliveries.send(delivery).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn next(&self, streams: &[StreamKey]) -> Ticket {
+        loop {
+            let added = self.added.notified();
+            tokio::pin!(added);
+            // Before looking, so that what is added from here on wakes us.
+            added.as_mut().enable();
+            if let Some(ticket) = self.take(streams) {
+                return ticket;
+            }
+            added.await;
+        }
+    }
+
+    fn take(&self, keys: &[StreamKey]) -> Option<Ticket> {
+        let mut streams = self.streams();
+        keys.iter().find_map(|key| {
+            let stream = streams.get_mut(key)?;
+            let id = stream.waiting.pop_front()?;
+            stream.delivered += 1;
+            Some(Ticket { id, stream: key.clone() })
+        })
+    }
+
+    fn settle(&self, ticket: Ticket, handled: Handled) {
+        let mut streams = self.streams();
+        let stream = streams.entry(ticket.stream.clone()).or_default();
+        stream.delivered -= 1;
+        match handled {
+            Handled::Returned => stream.waiting.push_front(ticket.id),
+            Handled::Done if stream.len() == 0 => {
+                streams.remove(&ticket.stream);
+            }
+            Handled::Done => {}
+        }
+        drop(streams);
+        if handled == Handled::Returned {
+            self.added.notify_waiters();
+        }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<StreamKey, Stream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,211 @@
+//! Tickets: bounded streams of hints that predictions wait, and notices that they are finished or canceled. Redis streams behind an
+//! apalis backend of our own, or channels in the process; nothing here is the truth, so everything here may be lost.
+
+mod backend;
+mod delivery;
+mod in_process;
+mod redis;
+
+use crate::{in_process::InProcess, redis::RedisQueue};
+use futures::future::BoxFuture;
+use prediction::{PredictionId, StreamKey, Ticket};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+/// How many notices a listener may lag behind, and how many wait to be sent.
+const NOTICES_KEPT: usize = 1024;
+
+/// Where tickets wait.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// Redis streams under keys that begin with `namespace`.
+    Redis {
+        /// `redis://…`
+        url: String,
+        /// Begins every key and channel.
+        namespace: String,
+    },
+    /// Channels in this process.
+    InProcess,
+    /// Nowhere: workers ask the store.
+    Absent,
+}
+
+/// How tickets are queued and leased.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The most tickets in one stream.
+    pub window: usize,
+    /// How long a consumer may be silent before its tickets are handed to others.
+    pub lease: Duration,
+}
+impl Default for Config {
+    fn default() -> Self {
+        Self { window: 10_000, lease: Duration::from_secs(10) }
+    }
+}
+
+/// Something that happened to predictions, told to whoever listens; best effort.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// They became terminal: those who wait for them look now.
+    Finished(Arc<[PredictionId]>),
+    /// They were canceled: a worker that runs one drops it.
+    Canceled(Arc<[PredictionId]>),
+}
+
+/// How full a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// Tickets that no consumer has been handed.
+    pub undelivered: usize,
+    /// Tickets handed out and not acknowledged.
+    pub delivered: usize,
+    /// Names the life of the stream's contents: another number means that all earlier tickets are gone.
+    pub generation: u64,
+}
+
+/// What became of a ticket in the handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// Its prediction's outcome is in the store, or the ticket was stale: forget it.
+    Done,
+    /// It was not looked at (the worker stops): another consumer shall have it at once.
+    Returned,
+}
+
+/// Called once per ticket; up to `slots` run at once.
+pub type Handler = Arc<dyn Fn(Ticket) -> BoxFuture<'static, Handled> + Send + Sync>;
+
+/// Redis did not answer, or not as expected.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The URL cannot be read.
+    #[error("the Redis URL cannot be read")]
+    Url,
+    /// It does not answer.
+    #[error("Redis does not answer: {0}")]
+    Unavailable(String),
+}
+
+/// A handle on the queue; cheap to clone.
+#[derive(Clone)]
+pub struct Queue {
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Redis(Arc<RedisQueue>),
+    InProcess(Arc<InProcess>, broadcast::Sender<Notice>),
+    Absent(broadcast::Sender<Notice>),
+}
+
+impl Queue {
+    /// Prepares the queue. A Redis that is away is no error: connections are made, and made again, in the background.
+    ///
+    /// # Errors
+    /// When the URL cannot be read.
+    pub async fn open(location: &Location, config: Config) -> Result<Self, QueueError> {
+        let kind = match location {
+            Location::Redis { url, namespace } => {
+                Kind::Redis(Arc::new(RedisQueue::open(url, namespace, config).await?))
+            }
+            Location::InProcess => {
+                Kind::InProcess(Arc::new(InProcess::new(config)), broadcast::Sender::new(NOTICES_KEPT))
+            }
+            Location::Absent => Kind::Absent(broadcast::Sender::new(NOTICES_KEPT)),
+        };
+        Ok(Self { kind })
+    }
+
+    /// Whether the last calls were answered (Redis), always (in process), never (absent).
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        match &self.kind {
+            Kind::Redis(queue) => queue.is_healthy(),
+            Kind::InProcess(..) => true,
+            Kind::Absent(_) => false,
+        }
+    }
+
+    /// Whether, as last seen, the stream has room; a hint.
+    #[must_use]
+    pub fn has_room(&self, stream: &StreamKey) -> bool {
+        match &self.kind {
+            Kind::Redis(queue) => queue.has_room(stream),
+            Kind::InProcess(queue, _) => queue.has_room(stream),
+            Kind::Absent(_) => false,
+        }
+    }
+
+    /// Queues tickets, each stream up to its window, in one round trip; returns those refused (window full or Redis
+    /// away). Some of those may have been queued all the same, when Redis went away in between.
+    pub async fn push(&self, tickets: Vec<Ticket>) -> Vec<Ticket> {
+        match &self.kind {
+            Kind::Redis(queue) => queue.push(tickets).await,
+            Kind::InProcess(queue, _) => queue.push(tickets),
+            Kind::Absent(_) => tickets,
+        }
+    }
+
+    /// How full a stream is.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or there is no queue.
+    pub async fn depth(&self, stream: &StreamKey) -> Result<Depth, QueueError> {
+        match &self.kind {
+            Kind::Redis(queue) => queue.depth(stream).await,
+            Kind::InProcess(queue, _) => Ok(queue.depth(stream)),
+            Kind::Absent(_) => Err(QueueError::Unavailable("there is no queue".to_owned())),
+        }
+    }
+
+    /// Hands tickets of these streams (those of the first one first) to `handler`, as an apalis worker under a random
+    /// name, at most `slots` (and at least one) at once, until `stop`; then lets handlers finish, returns what was not
+    /// handled to the stream and leaves the group. Survives whatever happens to Redis. Dropped instead of stopped, it
+    /// aborts the handlers, and others are handed their tickets when the lease is over.
+    pub async fn consume(&self, streams: Vec<StreamKey>, slots: usize, handler: Handler, stop: CancellationToken) {
+        let slots = slots.max(1);
+        match &self.kind {
+            _ if streams.is_empty() => stop.cancelled().await,
+            Kind::Redis(queue) => queue.consume(streams, slots, handler, stop).await,
+            Kind::InProcess(queue, _) => Arc::clone(queue).consume(streams, slots, handler, stop).await,
+            Kind::Absent(_) => stop.cancelled().await,
+        }
+    }
+
+    /// Tells everyone who listens, in this process and (Redis) in others; best effort, never waits long.
+    pub async fn tell(&self, notice: Notice) {
+        match &self.kind {
+            Kind::Redis(queue) => queue.tell(notice),
+            // It fails when nobody listens.
+            Kind::InProcess(_, listeners) | Kind::Absent(listeners) => drop(listeners.send(notice)),
+        }
+    }
+
+    /// Listens. A lagging or disconnected listener misses notices: poll the store as well.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<Notice> {
+        match &self.kind {
+            Kind::Redis(queue) => queue.listen(),
+            Kind::InProcess(_, listeners) | Kind::Absent(listeners) => listeners.subscribe(),
+        }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.kind {
+            Kind::Redis(_) => "Queue::Redis",
+            Kind::InProcess(..) => "Queue::InProcess",
+            Kind::Absent(_) => "Queue::Absent",
+        })
+    }
+}
+
+/// A number that no earlier generation had; never 0.
+fn new_generation() -> u64 {
+    rand::random::<u64>().max(1)
+}

@@ -1,0 +1,57 @@
+//! What our things are called in Redis: per namespace, and per stream within it.
+
+use prediction::StreamKey;
+
+/// The consumer group that every worker of a stream belongs to.
+pub(crate) const GROUP: &str = "workers";
+
+/// The name that holds returned tickets, silent for so long that the next consumer with room takes them, before new
+/// ones: returned to the end of the stream they would wait for all that came after them.
+pub(crate) const RETURNED: &str = "returned";
+
+/// How long [`RETURNED`] is silent, in milliseconds: longer than any lease.
+pub(crate) const RETURNED_SILENCE: u64 = 86_400_000;
+
+/// The field that holds a prediction's id, 16 bytes.
+pub(crate) const ID: &[u8] = b"id";
+
+/// The names of one namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    namespace: String,
+}
+
+impl Names {
+    pub(crate) fn new(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned() }
+    }
+
+    pub(crate) fn stream(&self, stream: &StreamKey) -> StreamNames {
+        StreamNames {
+            tickets: format!("{}:tickets:{stream}", self.namespace),
+            generation: format!("{}:generation:{stream}", self.namespace),
+        }
+    }
+
+    pub(crate) fn probe(&self) -> String {
+        format!("{}:probe", self.namespace)
+    }
+
+    pub(crate) fn notices(&self) -> String {
+        format!("{}:notices", self.namespace)
+    }
+}
+
+/// The keys of one stream.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamNames {
+    pub(crate) tickets: String,
+    pub(crate) generation: String,
+}
+
+impl StreamNames {
+    /// Both, in the scripts' order.
+    pub(crate) fn keys(&self) -> [&str; 2] {
+        [&self.tickets, &self.generation]
+    }
+}

@@ -1,0 +1,52 @@
+-- Takes tickets for a consumer: its own, if it may have lost a reply; those of silent others; then new ones, streams in
+-- the order given.
+-- (One XREADGROUP over several streams would return up to COUNT of each, whatever room there is.)
+-- KEYS: stream, generation, stream, generation, …
+-- ARGV: group, consumer, room, fresh generation, milliseconds after which a silent consumer's are taken (0: not now),
+-- the most of its own (0: not now)
+-- Returns {number of the stream, entry's id, entry's fields} for each.
+local group, consumer, room, fresh = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local silent, own = tonumber(ARGV[5]), tonumber(ARGV[6])
+local taken = {}
+local function hand_out(number, entries)
+  for _, entry in ipairs(entries) do
+    -- False, or without fields, if it was deleted.
+    if entry and entry[2] then
+      taken[#taken + 1] = {number, entry[1], entry[2]}
+      room = room - 1
+    end
+  end
+end
+
+for key = 1, #KEYS, 2 do
+  if own > 0 then
+    local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', own, 'STREAMS', KEYS[key], '0')
+    if reply and not reply.err then
+      hand_out((key + 1) / 2, reply[1][2])
+    end
+  end
+end
+for key = 1, #KEYS, 2 do
+  if silent > 0 and room > 0 then
+    local pending = redis.pcall('XPENDING', KEYS[key], group, 'IDLE', silent, '-', '+', room)
+    if not pending.err and #pending > 0 then
+      local ids = {}
+      for i, entry in ipairs(pending) do
+        ids[i] = entry[1]
+      end
+      hand_out((key + 1) / 2, redis.call('XCLAIM', KEYS[key], group, consumer, silent, unpack(ids)))
+    end
+  end
+end
+for key = 1, #KEYS, 2 do
+  if room > 0 then
+    local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', room, 'STREAMS', KEYS[key], '>')
+    if reply and reply.err then
+      prepare(KEYS[key], KEYS[key + 1], group, fresh)
+      redis.pcall('XGROUP', 'CREATE', KEYS[key], group, '0')
+    elseif reply then
+      hand_out((key + 1) / 2, reply[1][2])
+    end
+  end
+end
+return taken

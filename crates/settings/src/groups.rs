@@ -1,0 +1,242 @@
+//! The settings, in groups that programs put together. Their documentation is their `--help`, and `config.example.toml`.
+
+use std::{
+    io,
+    net::{AddrParseError, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{ArgAction, Args, ValueEnum, value_parser};
+use prediction::{InvalidDuration, parse_duration};
+use tokio::net::TcpSocket;
+
+use crate::{Fatal, ServerUrl};
+
+/// How long idempotency keys are kept: the HTTP contract promises it, so it is no setting.
+pub const IDEMPOTENCY_KEYS_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Where the configuration file is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "General")]
+pub struct FileSettings {
+    /// A TOML file with settings, named as their flags are; flags and environment variables go before it.
+    #[arg(long, env = "AUGUR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Where predictions are kept.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Store")]
+pub struct StoreSettings {
+    /// The Postgres database that keeps predictions. Without it, `augur` keeps them in a SQLite file of its own.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<ServerUrl>,
+    /// The most connections to Postgres at once.
+    #[arg(long, env = "AUGUR_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "N")]
+    pub database_connections: u32,
+}
+
+/// Where the embedded store is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Store")]
+pub struct DataSettings {
+    /// The directory of the SQLite file, used without Postgres; made when absent. One process at a time uses it.
+    #[arg(long, env = "AUGUR_DATA_DIR", default_value = "augur-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// Whether the schema may be changed.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Store")]
+pub struct SchemaSettings {
+    /// Brings the schema of Postgres up to date at the start, as `augur migrate` does. The embedded SQLite file always is.
+    #[arg(long, env = "AUGUR_MIGRATE")]
+    pub migrate: bool,
+}
+
+/// Where tickets wait.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Queue")]
+pub struct QueueSettings {
+    /// The Redis server that tells workers of new predictions. Without it workers ask the database.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<ServerUrl>,
+    /// Begins every key in Redis, so that installations can share a server.
+    #[arg(long, env = "AUGUR_QUEUE_NAMESPACE", default_value = "augur", value_name = "NAME")]
+    pub queue_namespace: String,
+    /// The most tickets in the queue, per model version and priority. Further predictions wait in the database alone.
+    #[arg(long, env = "AUGUR_QUEUE_WINDOW", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "N")]
+    pub queue_window: u32,
+}
+
+/// Where HTTP is served.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "HTTP")]
+pub struct ListenSettings {
+    /// The address to serve at; port 0 takes a free one.
+    #[arg(long, env = "AUGUR_LISTEN", default_value = "127.0.0.1:8000", value_parser = address, value_name = "IP:PORT")]
+    pub listen: SocketAddr,
+    /// Allows serving beyond this machine. Whoever reaches the address can use it: requests need no key.
+    #[arg(long, env = "AUGUR_ALLOW_REMOTE")]
+    pub allow_remote: bool,
+}
+
+impl ListenSettings {
+    /// Takes the address, without listening yet.
+    ///
+    /// # Errors
+    /// When others on the network could reach it without that being allowed, or when it cannot be had.
+    pub fn bind(&self) -> Result<TcpSocket, Fatal> {
+        let address = self.listen;
+        if !address.ip().is_loopback() && !self.allow_remote {
+            return Err(Fatal::new(format!(
+                "{address} can be reached from other machines and requests need no key, so anyone there could use it; \
+                 say --allow-remote if that is wanted, or listen at 127.0.0.1"
+            )));
+        }
+        let bind = || -> io::Result<TcpSocket> {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // A restart must not wait for the connections of its predecessor to time out.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        bind().map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                Fatal::new(format!("{address} is used by another program; choose another address with --listen"))
+            }
+            _ => Fatal::new(format!("cannot listen at {address}: {error}")),
+        })
+    }
+}
+
+/// How requests are answered.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP")]
+pub struct ApiSettings {
+    /// The address that callers use, if it is another one than listened at: the answers' links begin with it.
+    #[arg(long, env = "AUGUR_PUBLIC_URL", value_parser = public_url, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// The most bytes of a request's body.
+    #[arg(long, env = "AUGUR_BODY_LIMIT", default_value_t = 2_097_152, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "BYTES")]
+    pub body_limit: u32,
+    /// How long a request's headers, and then its body, may take to arrive.
+    #[arg(long, env = "AUGUR_READ_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
+    #[arg(value_name = "DURATION")]
+    pub read_timeout: Duration,
+    /// How long the record of a finished prediction is kept.
+    #[arg(long, env = "AUGUR_RETENTION", default_value = "7d", value_parser = positive_duration, value_name = "DURATION")]
+    pub retention: Duration,
+    /// Accepts predictions for a known version that no live worker serves, to wait until one does.
+    #[arg(long, env = "AUGUR_QUEUE_UNSERVED")]
+    pub queue_unserved: bool,
+}
+
+/// Which models are served.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Models")]
+pub struct ModelSettings {
+    /// The directory of models: each in <owner>/<name>/ with a model.toml.
+    #[arg(long, env = "AUGUR_MODELS_DIR", default_value = "models", value_name = "DIR")]
+    pub models_dir: PathBuf,
+    /// A further model directory, with a model.toml or as Hugging Face has it; may be repeated, or separated by commas.
+    #[arg(long, env = "AUGUR_MODEL", action = ArgAction::Append, value_delimiter = ',', value_name = "DIR")]
+    pub model: Vec<PathBuf>,
+    /// Serves augur/echo as well, a toy for tests and benchmarks.
+    #[arg(long, env = "AUGUR_ENABLE_ECHO")]
+    pub enable_echo: bool,
+}
+
+/// How a worker works.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Worker")]
+pub struct WorkerSettings {
+    /// How long a worker holds a prediction without renewing it; so long a dead worker's predictions wait for another.
+    #[arg(long, env = "AUGUR_LEASE", default_value = "10s", value_parser = positive_duration, value_name = "DURATION")]
+    pub lease: Duration,
+    /// The most predictions that a worker holds at once, running and next to run.
+    #[arg(long, env = "AUGUR_SLOTS", default_value_t = 64, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "N")]
+    pub slots: u32,
+    /// How often a worker may die while it runs a prediction alone before that prediction fails as poison.
+    #[arg(long, env = "AUGUR_MAX_CRASHES", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "N")]
+    pub max_crashes: u32,
+}
+
+/// How a program stops.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "General")]
+pub struct GraceSettings {
+    /// How long a stopping program lets requests and runs finish; then it hands back what still runs.
+    #[arg(long, env = "AUGUR_GRACE", default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
+    pub grace: Duration,
+}
+
+/// What is logged; to standard error.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "General")]
+pub struct LogSettings {
+    /// What to log: error, warn, info, debug or trace; also per module, as in "info,worker=debug".
+    #[arg(long, env = "AUGUR_LOG", default_value = "info", value_parser = log_filter, value_name = "FILTER")]
+    pub log: String,
+    /// How to log: lines for people or JSON for machines.
+    #[arg(long, env = "AUGUR_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+impl LogSettings {
+    /// Starts logging.
+    pub(crate) fn start(&self) -> Result<(), Fatal> {
+        use std::io::{IsTerminal, stderr};
+
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log)?;
+        let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+        let started = match self.log_format {
+            LogFormat::Text => logger.with_ansi(stderr().is_terminal()).try_init(),
+            LogFormat::Json => logger.json().try_init(),
+        };
+        started.map_err(|error| Fatal::new(format!("logging does not start: {error}")))
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let invalid =
+        |_: AddrParseError| "expected an IP address and a port, as in 127.0.0.1:8000 or [::1]:8000".to_owned();
+    text.parse().map_err(invalid)
+}
+
+fn public_url(text: &str) -> Result<String, &'static str> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match host {
+        Some(host) if !host.is_empty() && !text.contains(['?', '#']) => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err("expected an address that begins with http:// or https://, as in https://augur.example.org"),
+    }
+}
+
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text).map_err(|error: InvalidDuration| error.to_string())? {
+        Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,28 @@
+//! Flags, environment variables and the configuration file of every program, in one place; beside them what every
+//! program does the same way: logging, stopping on a signal, saying why it ends.
+//!
+//! A flag goes before its environment variable, that before the file, that before the default. Nobody else reads the
+//! environment.
+
+mod commands;
+mod fatal;
+mod file;
+mod groups;
+mod host;
+mod parse;
+mod programs;
+mod run;
+mod server_url;
+
+pub use commands::{AugurCommand, Demo, Doctor, Migrate, Predict, Serve};
+pub use fatal::Fatal;
+pub use file::FileError;
+pub use groups::{
+    ApiSettings, DataSettings, FileSettings, GraceSettings, IDEMPOTENCY_KEYS_FOR, ListenSettings, LogFormat,
+    LogSettings, ModelSettings, QueueSettings, SchemaSettings, StoreSettings, WorkerSettings,
+};
+pub use host::host_name;
+pub use parse::{ParseError, parse, program_commands};
+pub use programs::{Augur, AugurApi, AugurWorker, Program};
+pub use run::{run, say};
+pub use server_url::ServerUrl;

@@ -1,0 +1,89 @@
+//! How every program starts and ends: settings, logging, signals, and the last word.
+
+use std::{
+    env,
+    fmt::Display,
+    future::Future,
+    io::{self, Write},
+    process::{self, ExitCode},
+};
+
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Fatal, ParseError, Program, parse};
+
+/// The exit status for a command line, environment or configuration file that is not understood; clap's own.
+const NOT_UNDERSTOOD: u8 = 2;
+
+/// Runs a program: reads its settings, starts logging, hands over a token that SIGTERM and SIGINT cancel, and says why it
+/// ended if it did not end well. A second signal ends it at once.
+pub fn run<P, F>(main: impl FnOnce(P, CancellationToken) -> F) -> ExitCode
+where
+    P: Program,
+    F: Future<Output = Result<(), Fatal>>,
+{
+    let program: P = match parse(env::args_os()) {
+        Ok(program) => program,
+        Err(ParseError::Arguments(error)) => error.exit(),
+        Err(ParseError::File(error)) => return ended(&Fatal::from(error).with_status(NOT_UNDERSTOOD)),
+    };
+    match start(program, main) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => ended(&fatal),
+    }
+}
+
+/// Prints one line to standard output. Nobody listening there is no reason to stop.
+pub fn say(line: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn start<P, F>(program: P, main: impl FnOnce(P, CancellationToken) -> F) -> Result<(), Fatal>
+where
+    P: Program,
+    F: Future<Output = Result<(), Fatal>>,
+{
+    if let Some(log) = program.log() {
+        log.start()?;
+    }
+    let runtime = Runtime::new()?;
+    let outcome = runtime.block_on(async {
+        let stop = stop_on_signal()?;
+        main(program, stop).await
+    });
+    // A model that is still being loaded must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn ended(fatal: &Fatal) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {fatal}");
+    ExitCode::from(fatal.status())
+}
+
+fn stop_on_signal() -> io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate(),
+                _ = interrupt.recv() => SignalKind::interrupt(),
+            }
+        };
+        next().await;
+        tracing::info!("stopping; a second signal ends at once");
+        token.cancel();
+        let signal = next().await;
+        // 128 + the signal's number is what a shell makes of a death by signal.
+        process::exit(128 + signal.as_raw_value());
+    });
+    Ok(stop)
+}

@@ -1,0 +1,308 @@
+//! The truth: predictions, their inputs and outcomes, the models that workers publish; Postgres and SQLite
+//! behind one batch-first contract. Times are the database's own, leases are fenced by `epoch`, and every call
+//! takes or returns a batch.
+//!
+//! `docs/states.md` draws the state machine; the migrations enforce it.
+
+mod accept;
+mod contract;
+mod error;
+mod failures;
+mod numbers;
+mod outcomes;
+mod page;
+mod postgres;
+mod rows;
+mod schema;
+mod sqlite;
+
+pub use accept::{Accepter, Enqueue};
+pub use contract::{
+    Accepted, CancelResult, Claim, Claimed, Cursor, Due, ListFilter, ModelQueue, NewPrediction, Outcome, Page,
+    PublishedModel, Run, RunMetrics, Schema, Sweep, Swept, Written,
+};
+pub use error::StoreError;
+
+use prediction::{ModelName, ModelSpec, Prediction, PredictionId, StreamKey, Version, WorkerId};
+use std::{path::PathBuf, time::Duration};
+use time::OffsetDateTime;
+
+/// Where the truth is kept.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A Postgres database.
+    Postgres {
+        /// `postgres://…`
+        url: String,
+        /// The most connections at once.
+        max_connections: u32,
+    },
+    /// A SQLite file, made when absent; one process at a time (an exclusive lock file beside it says so).
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A handle on the store; cheap to clone.
+#[derive(Clone)]
+pub struct Store(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Postgres(postgres::Postgres),
+    Sqlite(sqlite::Sqlite),
+}
+
+/// The same call on whichever database this is.
+macro_rules! on_backend {
+    ($store:ident, $backend:ident => $call:expr) => {
+        match &$store.0 {
+            Backend::Postgres($backend) => $call,
+            Backend::Sqlite($backend) => $call,
+        }
+    };
+}
+
+/// # Errors
+/// Every call fails with [`StoreError::Unavailable`] when the database does not answer in time, and with
+/// [`StoreError::Schema`] when its schema is another one.
+impl Store {
+    /// Connects. Does not touch the schema: see [`Store::schema`] and [`Store::migrate`].
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process uses the SQLite file; [`StoreError::Unavailable`] when there is no answer.
+    pub async fn open(location: &Location) -> Result<Self, StoreError> {
+        Ok(Self(match location {
+            Location::Postgres { url, max_connections } => {
+                Backend::Postgres(postgres::Postgres::open(url, *max_connections).await?)
+            }
+            Location::Sqlite { path } => Backend::Sqlite(sqlite::Sqlite::open(path).await?),
+        }))
+    }
+
+    /// Whether other processes can see the same predictions (Postgres).
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Backend::Postgres(_))
+    }
+
+    /// A second handle whose statements run on one connection of its own, for work that must not wait behind others
+    /// (lease renewal). With SQLite: the same handle.
+    pub async fn dedicated(&self) -> Result<Self, StoreError> {
+        Ok(Self(match &self.0 {
+            Backend::Postgres(postgres) => Backend::Postgres(postgres.dedicated()),
+            Backend::Sqlite(sqlite) => Backend::Sqlite(sqlite.clone()),
+        }))
+    }
+
+    /// Compares the schema found with the one this program was built for.
+    pub async fn schema(&self) -> Result<Schema, StoreError> {
+        on_backend!(self, backend => backend.schema().await)
+    }
+
+    /// Brings the schema up to date; safe to run from several nodes at once.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        on_backend!(self, backend => backend.migrate().await)
+    }
+
+    /// Answers when the database does.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        on_backend!(self, backend => backend.ping().await)
+    }
+
+    /// The database's clock.
+    pub async fn now(&self) -> Result<OffsetDateTime, StoreError> {
+        on_backend!(self, backend => backend.now().await)
+    }
+
+    /// Closes its connections (and gives up the SQLite lock).
+    pub async fn close(&self) {
+        on_backend!(self, backend => backend.close().await)
+    }
+
+    // ---- accept
+    /// Stores new predictions in one transaction; one answer per item, in order. After it returns they survive anything.
+    pub async fn accept(&self, batch: Vec<NewPrediction>) -> Result<Vec<Accepted>, StoreError> {
+        self.accept_slice(&batch).await
+    }
+
+    /// As [`Store::accept`], for a part of a batch.
+    pub(crate) async fn accept_slice(&self, batch: &[NewPrediction]) -> Result<Vec<Accepted>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.accept(batch).await)
+    }
+
+    /// Says that no ticket of these was queued after all, so that [`Store::take_due`] finds them.
+    pub async fn mark_unqueued(&self, ids: &[PredictionId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        on_backend!(self, backend => backend.mark_unqueued(ids).await)
+    }
+
+    // ---- dispatch
+    /// Every stream with waiting predictions that are due and have no ticket queued (or one queued before `due`'s bound),
+    /// at most `limit` in all, in fair order: priority first, then age (since it became due); marks them queued.
+    /// `stream`: which stream; see [`Due`] for what counts.
+    pub async fn take_due(&self, stream: &StreamKey, due: Due, limit: u32) -> Result<Vec<PredictionId>, StoreError> {
+        on_backend!(self, backend => backend.take_due(stream, due, limit).await)
+    }
+
+    /// The streams that have predictions waiting now.
+    pub async fn waiting_streams(&self) -> Result<Vec<StreamKey>, StoreError> {
+        on_backend!(self, backend => backend.waiting_streams().await)
+    }
+
+    /// Tries to become (or confirms still being) the only holder of a role among all nodes: true while held.
+    /// Postgres: an advisory lock on a connection of its own, lost with it. SQLite: always true.
+    pub async fn lead(&self, role: &'static str) -> Result<bool, StoreError> {
+        match &self.0 {
+            Backend::Postgres(postgres) => postgres.lead(role).await,
+            Backend::Sqlite(_) => Ok(true),
+        }
+    }
+
+    // ---- claim, renew, complete
+    /// Takes waiting, due, unsuspected predictions among `ids` under a lease. What is missing from the answer is
+    /// finished, taken, not due or unknown: its ticket was stale. Suspects are named, not taken.
+    pub async fn claim(&self, worker: WorkerId, ids: &[PredictionId], lease: Duration) -> Result<Claim, StoreError> {
+        if ids.is_empty() {
+            return Ok(Claim::default());
+        }
+        on_backend!(self, backend => backend.claim(worker, ids, lease).await)
+    }
+
+    /// Takes the next waiting, due predictions of these versions without tickets, in fair order, at most `limit`.
+    pub async fn claim_next(
+        &self,
+        worker: WorkerId,
+        serves: &[(ModelName, Version)],
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Claim, StoreError> {
+        if serves.is_empty() {
+            return Ok(Claim::default());
+        }
+        on_backend!(self, backend => backend.claim_next(worker, serves, limit, lease).await)
+    }
+
+    /// Takes one suspect of these versions to be run alone: the worker must hold nothing else while it runs.
+    pub async fn claim_suspect(
+        &self,
+        worker: WorkerId,
+        serves: &[(ModelName, Version)],
+        lease: Duration,
+    ) -> Result<Option<Claimed>, StoreError> {
+        on_backend!(self, backend => backend.claim_suspect(worker, serves, lease).await)
+    }
+
+    /// Extends the leases of these runs; returns those no longer held (canceled, swept, finished): drop them.
+    pub async fn renew(
+        &self,
+        worker: WorkerId,
+        runs: &[Run],
+        lease: Duration,
+    ) -> Result<Vec<PredictionId>, StoreError> {
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.renew(worker, runs, lease).await)
+    }
+
+    /// Writes outcomes; one answer per item, in order: [`Written::Stale`] when the fence refused it.
+    pub async fn complete(&self, outcomes: Vec<Outcome>) -> Result<Vec<Written>, StoreError> {
+        if outcomes.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.complete(&outcomes).await)
+    }
+
+    /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled.
+    pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        on_backend!(self, backend => backend.sweep(sweep).await)
+    }
+
+    /// Deletes predictions that expired (`expires_at`), idempotency keys older than `keys_for`, and workers not seen
+    /// for a day; at most `limit` of each; returns how many predictions.
+    pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<u64, StoreError> {
+        on_backend!(self, backend => backend.purge(keys_for, limit).await)
+    }
+
+    // ---- ask
+    /// The predictions among `ids` that exist and are the tenant's, in no particular order.
+    pub async fn get(&self, tenant: &str, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.get(tenant, ids).await)
+    }
+
+    /// The ids among `ids` that are terminal: one batched poll for all who wait.
+    pub async fn finished(&self, ids: &[PredictionId]) -> Result<Vec<PredictionId>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.finished(ids).await)
+    }
+
+    /// How many predictions of the same stream go before this waiting one, counted up to `bound`.
+    pub async fn position(&self, id: PredictionId, bound: u32) -> Result<Option<u64>, StoreError> {
+        on_backend!(self, backend => backend.position(id, bound).await)
+    }
+
+    /// One page, newest first.
+    pub async fn list(
+        &self,
+        tenant: &str,
+        filter: &ListFilter,
+        cursor: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page, StoreError> {
+        on_backend!(self, backend => backend.list(tenant, filter, cursor, limit).await)
+    }
+
+    /// Cancels it unless it is terminal. Terminal at once: a running worker's lease ends here and its result will be refused.
+    pub async fn cancel(&self, tenant: &str, id: PredictionId) -> Result<CancelResult, StoreError> {
+        on_backend!(self, backend => backend.cancel(tenant, id).await)
+    }
+
+    /// What waits and runs, per version.
+    pub async fn queues(&self) -> Result<Vec<ModelQueue>, StoreError> {
+        on_backend!(self, backend => backend.queues().await)
+    }
+
+    // ---- models
+    /// Says that this worker is alive and serves these; `stale` is its count of refused completions so far.
+    /// `host` is for people. Specs are stored once per version.
+    pub async fn publish(
+        &self,
+        worker: WorkerId,
+        host: &str,
+        serves: &[ModelSpec],
+        stale: u64,
+    ) -> Result<(), StoreError> {
+        on_backend!(self, backend => backend.publish(worker, host, serves, stale).await)
+    }
+
+    /// Says that this worker serves nothing any more.
+    pub async fn withdraw(&self, worker: WorkerId) -> Result<(), StoreError> {
+        on_backend!(self, backend => backend.withdraw(worker).await)
+    }
+
+    /// Every version ever published, with how many workers seen within `alive` serve it, newest first per model.
+    pub async fn models(&self, alive: Duration) -> Result<Vec<PublishedModel>, StoreError> {
+        on_backend!(self, backend => backend.models(alive).await)
+    }
+
+    /// The sum of refused completions that workers have reported.
+    pub async fn stale_completions(&self) -> Result<u64, StoreError> {
+        on_backend!(self, backend => backend.stale_completions().await)
+    }
+
+    /// A secret of this installation (32 random bytes), made at the first migration; the API signs cursors with it.
+    pub async fn secret(&self) -> Result<[u8; 32], StoreError> {
+        on_backend!(self, backend => backend.secret().await)
+    }
+}

@@ -1,0 +1,219 @@
+//! Claiming and renewing: leases by the database's clock, each under a new epoch.
+//!
+//! Where rows are found by their ids, a status is expressed by the columns that constraints tie to it (`worker` with processing,
+//! `completed_at` with terminal): a planner that remembers an empty queue would otherwise prefer to read one of the
+//! partial indexes from end to end.
+
+use std::{collections::HashSet, time::Duration};
+
+use prediction::{ModelName, PredictionId, Version, WorkerId};
+use uuid::Uuid;
+
+use super::{Postgres, on_connection};
+use crate::{
+    Claim, Claimed, Run, StoreError,
+    numbers::micros,
+    rows::{self, ClaimedRow, uuids},
+};
+
+/// The end of every claim: takes the rows of `wanted`, which are locked, and returns them with their inputs.
+/// $1 worker, $2 lease in microseconds.
+macro_rules! take {
+    ($wanted:literal, solo: $solo:literal) => {
+        concat!(
+            "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+            wanted AS MATERIALIZED (",
+            $wanted,
+            "),
+            taken AS (
+                UPDATE predictions
+                SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = $1,
+                    lease_until = at + $2::bigint * interval '1 microsecond', solo = ",
+            $solo,
+            ", claimed_at = at, started_at = COALESCE(started_at, at)
+                FROM wanted CROSS JOIN clock
+                WHERE predictions.id = wanted.id
+                RETURNING predictions.id, epoch, version_id, retries, max_retries, deadline_at, priority, not_before
+            )
+            SELECT taken.id, epoch, model, version, input, retries, max_retries,
+                   (EXTRACT(EPOCH FROM deadline_at - at) * 1000000)::bigint AS deadline_micros
+            FROM taken
+            CROSS JOIN clock
+            JOIN versions ON versions.id = version_id
+            JOIN inputs ON prediction_id = taken.id
+            ORDER BY priority DESC, not_before, taken.id"
+        )
+    };
+}
+
+/// Takes those of the ids in $3 that wait. A row that somebody else has locked is being claimed, canceled or queued again:
+/// in no case does this worker lose anything by passing it over.
+const CLAIM: &str = take!(
+    "
+    SELECT id FROM predictions CROSS JOIN clock
+    WHERE id = ANY($3) AND worker IS NULL AND completed_at IS NULL AND NOT suspect
+      AND not_before <= at AND (deadline_at IS NULL OR deadline_at > at)
+    FOR UPDATE OF predictions SKIP LOCKED",
+    solo: "false"
+);
+
+/// Takes up to $5 of the versions in $3, $4. Each version's line is read in order from its index, no further than needed.
+const CLAIM_NEXT: &str = take!(
+    "
+    SELECT line.id
+    FROM UNNEST($3::text[], $4::text[]) AS served (model, version)
+    JOIN versions USING (model, version)
+    CROSS JOIN LATERAL (
+        SELECT id, priority, not_before FROM predictions
+        WHERE version_id = versions.id AND status = 0 AND NOT suspect
+          AND not_before <= (SELECT at FROM clock) AND (deadline_at IS NULL OR deadline_at > (SELECT at FROM clock))
+        ORDER BY priority DESC, not_before, id
+        LIMIT $5
+        FOR UPDATE SKIP LOCKED
+    ) AS line
+    ORDER BY line.priority DESC, line.not_before, line.id
+    LIMIT $5",
+    solo: "false"
+);
+
+/// Takes one suspect of the versions in $3, $4.
+const CLAIM_SUSPECT: &str = take!(
+    "
+    SELECT predictions.id
+    FROM UNNEST($3::text[], $4::text[]) AS served (model, version)
+    JOIN versions USING (model, version)
+    JOIN predictions ON version_id = versions.id
+    CROSS JOIN clock
+    WHERE status = 0 AND suspect AND not_before <= at AND (deadline_at IS NULL OR deadline_at > at)
+    ORDER BY priority DESC, not_before, predictions.id
+    LIMIT 1
+    FOR UPDATE OF predictions SKIP LOCKED",
+    solo: "true"
+);
+
+const SUSPECTS_AMONG: &str = "
+    SELECT id FROM predictions
+    WHERE id = ANY($1) AND worker IS NULL AND completed_at IS NULL AND suspect AND not_before <= clock_timestamp()
+      AND (deadline_at IS NULL OR deadline_at > clock_timestamp())";
+
+const SUSPECTS_OF: &str = "
+    SELECT predictions.id
+    FROM UNNEST($1::text[], $2::text[]) AS served (model, version)
+    JOIN versions USING (model, version)
+    JOIN predictions ON version_id = versions.id
+    WHERE status = 0 AND suspect AND not_before <= clock_timestamp()
+      AND (deadline_at IS NULL OR deadline_at > clock_timestamp())
+    LIMIT $3";
+
+/// Locked in the order of ids, as everybody does who waits for locks; each found by its id, as LATERAL makes sure. The lease counts
+/// from the moment of writing.
+const RENEW: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT run.id
+        FROM (SELECT * FROM UNNEST($3::uuid[], $4::integer[]) AS run (id, epoch) ORDER BY id) AS run
+        CROSS JOIN LATERAL (
+            SELECT FROM predictions
+            WHERE id = run.id AND epoch = run.epoch AND worker = $1
+            FOR UPDATE
+        ) AS locked
+    )
+    UPDATE predictions
+    SET lease_until = clock_timestamp() + $2::bigint * interval '1 microsecond'
+    FROM held
+    WHERE predictions.id = held.id
+    RETURNING predictions.id";
+
+impl Postgres {
+    pub(crate) async fn claim(
+        &self,
+        worker: WorkerId,
+        ids: &[PredictionId],
+        lease: Duration,
+    ) -> Result<Claim, StoreError> {
+        let ids = uuids(ids);
+        let rows: Vec<ClaimedRow> = on_connection!(self, |connection| sqlx::query_as(CLAIM)
+            .bind(worker.0)
+            .bind(micros(lease))
+            .bind(&ids)
+            .fetch_all(connection)
+            .await)?;
+        let mut suspects = Vec::new();
+        if rows.len() < ids.len() {
+            suspects = on_connection!(self, |connection| sqlx::query_scalar(SUSPECTS_AMONG)
+                .bind(&ids)
+                .fetch_all(connection)
+                .await)?;
+        }
+        claim(rows, suspects)
+    }
+
+    pub(crate) async fn claim_next(
+        &self,
+        worker: WorkerId,
+        serves: &[(ModelName, Version)],
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Claim, StoreError> {
+        let (models, versions) = names(serves);
+        let rows: Vec<ClaimedRow> = on_connection!(self, |connection| sqlx::query_as(CLAIM_NEXT)
+            .bind(worker.0)
+            .bind(micros(lease))
+            .bind(&models)
+            .bind(&versions)
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await)?;
+        let suspects = on_connection!(self, |connection| sqlx::query_scalar(SUSPECTS_OF)
+            .bind(&models)
+            .bind(&versions)
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await)?;
+        claim(rows, suspects)
+    }
+
+    pub(crate) async fn claim_suspect(
+        &self,
+        worker: WorkerId,
+        serves: &[(ModelName, Version)],
+        lease: Duration,
+    ) -> Result<Option<Claimed>, StoreError> {
+        let (models, versions) = names(serves);
+        let row: Option<ClaimedRow> = on_connection!(self, |connection| sqlx::query_as(CLAIM_SUSPECT)
+            .bind(worker.0)
+            .bind(micros(lease))
+            .bind(&models)
+            .bind(&versions)
+            .fetch_optional(connection)
+            .await)?;
+        row.map(ClaimedRow::into_claimed).transpose()
+    }
+
+    pub(crate) async fn renew(
+        &self,
+        worker: WorkerId,
+        runs: &[Run],
+        lease: Duration,
+    ) -> Result<Vec<PredictionId>, StoreError> {
+        let ids: Vec<Uuid> = runs.iter().map(|run| run.id.0).collect();
+        let epochs: Vec<i32> = runs.iter().map(|run| run.epoch).collect();
+        let held: Vec<Uuid> = on_connection!(self, |connection| sqlx::query_scalar(RENEW)
+            .bind(worker.0)
+            .bind(micros(lease))
+            .bind(&ids)
+            .bind(&epochs)
+            .fetch_all(connection)
+            .await)?;
+        let held: HashSet<Uuid> = held.into_iter().collect();
+        Ok(rows::ids(ids.into_iter().filter(|id| !held.contains(id)).collect()))
+    }
+}
+
+fn names(serves: &[(ModelName, Version)]) -> (Vec<&str>, Vec<&str>) {
+    serves.iter().map(|(model, version)| (model.as_str(), version.as_str())).unzip()
+}
+
+fn claim(rows: Vec<ClaimedRow>, suspects: Vec<Uuid>) -> Result<Claim, StoreError> {
+    let claimed = rows.into_iter().map(ClaimedRow::into_claimed).collect::<Result<_, _>>()?;
+    Ok(Claim { claimed, suspects: rows::ids(suspects) })
+}

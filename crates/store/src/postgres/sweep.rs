@@ -1,0 +1,152 @@
+//! Ending what is over: leases that ran out, deadlines that passed, records that expired.
+
+use std::time::Duration;
+
+use prediction::{PredictionId, Status};
+use uuid::Uuid;
+
+use super::{Postgres, on_connection};
+use crate::{
+    StoreError, Sweep, Swept, failures,
+    numbers::{count, micros},
+};
+
+/// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
+/// a strike, and the last strike is the end. Right after a start of the server nobody could renew, so nothing is swept for one lease.
+const SWEEP_LEASES: &str = "
+    WITH clock AS MATERIALIZED (
+        SELECT clock_timestamp() AS at
+        WHERE pg_postmaster_start_time() + $1::bigint * interval '1 microsecond' < clock_timestamp()
+    ),
+    dead AS MATERIALIZED (
+        SELECT id, solo AND crashes + 1 >= $2 AS is_last
+        FROM predictions
+        WHERE status = 1 AND lease_until < (SELECT at FROM clock)
+        ORDER BY lease_until
+        LIMIT $3
+        FOR UPDATE SKIP LOCKED
+    ),
+    swept AS (
+        UPDATE predictions
+        SET status = CASE WHEN is_last THEN 3 ELSE 0 END, epoch = epoch + 1, worker = NULL, lease_until = NULL,
+            crashes = crashes + solo::integer, suspect = true, solo = false, queued_at = NULL,
+            completed_at = CASE WHEN is_last THEN at END, expires_at = CASE WHEN is_last THEN at + retention END
+        FROM dead CROSS JOIN clock
+        WHERE predictions.id = dead.id
+        RETURNING predictions.id, status
+    ),
+    written AS (
+        INSERT INTO outputs (prediction_id, code, message, retryable)
+        SELECT id, $4, $5, $6 FROM swept WHERE status = 3
+    )
+    SELECT id, status FROM swept";
+
+const SWEEP_DEADLINES: &str = "
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+    late AS MATERIALIZED (
+        SELECT id FROM predictions
+        WHERE status < 2 AND deadline_at IS NOT NULL AND deadline_at <= (SELECT at FROM clock)
+        ORDER BY deadline_at
+        LIMIT $1
+        FOR UPDATE SKIP LOCKED
+    ),
+    swept AS (
+        UPDATE predictions
+        SET status = 4, epoch = epoch + 1, worker = NULL, lease_until = NULL, solo = false,
+            completed_at = at, expires_at = at + retention
+        FROM late CROSS JOIN clock
+        WHERE predictions.id = late.id
+        RETURNING predictions.id
+    )
+    INSERT INTO outputs (prediction_id, code, message, retryable)
+    SELECT id, $2, $3, $4 FROM swept
+    RETURNING prediction_id";
+
+const PURGE_PREDICTIONS: &str = "
+    WITH expired AS MATERIALIZED (
+        SELECT id FROM predictions
+        WHERE status >= 2 AND expires_at <= clock_timestamp()
+        ORDER BY expires_at
+        LIMIT $1
+        FOR UPDATE SKIP LOCKED
+    ),
+    purged_inputs AS (DELETE FROM inputs USING expired WHERE prediction_id = id),
+    purged_outputs AS (DELETE FROM outputs USING expired WHERE prediction_id = id),
+    purged AS (DELETE FROM predictions USING expired WHERE predictions.id = expired.id RETURNING predictions.id)
+    SELECT count(*) FROM purged";
+
+const PURGE_KEYS: &str = "
+    DELETE FROM idempotency_keys
+    WHERE (tenant, key) IN (
+        SELECT tenant, key FROM idempotency_keys
+        WHERE created_at <= clock_timestamp() - $1::bigint * interval '1 microsecond'
+        ORDER BY created_at
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED
+    )";
+
+/// What the worker counted outlives its row.
+const PURGE_WORKERS: &str = "
+    WITH purged AS (
+        DELETE FROM workers
+        WHERE id IN (
+            SELECT id FROM workers
+            WHERE seen_at < clock_timestamp() - interval '1 day'
+            LIMIT $1
+            FOR UPDATE SKIP LOCKED
+        )
+        RETURNING stale
+    )
+    UPDATE installation
+    SET stale_completions = stale_completions + (SELECT sum(stale) FROM purged)
+    WHERE EXISTS (SELECT FROM purged)";
+
+impl Postgres {
+    pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        if sweep.leases {
+            for (id, status) in self.sweep_leases(sweep).await? {
+                let kind = if status == Status::Starting.code() { &mut swept.requeued } else { &mut swept.ended };
+                kind.push(PredictionId(id));
+            }
+        }
+        let failure = failures::deadline_exceeded();
+        let late: Vec<Uuid> = on_connection!(self, |connection| sqlx::query_scalar(SWEEP_DEADLINES)
+            .bind(i64::from(sweep.limit))
+            .bind(failure.code.as_str())
+            .bind(&failure.message)
+            .bind(failure.retryable)
+            .fetch_all(connection)
+            .await)?;
+        swept.ended.extend(late.into_iter().map(PredictionId));
+        Ok(swept)
+    }
+
+    async fn sweep_leases(&self, sweep: Sweep) -> Result<Vec<(Uuid, i16)>, StoreError> {
+        let failure = failures::poison(sweep.max_crashes);
+        on_connection!(self, |connection| sqlx::query_as(SWEEP_LEASES)
+            .bind(micros(sweep.lease))
+            .bind(count(sweep.max_crashes))
+            .bind(i64::from(sweep.limit))
+            .bind(failure.code.as_str())
+            .bind(&failure.message)
+            .bind(failure.retryable)
+            .fetch_all(connection)
+            .await)
+    }
+
+    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<u64, StoreError> {
+        let limit = i64::from(limit);
+        let purged: i64 = on_connection!(self, |connection| sqlx::query_scalar(PURGE_PREDICTIONS)
+            .bind(limit)
+            .fetch_one(connection)
+            .await)?;
+        on_connection!(self, |connection| sqlx::query(PURGE_KEYS)
+            .bind(micros(keys_for))
+            .bind(limit)
+            .execute(connection)
+            .await)?;
+        on_connection!(self, |connection| sqlx::query(PURGE_WORKERS).bind(limit).execute(connection).await)?;
+        Ok(u64::try_from(purged).unwrap_or(0))
+    }
+}

@@ -1,0 +1,158 @@
+//! The store on SQLite: one writer, a few readers, one process; the schema, the clock.
+
+mod accept;
+mod ask;
+mod claim;
+mod clock;
+mod complete;
+mod dispatch;
+mod models;
+mod sweep;
+
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use prediction::PredictionId;
+use sqlx::{
+    Sqlite as Database, SqlitePool, Transaction,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use time::OffsetDateTime;
+
+use crate::{Schema, StoreError, rows::VersionIds};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+/// How long a call waits for its turn.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that read, beside the one that writes.
+const READERS: u32 = 4;
+
+/// A handle on a SQLite file; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Sqlite {
+    /// One connection: SQLite has one writer at a time anyway, and so nobody is ever told "busy".
+    writer: SqlitePool,
+    readers: SqlitePool,
+    versions: Arc<VersionIds>,
+    lock: Arc<Mutex<Option<File>>>,
+}
+
+impl Sqlite {
+    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        let lock = lock(path)?;
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(ACQUIRE_TIMEOUT);
+        // FULL: a commit is on disk before it is acknowledged, so that neither SIGKILL nor a power failure undoes it.
+        let writer = options
+            .clone()
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None);
+        // First the writer, which makes the file.
+        let writer = pool.clone().max_connections(1).connect_with(writer).await?;
+        let readers = pool.max_connections(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
+        Ok(Self { writer, readers, versions: Arc::default(), lock: Arc::new(Mutex::new(Some(lock))) })
+    }
+
+    pub(crate) async fn schema(&self) -> Result<Schema, StoreError> {
+        const HAS_HISTORY: &str =
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations')";
+        const HISTORY: &str = "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version";
+        if !sqlx::query_scalar(HAS_HISTORY).fetch_one(&self.readers).await? {
+            return Ok(Schema::Behind);
+        }
+        let history: Vec<(i64, Vec<u8>, bool)> = sqlx::query_as(HISTORY).fetch_all(&self.readers).await?;
+        crate::schema::compare(&MIGRATIONS, &history)
+    }
+
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
+        Ok(MIGRATIONS.run(&self.writer).await?)
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        self.now().await.map(drop)
+    }
+
+    pub(crate) async fn now(&self) -> Result<OffsetDateTime, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        crate::rows::moment(clock::now(&mut connection).await?)
+    }
+
+    pub(crate) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+        // Unlocks the file, after the last write.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Begins a transaction that writes; the write lock is taken at once, so that nothing read in it can change.
+    async fn begin(&self) -> Result<Transaction<'static, Database>, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+/// Takes the lock file beside the database; it is freed with the process, however that ends.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let unavailable = |error| StoreError::Unavailable(sqlx::Error::Io(error));
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(unavailable)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(unavailable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
+        Err(TryLockError::Error(error)) => Err(unavailable(error)),
+    }
+}
+
+/// Ids as one bound value, a JSON array of hex strings: the text of the statement, and so its plan, is the same for any number.
+fn id_list<'a>(ids: impl IntoIterator<Item = &'a PredictionId>) -> String {
+    let mut list = String::from("[");
+    for id in ids {
+        if list.len() > 1 {
+            list.push(',');
+        }
+        list.push('"');
+        list.push_str(id.0.simple().encode_lower(&mut sqlx::types::Uuid::encode_buffer()));
+        list.push('"');
+    }
+    list.push(']');
+    list
+}
+
+/// Rows in slices of few different lengths, for statements of many rows: each length is a statement that is prepared once,
+/// and none binds more values than SQLite allows (32,766).
+fn slices<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    const LENGTHS: [usize; 3] = [128, 16, 1];
+    std::iter::from_fn(move || {
+        let length = LENGTHS.into_iter().find(|length| *length <= rows.len())?;
+        let (slice, rest) = rows.split_at(length);
+        rows = rest;
+        Some(slice)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_cover_everything_in_order() {
+        let rows: Vec<usize> = (0..300).collect();
+        let lengths: Vec<usize> = slices(&rows).map(<[_]>::len).collect();
+        assert_eq!(lengths[..4], [128, 128, 16, 16]);
+        assert_eq!(slices(&rows).flatten().copied().collect::<Vec<_>>(), rows);
+    }
+}

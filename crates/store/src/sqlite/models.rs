@@ -1,0 +1,100 @@
+//! What workers publish: themselves, the versions they serve, and their count of refused completions.
+
+use std::time::Duration;
+
+use prediction::{ModelSpec, WorkerId};
+
+use super::{
+    Sqlite,
+    clock::{self, Stamp},
+};
+use crate::{
+    PublishedModel, StoreError,
+    numbers::micros,
+    rows::{PublishedRow, secret, spec_json},
+};
+
+const SEE_WORKER: &str = "
+    INSERT INTO workers (id, host, stale, seen_at)
+    VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (id) DO UPDATE SET host = excluded.host, stale = excluded.stale, seen_at = excluded.seen_at";
+
+/// The first specification of a version stays.
+const PUBLISH_SPEC: &str = "
+    INSERT INTO versions (model, version, spec, published_at)
+    VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (model, version) DO UPDATE SET spec = excluded.spec, published_at = excluded.published_at
+    WHERE versions.spec IS NULL";
+
+const WITHDRAW: &str = "DELETE FROM worker_models WHERE worker_id = ?1";
+
+const SERVE: &str = "
+    INSERT INTO worker_models (worker_id, version_id)
+    SELECT ?1, id FROM versions WHERE model = ?2 AND version = ?3
+    ON CONFLICT (worker_id, version_id) DO NOTHING";
+
+const MODELS: &str = "
+    SELECT spec, published_at,
+           (SELECT count(*) FROM worker_models JOIN workers ON workers.id = worker_id
+            WHERE version_id = versions.id AND seen_at > ?1) AS workers
+    FROM versions
+    WHERE spec IS NOT NULL
+    ORDER BY model, published_at DESC, versions.id DESC";
+
+const STALE_COMPLETIONS: &str = "
+    SELECT stale_completions + (SELECT COALESCE(sum(stale), 0) FROM workers) FROM installation";
+
+impl Sqlite {
+    pub(crate) async fn publish(
+        &self,
+        worker: WorkerId,
+        host: &str,
+        serves: &[ModelSpec],
+        stale: u64,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        let now = clock::now(&mut transaction).await?;
+        sqlx::query(SEE_WORKER)
+            .bind(worker.0)
+            .bind(host)
+            .bind(i64::try_from(stale).unwrap_or(i64::MAX))
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query(WITHDRAW).bind(worker.0).execute(&mut *transaction).await?;
+        for spec in serves {
+            let (model, version) = (spec.name.as_str(), spec.version.as_str());
+            sqlx::query(PUBLISH_SPEC)
+                .bind(model)
+                .bind(version)
+                .bind(spec_json(spec)?)
+                .bind(now)
+                .execute(&mut *transaction)
+                .await?;
+            sqlx::query(SERVE).bind(worker.0).bind(model).bind(version).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    pub(crate) async fn withdraw(&self, worker: WorkerId) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query(WITHDRAW).bind(worker.0).execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    pub(crate) async fn models(&self, alive: Duration) -> Result<Vec<PublishedModel>, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        let since = clock::now(&mut connection).await?.plus(-micros(alive));
+        let rows: Vec<PublishedRow<Stamp>> = sqlx::query_as(MODELS).bind(since).fetch_all(&mut *connection).await?;
+        rows.into_iter().map(PublishedRow::into_model).collect()
+    }
+
+    pub(crate) async fn stale_completions(&self) -> Result<u64, StoreError> {
+        let stale: i64 = sqlx::query_scalar(STALE_COMPLETIONS).fetch_one(&self.readers).await?;
+        Ok(u64::try_from(stale).unwrap_or(0))
+    }
+
+    pub(crate) async fn secret(&self) -> Result<[u8; 32], StoreError> {
+        secret(sqlx::query_scalar("SELECT secret FROM installation").fetch_one(&self.readers).await?)
+    }
+}

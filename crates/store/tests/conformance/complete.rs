@@ -1,0 +1,142 @@
+//! Ending runs: one outcome each, behind the fence; cancels.
+
+use std::time::Duration;
+
+use prediction::{Failure, FailureCode, PredictionId, Status, WorkerId};
+use store::{CancelResult, Outcome, Run, RunMetrics, Written};
+
+use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves};
+
+on_both!(
+    a_success_is_kept_whole,
+    a_failure_is_kept_whole,
+    a_retry_waits_and_is_counted,
+    a_release_costs_nothing,
+    only_the_first_outcome_counts,
+    a_result_after_the_sweep_is_stale,
+    mixed_batches_are_answered_in_order,
+    cancel_ends_what_waits_and_what_runs,
+);
+
+fn succeeded(run: Run) -> Outcome {
+    let metrics = RunMetrics { predict_seconds: 0.25, batch_size: 4, tokens: Some(12) };
+    Outcome::Succeeded { run, output: json(r#"{"label":  3}"#), metrics }
+}
+
+async fn a_success_is_kept_whole(fixture: Fixture) {
+    let run = fixture.claimed(LEASE).await;
+    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
+    let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
+    assert_eq!((found.status, found.attempt), (Status::Succeeded, 1));
+    assert_eq!(found.output.as_ref().unwrap().get(), r#"{"label":  3}"#);
+    assert_eq!((found.error, found.failure), (None, None));
+    assert_eq!(found.metrics.predict_time, Some(0.25));
+    assert_eq!((found.metrics.batch_size, found.metrics.tokens), (Some(4), Some(12)));
+    let completed_at = found.completed_at.unwrap();
+    assert!((found.metrics.total_time.unwrap() - (completed_at - found.created_at).as_seconds_f64()).abs() < 1e-6);
+    assert!(found.metrics.queue_time.unwrap() <= found.metrics.total_time.unwrap());
+    assert_eq!(found.expires_at.unwrap() - completed_at, Duration::from_secs(3600));
+    assert_eq!(fixture.store.finished(&[run.id, PredictionId::generate()]).await.unwrap(), [run.id]);
+}
+
+async fn a_failure_is_kept_whole(fixture: Fixture) {
+    let run = fixture.claimed(LEASE).await;
+    let failure = Failure::new(FailureCode::ModelError, "it broke").with_retryable(true);
+    let outcome = Outcome::Failed { run, failure: failure.clone(), metrics: RunMetrics::default() };
+    assert_eq!(fixture.store.complete(vec![outcome]).await.unwrap(), [Written::Applied]);
+    let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
+    assert_eq!((found.status, found.failure), (Status::Failed, Some(failure)));
+    assert_eq!(found.error.as_deref(), Some("it broke"));
+    assert!(found.output.is_none());
+}
+
+async fn a_retry_waits_and_is_counted(fixture: Fixture) {
+    let run = fixture.claimed(LEASE).await;
+    let paused = fixture.claimed(LEASE).await;
+    let outcomes = vec![Outcome::Retry { run, delay: Duration::ZERO }, Outcome::Retry { run: paused, delay: LEASE }];
+    assert_eq!(fixture.store.complete(outcomes).await.unwrap(), [Written::Applied; 2]);
+    let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
+    assert_eq!((found.status, found.metrics), (Status::Starting, prediction::Metrics::default()));
+    assert!(found.started_at.is_some() && found.completed_at.is_none());
+    let claim = fixture.store.claim_next(WorkerId::generate(), &serves(), 10, LEASE).await.unwrap();
+    let [claimed] = &claim.claimed[..] else { panic!("{claim:?}") };
+    assert_eq!((claimed.run, claimed.retries), (Run { id: run.id, epoch: 2 }, 1));
+    assert_eq!(fixture.number("SELECT count(*) FROM predictions WHERE queued_at IS NOT NULL").await, 0);
+}
+
+async fn a_release_costs_nothing(fixture: Fixture) {
+    let run = fixture.claimed(LEASE).await;
+    assert_eq!(fixture.store.complete(vec![Outcome::Released { run }]).await.unwrap(), [Written::Applied]);
+    let claim = fixture.store.claim(WorkerId::generate(), &[run.id], LEASE).await.unwrap();
+    assert_eq!(claim.claimed[0].retries, 0);
+    let counts = "SELECT count(*) FROM predictions WHERE retries = 0 AND crashes = 0 AND releases = 1 AND epoch = 2";
+    assert_eq!(fixture.number(counts).await, 1);
+}
+
+async fn only_the_first_outcome_counts(fixture: Fixture) {
+    let run = fixture.claimed(LEASE).await;
+    let failed = Outcome::Failed {
+        run,
+        failure: Failure::new(FailureCode::ModelError, "too late"),
+        metrics: RunMetrics::default(),
+    };
+    let outcomes = vec![succeeded(run), failed.clone(), succeeded(run)];
+    assert_eq!(fixture.store.complete(outcomes).await.unwrap(), [Written::Applied, Written::Stale, Written::Stale]);
+    let again = vec![failed, Outcome::Released { run }, Outcome::Retry { run, delay: SPENT }];
+    assert_eq!(fixture.store.complete(again).await.unwrap(), [Written::Stale; 3]);
+    let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
+    assert_eq!((found.status, found.failure), (Status::Succeeded, None));
+    assert_eq!(fixture.number("SELECT count(*) FROM outputs").await, 1);
+    assert!(fixture.store.complete(Vec::new()).await.unwrap().is_empty());
+}
+
+async fn a_result_after_the_sweep_is_stale(fixture: Fixture) {
+    let run = fixture.claimed(SPENT).await;
+    eventually(async || (fixture.store.sweep(SWEEP).await.unwrap().requeued == [run.id]).then_some(())).await;
+    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
+    let second = fixture.claim_suspect(LEASE).await.unwrap().run;
+    assert_eq!(
+        fixture.store.complete(vec![succeeded(run), succeeded(second)]).await.unwrap(),
+        [Written::Stale, Written::Applied]
+    );
+}
+
+async fn mixed_batches_are_answered_in_order(fixture: Fixture) {
+    let mut runs = Vec::new();
+    for _ in 0..40 {
+        runs.push(fixture.claimed(LEASE).await);
+    }
+    let unknown = Run { id: PredictionId::generate(), epoch: 1 };
+    let outcomes: Vec<Outcome> = runs
+        .iter()
+        .enumerate()
+        .map(|(place, run)| match place % 5 {
+            0 => succeeded(*run),
+            1 => Outcome::Released { run: *run },
+            2 => Outcome::Retry { run: *run, delay: LEASE },
+            3 => succeeded(Run { epoch: 9, ..*run }),
+            _ => succeeded(unknown),
+        })
+        .collect();
+    let written = fixture.store.complete(outcomes).await.unwrap();
+    for (place, written) in written.into_iter().enumerate() {
+        assert_eq!(written == Written::Applied, place % 5 < 3, "{place}");
+    }
+    assert_eq!(fixture.number("SELECT count(*) FROM outputs").await, 8);
+}
+
+async fn cancel_ends_what_waits_and_what_runs(fixture: Fixture) {
+    let waiting = fixture.accept([new()]).await[0];
+    let run = fixture.claimed(LEASE).await;
+    for id in [waiting, run.id] {
+        assert!(matches!(fixture.store.cancel("other", id).await.unwrap(), CancelResult::NotFound));
+        let CancelResult::Canceled(found) = fixture.store.cancel("", id).await.unwrap() else { panic!("not canceled") };
+        assert_eq!(found.status, Status::Canceled);
+        assert_eq!(found.failure.unwrap().code, FailureCode::Canceled);
+        assert!(found.completed_at.is_some() && found.expires_at.is_some());
+        assert!(matches!(fixture.store.cancel("", id).await.unwrap(), CancelResult::AlreadyTerminal(_)));
+    }
+    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
+    let unknown = PredictionId::generate();
+    assert!(matches!(fixture.store.cancel("", unknown).await.unwrap(), CancelResult::NotFound));
+}

@@ -1,0 +1,99 @@
+//! Dispatching: which waiting predictions lack a ticket, and one leader.
+
+use std::time::Duration;
+
+use prediction::{Priority, StreamKey};
+use store::{Due, NewPrediction, Outcome, Store};
+
+use crate::fixture::{Fixture, LEASE, eventually, new, stream};
+
+on_both!(
+    what_has_no_ticket_is_taken_once_in_order,
+    lost_tickets_are_found,
+    retries_are_queued_when_due,
+    streams_that_wait_are_named,
+    one_leader_at_a_time,
+);
+
+async fn what_has_no_ticket_is_taken_once_in_order(fixture: Fixture) {
+    let ids = fixture.accept((0..10).map(|_| new())).await;
+    let queued = fixture.accept([NewPrediction { queued: true, ..new() }]).await;
+    let high = fixture.accept([NewPrediction { priority: Priority::High, ..new() }]).await;
+    let line = stream();
+    let take = |limit| fixture.store.take_due(&line, Due::default(), limit);
+    assert_eq!(take(6).await.unwrap(), ids[..6]);
+    assert_eq!(take(100).await.unwrap(), ids[6..]);
+    assert!(take(100).await.unwrap().is_empty());
+    fixture.store.mark_unqueued(&[ids[3], queued[0]]).await.unwrap();
+    assert_eq!(take(100).await.unwrap(), [ids[3], queued[0]]);
+    let stream = StreamKey { priority: Priority::High, ..stream() };
+    assert_eq!(fixture.store.take_due(&stream, Due::default(), 10).await.unwrap(), high);
+    let unknown = StreamKey { model: "no/model".parse().unwrap(), ..stream };
+    assert!(fixture.store.take_due(&unknown, Due::default(), 10).await.unwrap().is_empty());
+    fixture.store.mark_unqueued(&[]).await.unwrap();
+}
+
+async fn lost_tickets_are_found(fixture: Fixture) {
+    let ids = fixture.accept([NewPrediction { queued: true, ..new() }]).await;
+    let line = stream();
+    let take = |due| fixture.store.take_due(&line, due, 10);
+    assert!(take(Due { queued_for: Some(LEASE), queued_before: None }).await.unwrap().is_empty());
+    let found = eventually(async || {
+        let now = fixture.store.now().await.unwrap();
+        let due = Due { queued_before: Some(now), queued_for: None };
+        Some(take(due).await.unwrap()).filter(|found| !found.is_empty())
+    });
+    assert_eq!(found.await, ids);
+    let past = fixture.store.now().await.unwrap() - LEASE;
+    assert!(take(Due { queued_before: Some(past), queued_for: Some(LEASE) }).await.unwrap().is_empty());
+    let found = eventually(async || {
+        let due = Due { queued_before: None, queued_for: Some(Duration::from_millis(10)) };
+        Some(take(due).await.unwrap()).filter(|found| !found.is_empty())
+    });
+    assert_eq!(found.await, ids);
+}
+
+async fn retries_are_queued_when_due(fixture: Fixture) {
+    let run = fixture.claimed(LEASE).await;
+    let delay = Duration::from_millis(200);
+    fixture.store.complete(vec![Outcome::Retry { run, delay }]).await.unwrap();
+    let due_at = fixture.store.now().await.unwrap() + delay / 2;
+    let found = eventually(async || {
+        Some(fixture.store.take_due(&stream(), Due::default(), 10).await.unwrap()).filter(|found| !found.is_empty())
+    });
+    assert_eq!(found.await, [run.id]);
+    assert!(fixture.store.now().await.unwrap() >= due_at);
+}
+
+async fn streams_that_wait_are_named(fixture: Fixture) {
+    assert!(fixture.store.waiting_streams().await.unwrap().is_empty());
+    fixture.claimed(LEASE).await;
+    assert!(fixture.store.waiting_streams().await.unwrap().is_empty());
+    fixture.accept([new(), new(), NewPrediction { priority: Priority::Low, ..new() }]).await;
+    let mut streams = fixture.store.waiting_streams().await.unwrap();
+    streams.sort();
+    assert_eq!(streams, [StreamKey { priority: Priority::Low, ..stream() }, stream()]);
+}
+
+async fn one_leader_at_a_time(fixture: Fixture) {
+    let store = &fixture.store;
+    assert!(store.lead("dispatcher").await.unwrap());
+    assert!(store.lead("dispatcher").await.unwrap(), "it still is");
+    if store.is_shared() {
+        let other = Store::open(&fixture.location).await.unwrap();
+        assert!(!other.lead("dispatcher").await.unwrap());
+        assert!(other.lead("another role").await.unwrap());
+        // The leader's session ends: another may lead, and the first one learns that it does not.
+        fixture
+            .execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database =
+                      (SELECT oid FROM pg_database WHERE datname = current_database())",
+            )
+            .await
+            .unwrap();
+        eventually(async || other.lead("dispatcher").await.unwrap().then_some(())).await;
+        assert!(!store.lead("dispatcher").await.unwrap());
+        other.close().await;
+        eventually(async || store.lead("dispatcher").await.unwrap().then_some(())).await;
+    }
+}

@@ -1,0 +1,183 @@
+//! A migrated store on a database of a test's own, a way past it to the database, and predictions to put into it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use prediction::{ModelName, PredictionId, Priority, StreamKey, Version, WorkerId};
+use serde_json::value::RawValue;
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool, sqlite::SqliteConnectOptions, types::Uuid};
+use store::{Claimed, Location, NewPrediction, Run, Store, Sweep};
+use tempfile::TempDir;
+
+/// Long enough that no lease runs out in a test that does not want it.
+pub(crate) const LEASE: Duration = Duration::from_secs(600);
+/// A lease that is over at once.
+pub(crate) const SPENT: Duration = Duration::ZERO;
+/// A sweep of a server that may have started just now.
+pub(crate) const SWEEP: Sweep = Sweep { lease: Duration::ZERO, max_crashes: 3, limit: 1000, leases: true };
+
+enum Raw {
+    Postgres(PgPool),
+    Sqlite { pool: SqlitePool, _directory: TempDir },
+}
+
+/// Where a prediction stands, as its row says.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct State {
+    pub(crate) id: Uuid,
+    pub(crate) status: i16,
+    pub(crate) epoch: i32,
+    pub(crate) attempts: i32,
+    pub(crate) retries: i32,
+    pub(crate) crashes: i32,
+    pub(crate) releases: i32,
+    pub(crate) suspect: bool,
+    pub(crate) solo: bool,
+    pub(crate) inputs: i64,
+    pub(crate) outputs: i64,
+}
+
+/// A store and the database behind it.
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
+    pub(crate) location: Location,
+    raw: Raw,
+}
+
+impl Fixture {
+    pub(crate) async fn postgres() -> Self {
+        let url = servers::database().await;
+        let raw = PgPool::connect_lazy(&url).expect("the address can be read");
+        let location = Location::Postgres { url, max_connections: 8 };
+        Self::migrated(location, Raw::Postgres(raw)).await
+    }
+
+    pub(crate) async fn sqlite() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("augur.sqlite");
+        let pool = SqlitePool::connect_lazy_with(SqliteConnectOptions::new().filename(&path));
+        Self::migrated(Location::Sqlite { path }, Raw::Sqlite { pool, _directory: directory }).await
+    }
+
+    async fn migrated(location: Location, raw: Raw) -> Self {
+        let store = Store::open(&location).await.expect("the database answers");
+        store.migrate().await.expect("the migrations apply");
+        Self { store, location, raw }
+    }
+
+    /// Runs a statement past the store.
+    pub(crate) async fn execute(&self, sql: impl Into<String>) -> sqlx::Result<u64> {
+        let query = AssertSqlSafe(sql.into());
+        Ok(match &self.raw {
+            Raw::Postgres(pool) => sqlx::query(query).execute(pool).await?.rows_affected(),
+            Raw::Sqlite { pool, .. } => sqlx::query(query).execute(pool).await?.rows_affected(),
+        })
+    }
+
+    /// Reads one number past the store.
+    pub(crate) async fn number(&self, sql: impl Into<String>) -> i64 {
+        let query = AssertSqlSafe(sql.into());
+        match &self.raw {
+            Raw::Postgres(pool) => sqlx::query_scalar(query).fetch_one(pool).await,
+            Raw::Sqlite { pool, .. } => sqlx::query_scalar(query).fetch_one(pool).await,
+        }
+        .expect("a number")
+    }
+
+    /// Where every prediction stands, read past the store.
+    pub(crate) async fn states(&self) -> BTreeMap<PredictionId, State> {
+        const STATES: &str = "
+            SELECT id, status, epoch, attempts, retries, crashes, releases, suspect, solo,
+                   (SELECT count(*) FROM inputs WHERE prediction_id = id) AS inputs,
+                   (SELECT count(*) FROM outputs WHERE prediction_id = id) AS outputs
+            FROM predictions";
+        let states: Vec<State> = match &self.raw {
+            Raw::Postgres(pool) => sqlx::query_as(STATES).fetch_all(pool).await,
+            Raw::Sqlite { pool, .. } => sqlx::query_as(STATES).fetch_all(pool).await,
+        }
+        .expect("the states can be read");
+        states.into_iter().map(|state| (PredictionId(state.id), state)).collect()
+    }
+
+    /// An id as this database's SQL writes it.
+    pub(crate) fn id(&self, id: PredictionId) -> String {
+        match &self.raw {
+            Raw::Postgres(_) => format!("'{id}'"),
+            Raw::Sqlite { .. } => format!("x'{}'", id.0.simple()),
+        }
+    }
+
+    /// Stores these.
+    pub(crate) async fn accept(&self, batch: impl IntoIterator<Item = NewPrediction>) -> Vec<PredictionId> {
+        let batch: Vec<_> = batch.into_iter().collect();
+        let ids = batch.iter().map(|new| new.id).collect();
+        let answers = self.store.accept(batch).await.expect("the batch is stored");
+        assert!(answers.iter().all(|answer| matches!(answer, store::Accepted::Created { .. })), "{answers:?}");
+        ids
+    }
+
+    /// Stores one and claims it.
+    pub(crate) async fn claimed(&self, lease: Duration) -> Run {
+        let ids = self.accept([new()]).await;
+        let claim = self.store.claim(WorkerId::generate(), &ids, lease).await.expect("the claim is answered");
+        claim.claimed.first().expect("it waits").run
+    }
+
+    /// Claims a suspect to run alone, if there is one.
+    pub(crate) async fn claim_suspect(&self, lease: Duration) -> Option<Claimed> {
+        self.store.claim_suspect(WorkerId::generate(), &serves(), lease).await.expect("the claim is answered")
+    }
+}
+
+/// The model of all these predictions.
+pub(crate) fn model() -> ModelName {
+    "augur/echo".parse().expect("a good name")
+}
+
+/// Its version.
+pub(crate) fn version() -> Version {
+    "0123456789abcdef".repeat(4).parse().expect("a good version")
+}
+
+pub(crate) fn serves() -> Vec<(ModelName, Version)> {
+    vec![(model(), version())]
+}
+
+pub(crate) fn stream() -> StreamKey {
+    StreamKey { model: model(), version: version(), priority: Priority::Normal }
+}
+
+pub(crate) fn json(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).expect("valid JSON")
+}
+
+/// A prediction with nothing special about it.
+pub(crate) fn new() -> NewPrediction {
+    NewPrediction {
+        id: PredictionId::generate(),
+        tenant: String::new(),
+        model: model(),
+        version: version(),
+        input: json(r#"{"value": "\u0000 é"}"#),
+        priority: Priority::Normal,
+        deadline: None,
+        metadata: None,
+        fingerprint: [7; 32],
+        idempotency_key: None,
+        max_retries: 3,
+        retention: Duration::from_secs(3600),
+        queued: false,
+    }
+}
+
+/// Waits until `condition` gives something; the time-out is for a test that would otherwise hang.
+pub(crate) async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("it happens within 30 seconds")
+}

@@ -1,0 +1,81 @@
+//! What workers publish: who is alive and serves what.
+
+use std::time::Duration;
+
+use prediction::{Limits, ModelSpec, WorkerId};
+
+use crate::fixture::{Fixture, LEASE, eventually, model, new, version};
+
+on_both!(workers_publish_and_withdraw, concurrent_workers_publish_the_same, the_secret_stays);
+
+fn spec(name: &str, digit: char) -> ModelSpec {
+    ModelSpec {
+        name: name.parse().unwrap(),
+        version: digit.to_string().repeat(64).parse().unwrap(),
+        task: "echo".to_owned(),
+        description: "gives back what it gets".to_owned(),
+        license: None,
+        source: Some("here".to_owned()),
+        input_schema: serde_json::json!({"type": "object"}),
+        output_schema: serde_json::json!({}),
+        limits: Limits::default(),
+    }
+}
+
+async fn workers_publish_and_withdraw(fixture: Fixture) {
+    // A version that only predictions know is not published.
+    fixture.accept([new()]).await;
+    assert!(fixture.store.models(LEASE).await.unwrap().is_empty());
+    let (first, second) = (WorkerId::generate(), WorkerId::generate());
+    let old = spec("b/model", '1');
+    let before = fixture.store.now().await.unwrap();
+    fixture.store.publish(first, "one", &[old.clone(), spec("a/model", '2')], 3).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let changed = ModelSpec { description: "another".to_owned(), ..old.clone() };
+    let new = spec("b/model", '3');
+    fixture.store.publish(second, "two", &[changed, new.clone()], 4).await.unwrap();
+    let models = fixture.store.models(LEASE).await.unwrap();
+    let found: Vec<_> = models.iter().map(|model| (model.spec.clone(), model.workers)).collect();
+    assert_eq!(found, [(spec("a/model", '2'), 1), (new.clone(), 1), (old.clone(), 2)]);
+    assert!(models.iter().all(|model| model.created_at >= before));
+    assert_eq!(fixture.store.stale_completions().await.unwrap(), 7);
+
+    // A worker says what it serves now, all of it.
+    fixture.store.publish(second, "two", &[new], 6).await.unwrap();
+    assert_eq!(fixture.store.stale_completions().await.unwrap(), 9);
+    fixture.store.withdraw(first).await.unwrap();
+    let workers = |models: Vec<store::PublishedModel>| models.iter().map(|model| model.workers).collect::<Vec<_>>();
+    assert_eq!(workers(fixture.store.models(LEASE).await.unwrap()), [0, 1, 0]);
+    // Silence is taken for death.
+    eventually(async || {
+        let models = fixture.store.models(Duration::from_millis(20)).await.unwrap();
+        (workers(models) == [0, 0, 0]).then_some(())
+    })
+    .await;
+    // A prediction for it came first: the version is published all the same.
+    let known = ModelSpec { name: model(), version: version(), ..spec("x/y", '4') };
+    fixture.store.publish(first, "one", std::slice::from_ref(&known), 0).await.unwrap();
+    assert!(fixture.store.models(LEASE).await.unwrap().iter().any(|model| model.spec == known));
+}
+
+async fn concurrent_workers_publish_the_same(fixture: Fixture) {
+    let specs: Vec<ModelSpec> = ('0'..='9').map(|digit| spec("a/model", digit)).collect();
+    let publishers = (0..8).map(|place| {
+        let (store, mut specs) = (fixture.store.clone(), specs.clone());
+        specs.rotate_left(place);
+        tokio::spawn(async move { store.publish(WorkerId::generate(), "host", &specs, 0).await.unwrap() })
+    });
+    for published in futures::future::join_all(publishers).await {
+        published.unwrap();
+    }
+    let models = fixture.store.models(LEASE).await.unwrap();
+    assert_eq!(models.len(), 10);
+    assert!(models.iter().all(|model| model.workers == 8));
+}
+
+async fn the_secret_stays(fixture: Fixture) {
+    let secret = fixture.store.secret().await.unwrap();
+    assert_ne!(secret, [0; 32]);
+    fixture.store.migrate().await.unwrap();
+    assert_eq!(fixture.store.secret().await.unwrap(), secret);
+}

@@ -1,0 +1,116 @@
+//! Tops streams up: whatever waits, is due and has no ticket gets one, by one node at a time, as far as the windows go.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use prediction::{PredictionId, StreamKey, Ticket};
+use store::Due;
+use time::OffsetDateTime;
+use tokio::time::sleep;
+
+use crate::node::{Node, Trouble};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// The pause after a pass that found much: a long backlog moves as fast as it is worked off.
+const EVERY_WHILE_BUSY: Duration = Duration::from_millis(100);
+/// Tickets in one push, and pushes to one stream in one pass.
+const BATCH: u32 = 1000;
+const ROUNDS: u32 = 10;
+/// A ticket queued longer ago than this, in a stream where none is left, is lost.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+
+/// Tops up while this node is the dispatcher, until it is over: as long as it drains, it would keep the role from others.
+/// A node that cannot reach the queue does not ask to be.
+pub(crate) async fn top_up(node: Arc<Node>) {
+    let mut dispatcher = Dispatcher::default();
+    let mut pause = EVERY;
+    while node.over.run_until_cancelled(sleep(pause)).await.is_some() {
+        pause = EVERY;
+        if !node.queue.is_healthy() {
+            continue;
+        }
+        match node.ask(node.store.lead("dispatcher")).await {
+            Ok(true) => {
+                if let Ok(pushed) = dispatcher.pass(&node).await
+                    && pushed >= BATCH as usize
+                {
+                    pause = EVERY_WHILE_BUSY;
+                }
+            }
+            // The next dispatcher's view is newer than ours would be.
+            Ok(false) => dispatcher.lives.clear(),
+            Err(_) => {}
+        }
+    }
+}
+
+#[derive(Default)]
+struct Dispatcher {
+    /// What is known of each stream since this node is the dispatcher. A stream seen for the first time counts as
+    /// emptied: tickets may have been lost while nobody looked, and a doubled one claims nothing.
+    lives: HashMap<StreamKey, Life>,
+    /// Refused tickets that could not be recorded as such.
+    unmarked: Vec<PredictionId>,
+}
+
+/// The life of a stream's contents.
+#[derive(Clone, Copy)]
+struct Life {
+    generation: u64,
+    /// When it was noticed, on the database's clock: tickets queued before then are gone.
+    noticed_at: OffsetDateTime,
+}
+
+impl Dispatcher {
+    /// One look at every stream; returns how many tickets were queued.
+    async fn pass(&mut self, node: &Node) -> Result<usize, Trouble> {
+        self.mark_refused(node).await?;
+        let mut pushed = 0;
+        for stream in node.ask(node.store.waiting_streams()).await? {
+            let Ok(depth) = node.queue.depth(&stream).await else { break };
+            let life = self.life(node, &stream, depth.generation).await?;
+            let queued_for = (depth.undelivered == 0).then_some(LOST_AFTER);
+            let due = Due { queued_before: Some(life.noticed_at), queued_for };
+            pushed += self.fill(node, &stream, due).await?;
+        }
+        Ok(pushed)
+    }
+
+    async fn life(&mut self, node: &Node, stream: &StreamKey, generation: u64) -> Result<Life, Trouble> {
+        if let Some(life) = self.lives.get(stream).filter(|life| life.generation == generation) {
+            return Ok(*life);
+        }
+        // Asked after the generation was read, so that every ticket that is gone was queued before.
+        let life = Life { generation, noticed_at: node.ask(node.store.now()).await? };
+        self.lives.insert(stream.clone(), life);
+        Ok(life)
+    }
+
+    /// Queues tickets until nothing is due or the window is full.
+    async fn fill(&mut self, node: &Node, stream: &StreamKey, due: Due) -> Result<usize, Trouble> {
+        let mut pushed = 0;
+        for _ in 0..ROUNDS {
+            if !node.queue.has_room(stream) || node.over.is_cancelled() {
+                break;
+            }
+            let ids = node.ask(node.store.take_due(stream, due, BATCH)).await?;
+            let taken = ids.len();
+            let tickets = ids.into_iter().map(|id| Ticket { id, stream: stream.clone() }).collect();
+            let refused = node.queue.push(tickets).await;
+            pushed += taken - refused.len();
+            self.unmarked.extend(refused.iter().map(|ticket| ticket.id));
+            self.mark_refused(node).await?;
+            if taken < BATCH as usize || !refused.is_empty() {
+                break;
+            }
+        }
+        Ok(pushed)
+    }
+
+    async fn mark_refused(&mut self, node: &Node) -> Result<(), Trouble> {
+        if !self.unmarked.is_empty() {
+            node.ask(node.store.mark_unqueued(&self.unmarked)).await?;
+            self.unmarked.clear();
+        }
+        Ok(())
+    }
+}

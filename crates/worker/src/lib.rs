@@ -1,0 +1,125 @@
+//! Tickets in, results out: claims predictions, runs them, writes their outcomes, renews leases, sweeps, tops windows up.
+//!
+//! One [`run`] is one worker. Its parts share a `Node` and meet in three places: `slots` bound what is held at once, `held`
+//! says what that is, and the outcome writer combines what ends at the same time. Nothing here decides what is true: a
+//! lease, an outcome or an end counts once the store has said so, and every write is fenced by the run's epoch.
+
+mod backoff;
+mod cancel;
+mod claim;
+mod complete;
+mod dispatch;
+mod held;
+mod node;
+mod outage;
+mod poll;
+mod publish;
+mod renew;
+mod run;
+mod stop;
+mod suspects;
+mod sweep;
+mod tell;
+
+use std::{sync::Arc, time::Duration};
+
+use inference::Models;
+use node::Node;
+use prediction::{ModelName, Priority, StreamKey, Version};
+use queue::Queue;
+use store::{Store, StoreError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long a claim is held without being renewed.
+    pub lease: Duration,
+    /// The most predictions held at once: running and prefetched.
+    pub slots: usize,
+    /// How long a stopping worker lets runs finish before it hands them back.
+    pub grace: Duration,
+    /// Solo crashes after which a prediction fails as poison.
+    pub max_crashes: u32,
+    /// Whether to ask the store for work even while the queue is healthy (other nodes cannot reach an in-process queue).
+    pub poll_store: bool,
+    /// How long idempotency keys are kept.
+    pub keys_for: Duration,
+    /// For people: the host's name.
+    pub host: String,
+}
+
+/// Works until `stop`, then drains. `ready` is called once its models are published and it takes work.
+///
+/// Dropping the future is like the death of the process: nothing more is written, and what was held waits for its lease to end.
+///
+/// # Errors
+/// When the store refuses this worker at the start (its schema, its lock). A store that is away is waited for, then and later.
+///
+/// # Panics
+/// When a part of the worker panicked.
+pub async fn run(
+    store: Store,
+    queue: Queue,
+    models: Models,
+    config: Config,
+    ready: impl FnOnce() + Send,
+    stop: CancellationToken,
+) -> Result<(), StoreError> {
+    let (outcomes, outcomes_in) = complete::channel();
+    let (finished, finished_in) = tell::channel();
+    let (tickets, tickets_in) = claim::channel();
+    let node = Arc::new(Node::new(store, queue, models, config, outcomes, finished, stop));
+    let _over = node.over.clone().drop_guard();
+
+    if !publish::first(&node).await? {
+        return Ok(());
+    }
+    let mut parts = JoinSet::new();
+    {
+        let node = Arc::clone(&node);
+        parts.spawn_blocking(move || renew::renew(&node));
+    }
+    for _ in 0..complete::WRITERS {
+        parts.spawn(complete::write_outcomes(Arc::clone(&node), Arc::clone(&outcomes_in)));
+    }
+    parts.spawn(tell::tell_finished(Arc::clone(&node), finished_in));
+    parts.spawn(cancel::hear_cancels(Arc::clone(&node)));
+    parts.spawn(publish::keep_published(Arc::clone(&node)));
+    parts.spawn(sweep::sweep(Arc::clone(&node)));
+    parts.spawn(dispatch::top_up(Arc::clone(&node)));
+    parts.spawn(node.awaited(claim::claim_tickets(Arc::clone(&node), tickets_in)));
+    parts.spawn(node.awaited(poll::poll(Arc::clone(&node))));
+    parts.spawn(node.awaited(suspects::run_suspects(Arc::clone(&node))));
+    let consumer = {
+        let node = Arc::clone(&node);
+        async move {
+            let slots = node.config.slots;
+            node.queue.consume(streams(&node.serves), slots, claim::handler(tickets), node.stop.clone()).await;
+        }
+    };
+    parts.spawn(consumer);
+    ready();
+
+    loop {
+        tokio::select! {
+            () = node.stop.cancelled() => break,
+            Some(ended) = parts.join_next() => stop::propagate_panic(ended),
+        }
+    }
+    stop::drain(&node, parts).await;
+    Ok(())
+}
+
+/// The streams whose tickets this worker can use, those of the highest priority first.
+fn streams(serves: &[(ModelName, Version)]) -> Vec<StreamKey> {
+    let of_priority = |priority| {
+        serves.iter().map(move |(model, version)| StreamKey {
+            model: model.clone(),
+            version: version.clone(),
+            priority,
+        })
+    };
+    Priority::ALL.into_iter().flat_map(of_priority).collect()
+}

@@ -1,0 +1,152 @@
+//! What all parts of one worker share, and the one way in which they call the store.
+
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use inference::Models;
+use prediction::{ModelName, Version, WorkerId};
+use queue::{Handled, Queue};
+use store::{Claimed, Store, StoreError};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Config, complete::Outcomes, held::Held, outage::Outage, run, tell::Finished};
+
+/// One worker.
+pub(crate) struct Node {
+    pub(crate) id: WorkerId,
+    pub(crate) store: Store,
+    pub(crate) queue: Queue,
+    pub(crate) models: Models,
+    /// The versions it can run.
+    pub(crate) serves: Vec<(ModelName, Version)>,
+    pub(crate) config: Config,
+    /// One permit for each prediction held. Fair: whoever asks for all of them is not overtaken by those who ask for one.
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) held: Arc<Held>,
+    pub(crate) outcomes: Outcomes,
+    pub(crate) finished: Finished,
+    pub(crate) outage: Outage,
+    /// Completions that the store refused so far.
+    pub(crate) stale: AtomicU64,
+    /// Somebody saw a suspect.
+    pub(crate) suspects: Notify,
+    /// Nothing new is taken.
+    pub(crate) stop: CancellationToken,
+    /// The grace is over: what still runs goes back.
+    pub(crate) hand_back: CancellationToken,
+    /// Nothing more is done at all.
+    pub(crate) over: CancellationToken,
+    /// Counts the runs and the parts that start them.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Why a call on the store gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The store is away; trying again helps. A write may or may not have happened.
+    Away,
+    /// The store said no; the same call will be refused again.
+    Refused,
+}
+
+impl Node {
+    pub(crate) fn new(
+        store: Store,
+        queue: Queue,
+        models: Models,
+        config: Config,
+        outcomes: Outcomes,
+        finished: Finished,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            id: WorkerId::generate(),
+            serves: models.specs().into_iter().map(|spec| (spec.name, spec.version)).collect(),
+            slots: Arc::new(Semaphore::new(config.slots)),
+            held: Arc::default(),
+            outage: Outage::default(),
+            stale: AtomicU64::new(0),
+            suspects: Notify::new(),
+            hand_back: CancellationToken::new(),
+            over: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            store,
+            queue,
+            models,
+            config,
+            outcomes,
+            finished,
+            stop,
+        }
+    }
+
+    /// Waits for the store's answer, one lease at most: a later one would be of no use, and a connection may hang for ever.
+    pub(crate) async fn ask<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Trouble> {
+        self.ask_within(self.config.lease, call).await
+    }
+
+    /// The same with a patience of its own.
+    pub(crate) async fn ask_within<T>(
+        &self,
+        patience: Duration,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Trouble> {
+        match timeout(patience, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error @ StoreError::Unavailable(_))) => {
+                self.outage.saw(&error);
+                Err(Trouble::Away)
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the store refused a call");
+                Err(Trouble::Refused)
+            }
+            Err(_) => {
+                self.outage.saw(&"no answer in time");
+                Err(Trouble::Away)
+            }
+        }
+    }
+
+    /// Waits; false as soon as the worker stops.
+    pub(crate) async fn pause(&self, time: Duration) -> bool {
+        self.stop.run_until_cancelled(tokio::time::sleep(time)).await.is_some()
+    }
+
+    /// A task that the stop waits for, until everything is over.
+    pub(crate) fn awaited(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let over = self.over.clone();
+        self.tasks.track_future(async move {
+            over.run_until_cancelled(task).await;
+        })
+    }
+
+    /// Runs what was claimed, and answers its ticket once that is settled. `claimed_at`: before the claim was sent.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        claimed: Claimed,
+        claimed_at: Instant,
+        slot: OwnedSemaphorePermit,
+        ticket: Option<oneshot::Sender<Handled>>,
+    ) {
+        let node = Arc::clone(self);
+        tokio::spawn(self.awaited(async move {
+            run::run(&node, claimed, claimed_at).await;
+            drop(slot);
+            if let Some(ticket) = ticket {
+                // The consumer may have gone; the ticket is then stale wherever it turns up.
+                let _ = ticket.send(Handled::Done);
+            }
+        }));
+    }
+}

@@ -1,0 +1,47 @@
+//! Keeps leases: on a thread, a runtime and a connection of its own, so that neither inference at full load nor a full
+//! connection pool ever loses one.
+
+use std::time::{Duration, Instant};
+
+use store::Store;
+use tokio::time::sleep;
+
+use crate::node::Node;
+
+/// The longest pause between renewals, so that a cancel that nobody told us of is noticed soon.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Renews until the worker is over; blocks its thread.
+pub(crate) fn renew(node: &Node) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime of one thread needs only a few file descriptors");
+    runtime.block_on(node.over.run_until_cancelled(renew_all(node)));
+}
+
+/// Renews everything held in one statement, again and again.
+async fn renew_all(node: &Node) {
+    let lease = node.config.lease;
+    let pause = (lease / 10).min(LONGEST_PAUSE);
+    // A connection belongs to the runtime in which it was made; after any trouble the next one is new.
+    let mut own: Option<Store> = None;
+    loop {
+        let store = match own.take() {
+            Some(store) => store,
+            None => match node.ask_within(lease / 3, node.store.dedicated()).await {
+                Ok(store) => store,
+                Err(_) => {
+                    sleep(pause).await;
+                    continue;
+                }
+            },
+        };
+        sleep(pause).await;
+        let (runs, asked_at) = (node.held.runs(), Instant::now());
+        if runs.is_empty() {
+            own = Some(store);
+        } else if let Ok(lost) = node.ask_within(lease / 3, store.renew(node.id, &runs, lease)).await {
+            node.held.renew(&runs, &lost, asked_at + lease);
+            own = Some(store);
+        }
+    }
+}

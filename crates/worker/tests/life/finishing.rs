@@ -1,0 +1,102 @@
+//! How predictions finish: once each, with their output, or with a failure after as many tries as they have.
+
+use std::time::Duration;
+
+use prediction::{FailureCode, Status, WorkerId};
+use queue::Notice;
+use serde_json::{Value, json};
+use store::{Outcome, Run};
+
+use crate::stage::{Stage, digits, echo, new, output};
+
+on_both!(
+    two_workers_finish_each_once,
+    failures_are_tried_again_as_often_as_allowed,
+    a_retry_is_taken_up_when_it_is_due
+);
+
+async fn two_workers_finish_each_once(stage: Stage) {
+    let mut notices = stage.queue.listen();
+    let (first, second) = (stage.worker(|_| {}).await, stage.worker(|_| {}).await);
+    let ids = stage.send((0..200).map(|n| json!({"value": n})).collect(), |_| {}).await;
+    for (n, prediction) in stage.wait_for(&ids, Status::Succeeded).await.iter().enumerate() {
+        assert_eq!((output(prediction), prediction.attempt), (json!(n), 1));
+        assert!(prediction.metrics.batch_size.is_some_and(|size| size > 0));
+    }
+    let mut told = 0;
+    while told < ids.len() {
+        let notice = tokio::time::timeout(Duration::from_secs(30), notices.recv()).await.unwrap().unwrap();
+        let Notice::Finished(finished) = notice else { panic!("{notice:?}") };
+        told += finished.iter().filter(|id| ids.contains(id)).count();
+    }
+    first.stop().await;
+    second.stop().await;
+}
+
+async fn failures_are_tried_again_as_often_as_allowed(stage: Stage) {
+    let worker = stage.worker(|_| {}).await;
+    let fail = |how: &str| vec![json!({"value": 1, "fail": how})];
+    let mut ids = stage.send(fail("permanent"), |_| {}).await;
+    ids.extend(stage.send(fail("retryable"), |new| new.max_retries = 0).await);
+    ids.extend(stage.send(fail("retryable"), |new| new.max_retries = 1).await);
+    ids.extend(stage.send(vec![json!({"valeu": 1})], |_| {}).await);
+    let failed = stage.wait_for(&ids, Status::Failed).await;
+    let ends: Vec<_> = failed.iter().map(|one| (one.failure.as_ref().unwrap().code, one.attempt)).collect();
+    let error = FailureCode::ModelError;
+    assert_eq!(ends, [(error, 1), (error, 1), (error, 2), (FailureCode::InvalidInput, 1)]);
+    worker.stop().await;
+}
+
+async fn a_retry_is_taken_up_when_it_is_due(stage: Stage) {
+    let ids = stage.send(vec![json!({"value": 7})], |_| {}).await;
+    let claim = stage.store.claim(WorkerId::generate(), &ids, Duration::from_secs(60)).await.unwrap();
+    let run: Run = claim.claimed[0].run;
+    stage.store.complete(vec![Outcome::Retry { run, delay: Duration::from_millis(500) }]).await.unwrap();
+    let worker = stage.worker(|_| {}).await;
+    let succeeded = stage.wait_for(&ids, Status::Succeeded).await;
+    assert_eq!((output(&succeeded[0]), succeeded[0].attempt), (json!(7), 2));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_queue_workers_ask_the_store() {
+    let stage = Stage::without_queue().await;
+    let ids = stage.send((0..50).map(|n| json!({"value": n})).collect(), |_| {}).await;
+    let worker = stage.worker(|config| config.slots = 8).await;
+    stage.wait_for(&ids, Status::Succeeded).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shipped_digits_are_read() {
+    let stage = Stage::embedded().await;
+    let config = digits();
+    let models = config.clone();
+    let spec = tokio::task::spawn_blocking(move || inference::Models::load(&models).unwrap().specs().pop().unwrap());
+    let spec = spec.await.unwrap();
+    let worker = stage.worker_of(config, |_| {}).await;
+    let ids = stage
+        .send(vec![json!({"pixels": vec![0; 64]}), json!({"pixels": [1, 2]})], |new| {
+            (new.model, new.version) = (spec.name.clone(), spec.version.clone());
+        })
+        .await;
+    let succeeded = stage.wait_for(&ids[..1], Status::Succeeded).await;
+    assert!(matches!(output(&succeeded[0]), Value::Object(_)));
+    let failed = stage.wait_for(&ids[1..], Status::Failed).await;
+    assert_eq!(failed[0].failure.as_ref().unwrap().code, FailureCode::InvalidInput);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_here_serves_is_left_waiting() {
+    let stage = Stage::embedded().await;
+    let elsewhere = new(&echo(), &json!({"value": 1}), |new| new.version = "0".repeat(64).parse().unwrap());
+    let unserved = [elsewhere.id];
+    stage.store.accept(vec![elsewhere]).await.unwrap();
+    let worker = stage.worker(|config| config.poll_store = true).await;
+    let served = stage.send(vec![json!({"value": 2})], |_| {}).await;
+    stage.wait_for(&served, Status::Succeeded).await;
+    worker.stop().await;
+    let left = stage.get(&unserved).await;
+    assert_eq!((left[0].status, left[0].attempt), (Status::Starting, 0));
+}

@@ -1,0 +1,26 @@
+//! Predictions through workers, on real parts: SQLite with the in-process queue, and Postgres with Redis.
+
+#![allow(clippy::unwrap_used)]
+
+/// Runs each scenario, an async function of a stage, on both kinds of parts.
+macro_rules! on_both {
+    ($($scenario:ident),+ $(,)?) => {$(
+        mod $scenario {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn embedded() {
+                super::$scenario(crate::stage::Stage::embedded().await).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn servers() {
+                super::$scenario(crate::stage::Stage::servers().await).await;
+            }
+        }
+    )+};
+}
+
+mod ending;
+mod finishing;
+mod leases;
+mod outages;
+mod stage;
+mod tickets;

@@ -1,0 +1,63 @@
+//! Tickets that are lost come again: one worker, which does not serve echo, is the dispatcher, and a consumer looks on.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
+
+use prediction::{PredictionId, Priority};
+use queue::{Handled, Location};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::stage::{Stage, digits, echo, set, stream, until};
+
+on_both!(lost_tickets_come_again);
+
+async fn lost_tickets_come_again(stage: Stage) {
+    let dispatcher = stage.worker_of(digits(), |_| {}).await;
+    let stored = stage.send(vec![json!({"value": 1}); 50], |new| new.queued = false).await;
+    seen_by_a_consumer(&stage, &set(&stored)).await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_redis_is_filled_again() {
+    let redis = servers::Redis::start().await;
+    let queue = Location::Redis { url: redis.url(), namespace: "emptied".to_owned() };
+    let stage = Stage::on_postgres(servers::database().await, queue).await;
+    let dispatcher = stage.worker_of(digits(), |_| {}).await;
+    let echo_stream = stream(echo().name, echo().version, Priority::Normal);
+    let undelivered = async |least| stage.queue.depth(&echo_stream).await.is_ok_and(|depth| depth.undelivered >= least);
+
+    let mut ids = set(&stage.send(vec![json!({"value": 1}); 10], |_| {}).await);
+    // A dispatcher that sees a stream for the first time trusts no ticket in it: each is doubled, once.
+    until(async || undelivered(20).await).await;
+    redis.flush_all().await;
+    // These keep the stream from being empty: only its new life tells that the others are gone.
+    ids.extend(stage.send(vec![json!({"value": 2}); 10], |_| {}).await);
+    until(async || undelivered(20).await).await;
+    seen_by_a_consumer(&stage, &ids).await;
+    dispatcher.stop().await;
+}
+
+/// Takes tickets of echo until all of these have come.
+async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
+    let (seen, stop) = (Arc::new(Mutex::new(HashSet::new())), CancellationToken::new());
+    let look = {
+        let seen = Arc::clone(&seen);
+        Arc::new(move |ticket: prediction::Ticket| -> futures::future::BoxFuture<'static, Handled> {
+            seen.lock().unwrap().insert(ticket.id);
+            Box::pin(async { Handled::Done })
+        })
+    };
+    let spec = echo();
+    let streams = vec![stream(spec.name, spec.version, Priority::Normal)];
+    let consuming = tokio::spawn({
+        let (queue, stop) = (stage.queue.clone(), stop.clone());
+        async move { queue.consume(streams, 16, look, stop).await }
+    });
+    until(async || seen.lock().unwrap().is_superset(ids)).await;
+    stop.cancel();
+    consuming.await.unwrap();
+}

@@ -1,0 +1,217 @@
+//! Postgres, Redis, one API and several workers as separate processes, to be killed, paused and started again by tests.
+
+use std::{
+    ffi::OsString,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use servers::{Postgres, Process, Redis};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
+use uuid::Uuid;
+
+use crate::{Journal, Load, PATIENCE, audit, program};
+
+/// A cluster fills a small machine, so tests of one program take turns.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// What a cluster consists of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How many workers.
+    pub workers: usize,
+    /// Their lease, in whole seconds.
+    pub lease: Duration,
+    /// The most predictions that one holds.
+    pub slots: u32,
+}
+
+impl Default for Plan {
+    /// Four workers, with a lease that is short for the sake of the tests' duration.
+    fn default() -> Self {
+        Self { workers: 4, lease: Duration::from_secs(3), slots: 16 }
+    }
+}
+
+/// A running cluster. What its programs logged is shown when a test fails.
+pub struct Cluster {
+    /// Its Postgres.
+    pub postgres: Postgres,
+    /// Its Redis.
+    pub redis: Redis,
+    /// Its `augur-api`, always at the same address.
+    pub api: Process,
+    /// Its `augur-worker`s.
+    pub workers: Vec<Process>,
+    /// Who the workers are at present: each start gives a new id.
+    pub worker_ids: Vec<Uuid>,
+    pub(crate) database: PgPool,
+    address: String,
+    client: reqwest::Client,
+    _models: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Starts servers, schema, audit, workers and API, in this order, and waits until predictions can be sent.
+    ///
+    /// # Panics
+    /// When something does not start; shows its log.
+    pub async fn start(plan: Plan) -> Self {
+        let turn = ONE_AT_A_TIME.lock().await;
+        let (postgres, redis) = tokio::join!(Postgres::start(), Redis::start());
+        let database_url = postgres.create_database().await;
+        let database = PgPoolOptions::new().max_connections(4).connect(&database_url).await.expect("Postgres answers");
+
+        migrate(&database_url).await;
+        audit::install(&database).await;
+
+        let servers = [("--database-url", database_url), ("--redis-url", redis.url())];
+        let models = tempfile::tempdir().expect("temporary directories can be made");
+        let worker = command("augur-worker", &servers)
+            .chain(["--enable-echo".into(), "--models-dir".into(), models.path().into()])
+            .chain(["--lease".into(), format!("{}s", plan.lease.as_secs()).into()])
+            .chain(["--slots".into(), plan.slots.to_string().into()])
+            // Tests kill workers at random: what was hit alone several times is unlucky, not poison.
+            .chain(["--max-crashes".into(), "1000".into()]);
+        let worker: Vec<OsString> = worker.collect();
+        let workers = (0..plan.workers).map(|_| Process::new("augur-worker", worker.clone())).collect();
+
+        let port = servers::free_port();
+        let api = command("augur-api", &servers).chain(["--listen".into(), format!("127.0.0.1:{port}").into()]);
+        let api = Process::new("augur-api", api.collect());
+        let mut cluster = Self {
+            postgres,
+            redis,
+            api,
+            workers,
+            worker_ids: vec![Uuid::nil(); plan.workers],
+            database,
+            address: format!("http://127.0.0.1:{port}"),
+            client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client"),
+            _models: models,
+            _turn: turn,
+        };
+        for index in 0..plan.workers {
+            cluster.start_worker(index).await;
+        }
+        cluster.start_api().await;
+        cluster
+    }
+
+    /// Starts the API (again) and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not; shows its log.
+    pub async fn start_api(&self) {
+        self.api.start().await;
+        self.api.line_that_begins("listening on ", PATIENCE).await;
+    }
+
+    /// Starts a worker (again), waits until it is ready and notes who it is now.
+    ///
+    /// # Panics
+    /// When it does not get ready; shows its log.
+    pub async fn start_worker(&mut self, index: usize) {
+        let before = audit::workers(&self.database).await;
+        self.workers[index].start().await;
+        self.workers[index].line_that_begins("ready", PATIENCE).await;
+        let after = audit::workers(&self.database).await;
+        let new: Vec<_> = after.difference(&before).collect();
+        assert_eq!(new.len(), 1, "one new worker has announced itself");
+        self.worker_ids[index] = *new[0];
+    }
+
+    /// SIGKILL for a worker.
+    pub async fn kill_worker(&self, index: usize) {
+        self.workers[index].end("KILL").await;
+    }
+
+    /// Begins to send predictions, in the background.
+    #[must_use]
+    pub fn send(&self, seed: u64, load: Load) -> tokio::task::JoinHandle<Journal> {
+        tokio::spawn(load.send(self.address.clone(), seed))
+    }
+
+    /// `GET` of a path: status and JSON body.
+    ///
+    /// # Panics
+    /// When the API does not answer with JSON.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let response = self.client.get(format!("{}{path}", self.address)).send().await.expect("the API answers");
+        let status = response.status().as_u16();
+        (status, response.json().await.expect("the API answers with JSON"))
+    }
+
+    /// Completions that the fence refused, as `GET /v1/queue` tells.
+    ///
+    /// # Panics
+    /// When it does not tell.
+    pub async fn stale_completions(&self) -> u64 {
+        let (_, queue) = self.get("/v1/queue").await;
+        queue["stale_completions"].as_u64().expect("a number of stale completions")
+    }
+
+    /// Changes the database behind everybody's back: SQL statements, as its superuser.
+    ///
+    /// # Panics
+    /// When Postgres refuses them.
+    pub async fn tamper(&self, statements: &'static str) {
+        audit::tamper(&self.database, statements).await;
+    }
+
+    /// How many predictions are not finished; one that is canceled or failed is.
+    ///
+    /// # Panics
+    /// When Postgres does not answer.
+    pub async fn unfinished(&self) -> i64 {
+        audit::unfinished(&self.database).await
+    }
+
+    /// Waits until every stored prediction is finished.
+    ///
+    /// # Panics
+    /// When that takes too long; shows what is stuck.
+    pub async fn until_finished(&self) {
+        let begun = Instant::now();
+        while self.unfinished().await > 0 {
+            if begun.elapsed() > PATIENCE {
+                panic!("predictions are stuck:\n{}", audit::describe_unfinished(&self.database).await);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn command(name: &str, servers: &[(&str, String)]) -> impl Iterator<Item = OsString> {
+    let servers: Vec<OsString> =
+        servers.iter().flat_map(|(flag, value)| [OsString::from(flag), OsString::from(value)]).collect();
+    [OsString::from(program(name))].into_iter().chain(servers)
+}
+
+async fn migrate(database_url: &str) {
+    let command =
+        tokio::process::Command::new(program("augur")).args(["migrate", "--database-url", database_url]).output();
+    let output = command.await.expect("augur can be started");
+    assert!(output.status.success(), "augur migrate fails: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Drop for Cluster {
+    #[allow(clippy::print_stderr, reason = "the test runner shows it when the test fails")]
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let workers = self.workers.iter().enumerate().map(|(index, worker)| (format!("augur-worker {index}"), worker));
+        for (name, process) in std::iter::once(("augur-api".to_owned(), &self.api)).chain(workers) {
+            let log = process.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
+            eprintln!("---- the end of the log of {name} ({} lines in all)\n{tail}", lines.len());
+        }
+    }
+}
+
+const LOG_LINES_SHOWN: usize = 60;

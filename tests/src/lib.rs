@@ -1,0 +1,22 @@
+//! The harness of the system tests: a [`Cluster`] of real programs on real servers, a [`Load`] of predictions whose results are
+//! known beforehand, an audit kept by the database, and a [`Verdict`] on what came of it all.
+
+mod audit;
+mod cluster;
+mod load;
+mod programs;
+mod recovery;
+mod seed;
+mod verdict;
+
+pub use cluster::{Cluster, Plan};
+pub use load::{Entry, Journal, Load};
+pub use programs::program;
+pub use recovery::{Kill, percentile};
+pub use seed::seed;
+pub use verdict::Verdict;
+
+use std::time::Duration;
+
+/// How long a test waits for something that normally takes seconds: only a fault makes it wait so long.
+pub const PATIENCE: Duration = Duration::from_secs(180);

@@ -1,0 +1,155 @@
+//! Everything that can die, dies, while 2,000 predictions pass: none is lost, none is wrong, each is finished once, and what is
+//! over never changes. Each test prints its seed.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use tests::{Cluster, Load, Plan, seed};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The load of a fault test, long enough that the faults hit it.
+fn load() -> Load {
+    Load::default()
+}
+
+/// Ticks from one second from now on, each second, without catching up.
+fn each_second() -> tokio::time::Interval {
+    let mut ticks = interval(SECOND);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset();
+    ticks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_random_worker_is_killed_every_second() {
+    let seed = seed();
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let sending = cluster.send(seed, load());
+    let mut ticks = each_second();
+    while !sending.is_finished() {
+        ticks.tick().await;
+        let victim = dice.random_range(0..cluster.workers.len());
+        cluster.kill_worker(victim).await;
+        cluster.start_worker(victim).await;
+    }
+    let journal = sending.await.expect("everything is accepted");
+    let verdict = cluster.verdict(&journal).await;
+    verdict.assert_sound(&journal, load().count);
+    assert!(verdict.reruns > 0, "the kills hit predictions that ran");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_forgets_everything_every_second() {
+    let seed = seed();
+    let cluster = Cluster::start(Plan::default()).await;
+    let sending = cluster.send(seed, load());
+    let mut ticks = each_second();
+    while !sending.is_finished() {
+        ticks.tick().await;
+        cluster.redis.flush_all().await;
+    }
+    let journal = sending.await.expect("everything is accepted");
+    cluster.verdict(&journal).await.assert_sound(&journal, load().count);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_away_for_ten_seconds() {
+    let seed = seed();
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let sending = cluster.send(seed, load());
+    sleep(3 * SECOND).await;
+    cluster.redis.stop().await;
+    sleep(10 * SECOND).await;
+    cluster.redis.start_again().await;
+    let journal = sending.await.expect("everything is accepted");
+    assert_eq!(journal.refused() + journal.indeterminate(), 0, "nobody who sends notices");
+    cluster.verdict(&journal).await.assert_sound(&journal, load().count);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_hangs_for_ten_seconds() {
+    let seed = seed();
+    let cluster = Cluster::start(Plan::default()).await;
+    let sending = cluster.send(seed, load());
+    sleep(3 * SECOND).await;
+    cluster.redis.pause();
+    sleep(10 * SECOND).await;
+    cluster.redis.resume();
+    let journal = sending.await.expect("everything is accepted");
+    let verdict = cluster.verdict(&journal).await;
+    verdict.assert_sound(&journal, load().count);
+    assert_eq!(verdict.reruns, 0, "no lease is lost to a hanging Redis");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_stops_at_once_for_five_seconds() {
+    let seed = seed();
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let sending = cluster.send(seed, load());
+    sleep(5 * SECOND).await;
+    cluster.postgres.stop_immediately().await;
+    sleep(5 * SECOND).await;
+    cluster.postgres.start_again().await;
+    let journal = sending.await.expect("everything is accepted");
+    assert!(journal.refused() + journal.indeterminate() > 0, "the outage was noticed");
+    cluster.verdict(&journal).await.assert_sound(&journal, load().count);
+}
+
+/// With Redis away, what the API has committed has no ticket: exactly what a death between commit and push leaves behind. The
+/// moments are random, so that some requests die before their commit and some after it, unanswered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_is_killed_between_commit_and_push() {
+    let seed = seed();
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let sending = cluster.send(seed, Load { per_second: 150, ..load() });
+    sleep(SECOND).await;
+    cluster.redis.stop().await;
+    let mut redis_runs = false;
+    while !sending.is_finished() {
+        sleep(Duration::from_millis(dice.random_range(300..1200))).await;
+        cluster.api.end("KILL").await;
+        // Half of the deaths are with Redis: then some tickets were pushed and nobody was told.
+        if dice.random() {
+            redis_runs = !redis_runs;
+            if redis_runs { cluster.redis.start_again().await } else { cluster.redis.stop().await }
+        }
+        cluster.start_api().await;
+    }
+    let journal = sending.await.expect("everything is accepted");
+    assert!(journal.indeterminate() > 0, "the deaths hit requests");
+    cluster.verdict(&journal).await.assert_sound(&journal, load().count);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_sleeps_past_its_lease_and_wakes_up() {
+    let seed = seed();
+    let mut dice = StdRng::seed_from_u64(seed);
+    let plan = Plan::default();
+    let cluster = Cluster::start(plan).await;
+    let sending = cluster.send(seed, load());
+    let all: Vec<usize> = (0..plan.workers).collect();
+    sleep(SECOND).await;
+    while !sending.is_finished() {
+        // Two at once; the others take over what they held.
+        let sleepers: Vec<usize> = all.sample(&mut dice, 2).copied().collect();
+        sleepers.iter().for_each(|index| cluster.workers[*index].signal("STOP"));
+        sleep(plan.lease + 3 * SECOND).await;
+        sleepers.iter().for_each(|index| cluster.workers[*index].signal("CONT"));
+        sleep(SECOND).await;
+    }
+    let journal = sending.await.expect("everything is accepted");
+    let verdict = cluster.verdict(&journal).await;
+    verdict.assert_sound(&journal, load().count);
+    assert!(verdict.reruns > 0, "others took over");
+    // A worker reports its count when it announces itself, every now and then.
+    let counted = async {
+        while cluster.stale_completions().await == 0 {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(tests::PATIENCE, counted).await.expect("the completions that came too late are counted");
+}
