@@ -172,17 +172,3 @@ fn nothing_in_the_compose_file_is_published_beyond_loopback() {
         assert!(root().join(file).is_file(), "{file}");
     }
 }
-
-/// Where the Docker client can read compose files, it must find this one sound.
-#[test]
-#[allow(clippy::print_stderr, reason = "says what was not checked")]
-fn docker_reads_the_compose_file() {
-    let compose =
-        |arguments: &[&str]| Command::new("docker").arg("compose").args(arguments).current_dir(root()).output();
-    if !compose(&["version"]).is_ok_and(|output| output.status.success()) {
-        eprintln!("`docker compose` is not installed: the compose file was not read by it");
-        return;
-    }
-    let output = compose(&["config", "--quiet"]).expect("docker can be started");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
