@@ -4,6 +4,7 @@ mod api;
 mod cached;
 mod catalog;
 mod cursor;
+mod deadlines;
 mod docs;
 mod extract;
 mod fingerprint;
@@ -76,6 +77,7 @@ pub async fn serve(
     let mut background = JoinSet::new();
     background.spawn(waiters::run(api.waiters.clone(), api.queue.clone(), api.store.clone()));
     background.spawn(refresh_catalog(Arc::clone(&api)));
+    background.spawn(deadlines::keep(Arc::clone(&api)));
     let responder = Responder::new(router.with_state(Arc::clone(&api)), &api.base);
     server::run(listener, responder, read_timeout, grace, stop).await;
 

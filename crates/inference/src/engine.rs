@@ -23,6 +23,8 @@ pub(crate) struct Job<I> {
     pub(crate) item: I,
     /// Set when nobody wants the result any more.
     pub(crate) abandon: Abandon,
+    /// Told when its batch begins.
+    pub(crate) begun: oneshot::Sender<()>,
     /// Where the result goes.
     pub(crate) reply: oneshot::Sender<Result<Output, Failure>>,
 }
@@ -100,6 +102,7 @@ impl<A: Architecture> Engine<A> {
                 .into_iter()
                 .map(|Waiting { job, .. }| {
                     let tokens = self.architecture.tokens(&job.item);
+                    let _ = job.begun.send(());
                     ((job.item, job.abandon), Some(Waiter { tokens, reply: job.reply }))
                 })
                 .unzip();

@@ -1,6 +1,7 @@
 //! One loaded model: its specification, and the way from an input to its result.
 
 use std::{
+    future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -13,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::spawn_blocking,
+    time::sleep,
 };
 
 use crate::{
@@ -49,7 +51,8 @@ type Running<'a> = Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send +
 
 /// A model of some architecture, its kind of items hidden.
 trait Runner: Send + Sync {
-    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon) -> Running<'a>;
+    /// `begun` is told when its batch begins.
+    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon, begun: oneshot::Sender<()>) -> Running<'a>;
 }
 
 impl Model {
@@ -72,9 +75,11 @@ impl Model {
 
     /// Reads the input (off the engine thread), joins a batch and waits for its result. A failure of one never touches the
     /// others of its batch. Abandoned ones end with code `canceled`, at once; so do ones whose future is dropped, unseen.
+    /// The time limit of the specification counts from the beginning of its batch: waiting in line costs nothing.
     ///
     /// # Errors
-    /// When the input is too large or cannot be read, when the model fails on it, and when it is abandoned.
+    /// When the input is too large or cannot be read, when the model fails on it, when it takes too long, and when it is
+    /// abandoned.
     pub async fn predict(&self, input: &RawValue, abandon: Abandon) -> Result<Output, Failure> {
         let most = self.spec.limits.max_input_bytes;
         if input.get().len() > most {
@@ -83,11 +88,23 @@ impl Model {
         }
         // What the engine sees: set however this future ends, so that it never works for nobody.
         let unwanted = AbandonOnDrop(Abandon::default());
+        let (begun, has_begun) = oneshot::channel();
         tokio::select! {
             biased;
             () = abandon.abandoned() => Err(engine::canceled()),
-            result = self.runner.run(input, unwanted.0.clone()) => result,
+            result = self.runner.run(input, unwanted.0.clone(), begun) => result,
+            failure = self.takes_too_long(has_begun) => Err(failure),
         }
+    }
+
+    async fn takes_too_long(&self, has_begun: oneshot::Receiver<()>) -> Failure {
+        if has_begun.await.is_err() {
+            // It never began; its result says why.
+            future::pending::<()>().await;
+        }
+        let limit = self.spec.limits.timeout();
+        sleep(limit).await;
+        Failure::new(FailureCode::Timeout, format!("one run took longer than {limit:?}"))
     }
 }
 
@@ -115,11 +132,11 @@ impl<A: Architecture> Batched<A> {
 }
 
 impl<A: Architecture> Runner for Batched<A> {
-    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon) -> Running<'a> {
+    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon, begun: oneshot::Sender<()>) -> Running<'a> {
         Box::pin(async move {
             let item = self.prepare(input).await?;
             let (reply, result) = oneshot::channel();
-            self.jobs.send(Job { item, abandon, reply }).await.map_err(|_| stopped())?;
+            self.jobs.send(Job { item, abandon, begun, reply }).await.map_err(|_| stopped())?;
             result.await.unwrap_or_else(|_| Err(stopped()))
         })
     }
@@ -134,4 +151,64 @@ fn prepare<A: Architecture>(architecture: &A, input: &RawValue) -> Result<A::Ite
 
 fn stopped() -> Failure {
     Failure::new(FailureCode::Internal, "the model's engine has stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use prediction::Limits;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+
+    /// Runs for as long as somebody wants the result, unless the input is `null`.
+    struct Endless;
+
+    impl Architecture for Endless {
+        type Item = bool;
+
+        fn prepare(&self, input: &RawValue) -> Result<bool, Failure> {
+            Ok(input.get() != "null")
+        }
+
+        fn cost(&self, _: &bool) -> usize {
+            1
+        }
+
+        fn run(&self, batch: &[(bool, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+            while batch.iter().any(|(is_endless, abandon)| *is_endless && !abandon.is_abandoned()) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Ok(batch.iter().map(|_| Ok(RawValue::NULL.to_owned())).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_time_limit_counts_from_the_beginning_of_the_batch() {
+        let spec = ModelSpec {
+            name: "augur/endless".parse().expect("a name"),
+            version: "0".repeat(64).parse().expect("a version"),
+            task: "test".into(),
+            description: String::new(),
+            license: None,
+            source: None,
+            input_schema: json!({}),
+            output_schema: json!({}),
+            limits: Limits { timeout_seconds: 1, max_batch: 1, ..Limits::default() },
+        };
+        let model = Model::start(spec, Arc::new(Endless)).expect("a thread");
+        let endless = to_raw_value(&true).expect("JSON");
+        let (first, second, last) = tokio::join!(
+            model.predict(&endless, Abandon::default()),
+            model.predict(&endless, Abandon::default()),
+            // In line behind both, for longer than its own limit.
+            model.predict(RawValue::NULL, Abandon::default()),
+        );
+        for stopped in [first, second] {
+            let failure = stopped.expect_err("it never ends by itself");
+            assert_eq!((failure.code, failure.retryable), (FailureCode::Timeout, true));
+        }
+        assert!(last.is_ok(), "{last:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Streams of tickets in this process's memory.
 
-use crate::{Config, Depth, Handled, Handler, backend, backend::TicketBackend, delivery::Delivery};
+use crate::{Config, Depth, Handled, Handler, backend, backend::TicketBackend, delivery::Delivery, turns::Turns};
 use prediction::{PredictionId, StreamKey, Ticket};
 use std::{
     collections::{HashMap, VecDeque},
@@ -94,10 +94,11 @@ impl InProcess {
         stop: CancellationToken,
     ) {
         let slots = Arc::new(Semaphore::new(slots));
+        let mut turns = Turns::new(streams.iter().map(|key| key.priority));
         loop {
             let next = async {
                 let slot = Arc::clone(&slots).acquire_owned().await;
-                (self.next(&streams).await, slot)
+                (self.next(&streams, &mut turns).await, slot)
             };
             let (ticket, slot) = tokio::select! {
                 biased;
@@ -115,27 +116,29 @@ impl InProcess {
         }
     }
 
-    async fn next(&self, streams: &[StreamKey]) -> Ticket {
+    async fn next(&self, streams: &[StreamKey], turns: &mut Turns) -> Ticket {
         loop {
             let added = self.added.notified();
             tokio::pin!(added);
             // Before looking, so that what is added from here on wakes us.
             added.as_mut().enable();
-            if let Some(ticket) = self.take(streams) {
+            if let Some(ticket) = self.take(streams, turns) {
                 return ticket;
             }
             added.await;
         }
     }
 
-    fn take(&self, keys: &[StreamKey]) -> Option<Ticket> {
+    fn take(&self, keys: &[StreamKey], turns: &mut Turns) -> Option<Ticket> {
         let mut streams = self.streams();
-        keys.iter().find_map(|key| {
-            let stream = streams.get_mut(key)?;
+        let (number, id) = turns.order().find_map(|number| {
+            let stream = streams.get_mut(&keys[number])?;
             let id = stream.waiting.pop_front()?;
             stream.delivered += 1;
-            Some(Ticket { id, stream: key.clone() })
-        })
+            Some((number, id))
+        })?;
+        turns.served(number);
+        Some(Ticket { id, stream: keys[number].clone() })
     }
 
     fn settle(&self, ticket: Ticket, handled: Handled) {

@@ -5,6 +5,7 @@ mod backend;
 mod delivery;
 mod in_process;
 mod redis;
+mod turns;
 
 use crate::{in_process::InProcess, redis::RedisQueue};
 use futures::future::BoxFuture;
@@ -162,10 +163,13 @@ impl Queue {
         }
     }
 
-    /// Hands tickets of these streams (those of the first one first) to `handler`, as an apalis worker under a random
-    /// name, at most `slots` (and at least one) at once, until `stop`; then lets handlers finish, returns what was not
-    /// handled to the stream and leaves the group. Survives whatever happens to Redis. Dropped instead of stopped, it
-    /// aborts the handlers, and others are handed their tickets when the lease is over.
+    /// Hands tickets of these streams to `handler`, as an apalis worker under a random name, at most `slots` (and at
+    /// least one) at once, until `stop`; then lets handlers finish, returns what was not handled to the stream and
+    /// leaves the group. Survives whatever happens to Redis. Dropped instead of stopped, it aborts the handlers, and
+    /// others are handed their tickets when the lease is over.
+    ///
+    /// New tickets of earlier streams go first, so list those of the highest priority first. Neighbours of equal
+    /// priority are equals instead: those that have tickets share the free slots evenly and are first by turns.
     pub async fn consume(&self, streams: Vec<StreamKey>, slots: usize, handler: Handler, stop: CancellationToken) {
         let slots = slots.max(1);
         match &self.kind {

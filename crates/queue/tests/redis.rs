@@ -1,5 +1,7 @@
 //! What only Redis can do to the queue: lose everything, go away, hang, hold the tickets of the dead, and garbage.
 
+#[path = "redis/kept.rs"]
+mod kept;
 mod support;
 
 use futures::FutureExt;
@@ -44,39 +46,6 @@ async fn pushed_is_consumed(queue: &Queue, consumer: &mut Consumer, stream: &Str
     let ticket = tickets(stream, 1);
     eventually("a ticket is queued", || async { queue.push(ticket.clone()).await.is_empty() }).await;
     while consumer.next().await != ticket[0] {}
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_of_finished_work() {
-    let (url, namespace) = servers::redis().await;
-    let queue = open(&url, &namespace, Config::default().lease).await;
-    let streams = Priority::ALL.map(stream);
-    let mut first = Consumer::done(&queue, &streams, 8);
-    let mut second = Consumer::done(&queue, &streams, 8);
-    for stream in &streams {
-        assert!(queue.push(tickets(stream, 500)).await.is_empty());
-    }
-    for _ in 0..1500 {
-        tokio::select! {
-            _ = first.next() => {}
-            _ = second.next() => {}
-        }
-    }
-    first.finish().await;
-    second.finish().await;
-
-    let mut connection = connect(&url).await;
-    for stream in &streams {
-        let key = key(&namespace, stream);
-        assert_eq!(connection.xlen(&key).await.expect("it answers"), 0);
-        assert_eq!(connection.xpending(&key, "workers").await.expect("it answers").count(), 0);
-        assert_eq!(consumers(&mut connection, &key).await, []);
-    }
-    let keys: HashSet<String> =
-        connection.keys(format!("{namespace}:*")).await.expect("it answers").into_iter().collect();
-    let expected =
-        streams.iter().flat_map(|stream| ["tickets", "generation"].map(|kind| format!("{namespace}:{kind}:{stream}")));
-    assert_eq!(keys, expected.collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -181,6 +181,23 @@ pub struct Swept {
     pub ended: Vec<PredictionId>,
 }
 
+/// How many records a purge removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Records of predictions.
+    pub predictions: u64,
+    /// Idempotency keys.
+    pub keys: u64,
+}
+
+impl Purged {
+    /// Whether a purge of at most `limit` of each may have left some.
+    #[must_use]
+    pub fn is_full(self, limit: u32) -> bool {
+        self.predictions.max(self.keys) >= u64::from(limit)
+    }
+}
+
 /// The outcome of a cancel.
 #[derive(Debug)]
 pub enum CancelResult {

@@ -19,7 +19,7 @@ mod sqlite;
 pub use accept::{Accepter, Enqueue};
 pub use contract::{
     Accepted, CancelResult, Claim, Claimed, Cursor, Due, ListFilter, ModelQueue, NewPrediction, Outcome, Page,
-    PublishedModel, Run, RunMetrics, Schema, Sweep, Swept, Written,
+    PublishedModel, Purged, Run, RunMetrics, Schema, Sweep, Swept, Written,
 };
 pub use error::StoreError;
 
@@ -164,6 +164,14 @@ impl Store {
         }
     }
 
+    /// Gives a role up, for another node to take.
+    pub async fn resign(&self, role: &'static str) {
+        match &self.0 {
+            Backend::Postgres(postgres) => postgres.resign(role).await,
+            Backend::Sqlite(_) => {}
+        }
+    }
+
     // ---- claim, renew, complete
     /// Takes waiting, due, unsuspected predictions among `ids` under a lease. What is missing from the answer is
     /// finished, taken, not due or unknown: its ticket was stale. Suspects are named, not taken.
@@ -225,8 +233,8 @@ impl Store {
     }
 
     /// Deletes predictions that expired (`expires_at`), idempotency keys older than `keys_for`, and workers not seen
-    /// for a day; at most `limit` of each; returns how many predictions.
-    pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<u64, StoreError> {
+    /// for a day; at most `limit` of each.
+    pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
         on_backend!(self, backend => backend.purge(keys_for, limit).await)
     }
 

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::node::{Node, Trouble};
 
+const ROLE: &str = "dispatcher";
 const EVERY: Duration = Duration::from_secs(1);
 /// The pause after a pass that found much: a long backlog moves as fast as it is worked off.
 const EVERY_WHILE_BUSY: Duration = Duration::from_millis(100);
@@ -26,13 +27,14 @@ pub(crate) async fn top_up(node: Arc<Node>) {
     while node.over.run_until_cancelled(sleep(pause)).await.is_some() {
         pause = EVERY;
         if !node.queue.is_healthy() {
+            // Another node's link to the queue may be whole.
+            node.store.resign(ROLE).await;
+            dispatcher.lives.clear();
             continue;
         }
-        match node.ask(node.store.lead("dispatcher")).await {
+        match node.ask(node.store.lead(ROLE)).await {
             Ok(true) => {
-                if let Ok(pushed) = dispatcher.pass(&node).await
-                    && pushed >= BATCH as usize
-                {
+                if let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await {
                     pause = EVERY_WHILE_BUSY;
                 }
             }
@@ -60,19 +62,30 @@ struct Life {
     noticed_at: OffsetDateTime,
 }
 
+/// What one look at every stream showed.
+struct Pass {
+    /// Whether a window was filled, or much was queued: there is more to come soon.
+    is_busy: bool,
+}
+
 impl Dispatcher {
-    /// One look at every stream; returns how many tickets were queued.
-    async fn pass(&mut self, node: &Node) -> Result<usize, Trouble> {
+    /// One look at every stream.
+    async fn pass(&mut self, node: &Node) -> Result<Pass, Trouble> {
         self.mark_refused(node).await?;
-        let mut pushed = 0;
+        let mut is_busy = false;
         for stream in node.ask(node.store.waiting_streams()).await? {
-            let Ok(depth) = node.queue.depth(&stream).await else { break };
+            let depth = match node.queue.depth(&stream).await {
+                Ok(depth) => depth,
+                // One stream that cannot be read is not the others' fault.
+                Err(_) if node.queue.is_healthy() => continue,
+                Err(_) => break,
+            };
             let life = self.life(node, &stream, depth.generation).await?;
             let queued_for = (depth.undelivered == 0).then_some(LOST_AFTER);
             let due = Due { queued_before: Some(life.noticed_at), queued_for };
-            pushed += self.fill(node, &stream, due).await?;
+            is_busy |= self.fill(node, &stream, due).await?;
         }
-        Ok(pushed)
+        Ok(Pass { is_busy })
     }
 
     async fn life(&mut self, node: &Node, stream: &StreamKey, generation: u64) -> Result<Life, Trouble> {
@@ -85,9 +98,8 @@ impl Dispatcher {
         Ok(life)
     }
 
-    /// Queues tickets until nothing is due or the window is full.
-    async fn fill(&mut self, node: &Node, stream: &StreamKey, due: Due) -> Result<usize, Trouble> {
-        let mut pushed = 0;
+    /// Queues tickets until nothing is due or the window is full; whether there may be more.
+    async fn fill(&mut self, node: &Node, stream: &StreamKey, due: Due) -> Result<bool, Trouble> {
         for _ in 0..ROUNDS {
             if !node.queue.has_room(stream) || node.over.is_cancelled() {
                 break;
@@ -96,14 +108,16 @@ impl Dispatcher {
             let taken = ids.len();
             let tickets = ids.into_iter().map(|id| Ticket { id, stream: stream.clone() }).collect();
             let refused = node.queue.push(tickets).await;
-            pushed += taken - refused.len();
             self.unmarked.extend(refused.iter().map(|ticket| ticket.id));
             self.mark_refused(node).await?;
-            if taken < BATCH as usize || !refused.is_empty() {
-                break;
+            if !refused.is_empty() {
+                return Ok(true);
+            }
+            if taken < BATCH as usize {
+                return Ok(false);
             }
         }
-        Ok(pushed)
+        Ok(true)
     }
 
     async fn mark_refused(&mut self, node: &Node) -> Result<(), Trouble> {

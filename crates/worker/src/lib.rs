@@ -14,6 +14,7 @@ mod node;
 mod outage;
 mod poll;
 mod publish;
+mod purge;
 mod renew;
 mod run;
 mod stop;
@@ -88,6 +89,7 @@ pub async fn run(
     parts.spawn(cancel::hear_cancels(Arc::clone(&node)));
     parts.spawn(publish::keep_published(Arc::clone(&node)));
     parts.spawn(sweep::sweep(Arc::clone(&node)));
+    parts.spawn(purge::purge(Arc::clone(&node)));
     parts.spawn(dispatch::top_up(Arc::clone(&node)));
     parts.spawn(node.awaited(claim::claim_tickets(Arc::clone(&node), tickets_in)));
     parts.spawn(node.awaited(poll::poll(Arc::clone(&node))));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use store::Store;
 use tokio::time::sleep;
 
-use crate::node::Node;
+use crate::node::{Node, Trouble};
 
 /// The longest pause between renewals, so that a cancel that nobody told us of is noticed soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -16,9 +16,11 @@ pub(crate) fn renew(node: &Node) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime of one thread needs only a few file descriptors");
     runtime.block_on(node.over.run_until_cancelled(renew_all(node)));
+    // Not waited for: a look-up of the database's name may hang.
+    runtime.shutdown_background();
 }
 
-/// Renews everything held in one statement, again and again.
+/// Renews again and again.
 async fn renew_all(node: &Node) {
     let lease = node.config.lease;
     let pause = (lease / 10).min(LONGEST_PAUSE);
@@ -36,12 +38,19 @@ async fn renew_all(node: &Node) {
             },
         };
         sleep(pause).await;
-        let (runs, asked_at) = (node.held.runs(), Instant::now());
-        if runs.is_empty() {
-            own = Some(store);
-        } else if let Ok(lost) = node.ask_within(lease / 3, store.renew(node.id, &runs, lease)).await {
-            node.held.renew(&runs, &lost, asked_at + lease);
+        if renew_once(node, &store).await.is_ok() {
             own = Some(store);
         }
     }
+}
+
+/// Renews everything held in one statement.
+pub(crate) async fn renew_once(node: &Node, store: &Store) -> Result<(), Trouble> {
+    let lease = node.config.lease;
+    let (runs, asked_at) = (node.held.runs(), Instant::now());
+    if !runs.is_empty() {
+        let lost = node.ask_within(lease / 3, store.renew(node.id, &runs, lease)).await?;
+        node.held.renew(&runs, &lost, asked_at + lease);
+    }
+    Ok(())
 }

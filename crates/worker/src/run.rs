@@ -6,11 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::{Abandon, Model, Output};
+use inference::Output;
 use prediction::{Failure, FailureCode, RetrySchedule};
-use serde_json::value::RawValue;
 use store::{Claimed, Outcome, Run, RunMetrics, Written};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::{
     backoff::Backoff,
@@ -42,13 +41,13 @@ async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome>
     if node.stop.is_cancelled() {
         return Some(Outcome::Released { run });
     }
-    let (begun, limit) = (Instant::now(), model.spec().limits.timeout());
+    let begun = Instant::now();
     let result = tokio::select! {
         biased;
         () = hold.gone() => return None,
         () = past(claimed.deadline_in) => return None,
         () = node.hand_back.cancelled() => return Some(Outcome::Released { run }),
-        result = predict_in_time(&model, &claimed.input, hold.abandon().clone(), limit) => result,
+        result = model.predict(&claimed.input, hold.abandon().clone()) => result,
     };
     Some(match result.and_then(check_size) {
         Ok(output) => {
@@ -68,17 +67,6 @@ async fn past(deadline_in: Option<Duration>) {
         Some(left) => sleep(left).await,
         None => future::pending().await,
     }
-}
-
-/// Runs it, `limit` at most from here; dropping the model's future takes the prediction back.
-async fn predict_in_time(
-    model: &Model,
-    input: &RawValue,
-    abandon: Abandon,
-    limit: Duration,
-) -> Result<Output, Failure> {
-    let too_long = |_| Failure::new(FailureCode::Timeout, format!("one run took longer than {limit:?}"));
-    timeout(limit, model.predict(input, abandon)).await.map_err(too_long)?
 }
 
 fn check_size(output: Output) -> Result<Output, Failure> {
@@ -136,6 +124,8 @@ fn unstorable(run: Run, metrics: RunMetrics) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::RawValue;
+
     use super::*;
 
     fn claimed(retries: u32) -> Claimed {
@@ -158,18 +148,6 @@ mod tests {
         assert!(matches!(end(1, FailureCode::Internal), Outcome::Retry { delay, .. } if delay.as_secs_f64() >= 3.2));
         assert!(matches!(end(2, FailureCode::Timeout), Outcome::Failed { .. }));
         assert!(matches!(end(0, FailureCode::ModelError), Outcome::Failed { .. }));
-    }
-
-    #[tokio::test]
-    async fn a_run_has_a_time_limit() {
-        let config = inference::Config { enable_echo: true, ..inference::Config::default() };
-        let models = inference::Models::load(&config).expect("echo has no files");
-        let spec = models.specs().pop().expect("echo is served");
-        let model = models.get(&spec.name, &spec.version).expect("echo is served");
-        let input = RawValue::from_string(r#"{"value": 1, "sleep_ms": 600000}"#.to_owned()).expect("JSON");
-        let failure = predict_in_time(&model, &input, Abandon::default(), Duration::from_millis(50)).await;
-        let failure = failure.expect_err("it takes too long");
-        assert_eq!((failure.code, failure.retryable), (FailureCode::Timeout, true));
     }
 
     #[test]

@@ -15,18 +15,38 @@ const EVERY_WHILE_IDLE: Duration = Duration::from_secs(1);
 const LONGEST_SESSION: Duration = Duration::from_secs(2);
 /// How long other work has to show itself after a session.
 const SHORTEST_REST: Duration = Duration::from_millis(100);
+/// How long a worker first waits, taking nothing new, for what it holds to end; twice as long each time that it does not, so
+/// that workers with short runs come first and those with long ones stand still only if nobody else can.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How a session ended.
+enum Session {
+    /// There may be more suspects.
+    More,
+    /// There are none for now.
+    Done,
+    /// What was held did not end in time.
+    NotAlone,
+}
 
 /// Runs suspects until the worker stops. When there is other work, it has as long as the last session took, the wait for
 /// what was held included, so that both go on.
 pub(crate) async fn run_suspects(node: Arc<Node>) {
-    let mut more = false;
+    let mut wait = true;
+    let mut patience = FIRST_PATIENCE;
     loop {
-        if !more && !wanted(&node).await {
+        if wait && !wanted(&node).await {
             return;
         }
         let begun = Instant::now();
-        more = session(&node).await;
+        let session = session(&node, patience).await;
         let took = begun.elapsed();
+        wait = matches!(session, Session::Done);
+        patience = match session {
+            Session::NotAlone => (patience * 2).min(LONGEST_PATIENCE),
+            Session::More | Session::Done => FIRST_PATIENCE,
+        };
         if !node.pause(SHORTEST_REST).await || (!node.held.is_empty() && !node.pause(took).await) {
             return;
         }
@@ -46,12 +66,15 @@ async fn wanted(node: &Node) -> bool {
     }
 }
 
-/// Takes every slot, which waits for all that is held and lets nothing else begin, then runs one suspect after the other;
-/// whether there may be more.
-async fn session(node: &Node) -> bool {
+/// Takes every slot, which waits for all that is held and lets nothing else begin, then runs one suspect after the other.
+async fn session(node: &Node, patience: Duration) -> Session {
     let slots = u32::try_from(node.config.slots).unwrap_or(u32::MAX);
-    let all = node.stop.run_until_cancelled(node.slots.acquire_many(slots)).await;
-    let Some(Ok(_all)) = all else { return false };
+    let all = timeout(patience, node.slots.acquire_many(slots));
+    let _all = match node.stop.run_until_cancelled(all).await {
+        Some(Ok(Ok(all))) => all,
+        Some(Err(_)) => return Session::NotAlone,
+        Some(Ok(Err(_))) | None => return Session::Done,
+    };
     let begun = Instant::now();
     while begun.elapsed() < LONGEST_SESSION && !node.stop.is_cancelled() {
         let claimed_at = Instant::now();
@@ -60,9 +83,9 @@ async fn session(node: &Node) -> bool {
                 tracing::info!(prediction = %claimed.run.id, "runs alone");
                 run::run(node, claimed, claimed_at).await;
             }
-            Ok(None) => return false,
-            Err(_) => return true,
+            Ok(None) => return Session::Done,
+            Err(_) => return Session::More,
         }
     }
-    true
+    Session::More
 }

@@ -1,4 +1,4 @@
-//! Ends what is over, each second: expired leases go back to waiting, passed deadlines are canceled; now and then old records go.
+//! Ends what is over, each second: expired leases go back to waiting, passed deadlines are canceled.
 
 use std::{
     sync::Arc,
@@ -7,35 +7,39 @@ use std::{
 
 use store::Sweep;
 
-use crate::node::Node;
+use crate::{
+    node::{Node, Trouble},
+    renew,
+};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// The most predictions of each kind in one statement.
 const LIMIT: u32 = 500;
-const PURGE_EVERY: Duration = Duration::from_secs(60);
-/// The most records removed in one statement, and statements at once: the rest waits for the next time.
-const PURGE_LIMIT: u32 = 1000;
-const PURGE_ROUNDS: u32 = 10;
 
-/// Sweeps until the worker stops.
+/// Sweeps until the worker stops. While the store was away nobody could renew: once it is back, everybody has one lease's
+/// time to do so before anything is taken away.
 pub(crate) async fn sweep(node: Arc<Node>) {
-    let mut purged = Instant::now();
+    let mut away_at: Option<Instant> = None;
     while node.pause(EVERY).await {
-        while sweep_once(&node).await {}
-        if purged.elapsed() >= PURGE_EVERY {
-            purge(&node).await;
-            purged = Instant::now();
+        let mut more = true;
+        while more {
+            let leases = away_at.is_none_or(|at| at.elapsed() >= node.config.lease);
+            more = sweep_once(&node, leases).await.unwrap_or_else(|_| {
+                away_at = Some(Instant::now());
+                false
+            });
         }
     }
 }
 
 /// Whether there may be more.
-async fn sweep_once(node: &Node) -> bool {
-    let lease = node.config.lease;
-    // While the store was away nobody could renew: everybody has one lease's time to do so before anything is taken away.
-    let leases = node.outage.is_past(lease);
-    let sweep = Sweep { lease, max_crashes: node.config.max_crashes, limit: LIMIT, leases };
-    let Ok(swept) = node.ask(node.store.sweep(sweep)).await else { return false };
+async fn sweep_once(node: &Node, leases: bool) -> Result<bool, Trouble> {
+    if !node.store.is_shared() {
+        // Nobody else can have lost these leases: the machine slept, or its clock was set.
+        renew::renew_once(node, &node.store).await?;
+    }
+    let sweep = Sweep { lease: node.config.lease, max_crashes: node.config.max_crashes, limit: LIMIT, leases };
+    let swept = node.ask(node.store.sweep(sweep)).await?;
     let full = |ids: &[_]| ids.len() >= LIMIT as usize;
     let more = full(&swept.requeued) || full(&swept.ended);
     if !swept.requeued.is_empty() {
@@ -43,14 +47,5 @@ async fn sweep_once(node: &Node) -> bool {
         node.suspects.notify_one();
     }
     node.finished.tell(swept.ended);
-    more && !node.stop.is_cancelled()
-}
-
-async fn purge(node: &Node) {
-    for _ in 0..PURGE_ROUNDS {
-        match node.ask(node.store.purge(node.config.keys_for, PURGE_LIMIT)).await {
-            Ok(removed) if removed >= u64::from(PURGE_LIMIT) => {}
-            Ok(_) | Err(_) => return,
-        }
-    }
+    Ok(more && !node.stop.is_cancelled())
 }

@@ -43,6 +43,16 @@ async fn the_worker_of_a_running_prediction_is_told() {
 }
 
 #[tokio::test]
+async fn a_deadline_passes_without_any_worker() {
+    let server = Server::start().await;
+    let body = json!({"model": "augur/echo", "input": {"value": 1}, "deadline": "50ms"});
+    let created = json_of(server.post("/v1/predictions", &body).send().await.unwrap(), 202).await;
+    let id = created["id"].as_str().unwrap();
+    let ended = server.read(&format!("/v1/predictions/{id}?wait=60")).await;
+    assert_eq!((&ended["status"], &ended["failure"]["code"]), (&json!("canceled"), &json!("deadline_exceeded")));
+}
+
+#[tokio::test]
 async fn a_finished_prediction_stays_finished() {
     let server = Server::start().await;
     let id = server.create(json!("x")).await;

@@ -1,4 +1,4 @@
-//! Streams of tickets in Redis, for many processes: nothing here outlives the work it hints at.
+//! Streams of tickets in Redis, for many processes: nothing here outlives the work it hints at by much.
 
 mod acker;
 mod connection;
@@ -30,6 +30,10 @@ const MOST_ADDED: usize = 1000;
 
 /// How long a stream that was seen full is believed to be: somebody must look again, and a push is how one looks.
 const FULL_FOR: Duration = Duration::from_secs(1);
+
+/// How long a stream is kept that nobody pushes to or takes from, in seconds. A version that was replaced has no consumers any
+/// more, and nobody asks for what is left of it; a stream that expires too early is one that was lost, and is filled again.
+const STREAM_KEPT: u64 = 86_400;
 
 pub(crate) struct RedisQueue {
     client: Client,
@@ -122,7 +126,7 @@ impl RedisQueue {
 
     fn add_push(&self, pipeline: &mut Pipeline, stream: &StreamKey, tickets: &[Ticket]) {
         let command = scripts::run(pipeline, &scripts::PUSH, self.names.stream(stream).keys().into_iter());
-        command.arg(GROUP).arg(crate::new_generation()).arg(self.config.window);
+        command.arg(GROUP).arg(crate::new_generation()).arg(self.config.window).arg(STREAM_KEPT);
         for ticket in tickets {
             command.arg(ticket.id.0.as_bytes());
         }

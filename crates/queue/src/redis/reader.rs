@@ -1,12 +1,13 @@
 //! Reads tickets for a consumer: woken by Redis, never more than there is room for.
 
 use super::{
+    STREAM_KEPT,
     connection::{self, Backoff},
     consumer::{Consumer, Entry, Settled},
     names::{GROUP, ID},
     scripts,
 };
-use crate::{Handled, delivery::Delivery};
+use crate::{Handled, delivery::Delivery, turns::Turns};
 use prediction::{PredictionId, Ticket};
 use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use std::{
@@ -24,7 +25,7 @@ const BLOCK: u64 = 500;
 /// The most tickets taken by one call.
 const MOST_TAKEN: usize = 256;
 
-/// The longest between two looks for tickets of silent consumers.
+/// The longest between two looks for tickets of silent consumers; a look also keeps the streams from expiring.
 const LONGEST_UNTIL_LOOK: Duration = Duration::from_secs(1);
 
 type Fields = Vec<Vec<u8>>;
@@ -34,6 +35,7 @@ pub(crate) struct Reader {
     deliveries: mpsc::Sender<Delivery>,
     settled: mpsc::UnboundedSender<Settled>,
     stop: CancellationToken,
+    turns: Turns,
     /// When to look for tickets of silent consumers.
     look_at: Instant,
     /// Whether a reply may have been lost with the last connection, and tickets with it.
@@ -47,7 +49,8 @@ impl Reader {
         settled: mpsc::UnboundedSender<Settled>,
         stop: CancellationToken,
     ) -> Self {
-        Self { consumer, deliveries, settled, stop, look_at: Instant::now(), may_have_lost: false }
+        let turns = Turns::new(consumer.streams.iter().map(|(key, _)| key.priority));
+        Self { consumer, deliveries, settled, stop, turns, look_at: Instant::now(), may_have_lost: false }
     }
 
     /// Reads until it shall stop, on connections of its own.
@@ -107,7 +110,8 @@ impl Reader {
         };
         let own = if self.may_have_lost { self.consumer.most } else { 0 };
         let room = self.consumer.slots.available_permits().min(MOST_TAKEN);
-        let keys: Vec<&str> = self.consumer.streams.iter().flat_map(|(_, names)| names.keys()).collect();
+        let order: Vec<usize> = self.turns.order().collect();
+        let keys: Vec<&str> = order.iter().flat_map(|&stream| self.consumer.streams[stream].1.keys()).collect();
         let mut pipeline = redis::pipe();
         scripts::run(&mut pipeline, &scripts::TAKE, keys.into_iter())
             .arg(GROUP)
@@ -115,10 +119,15 @@ impl Reader {
             .arg(room)
             .arg(crate::new_generation())
             .arg(silent)
-            .arg(own);
+            .arg(own)
+            .arg(STREAM_KEPT)
+            .arg(self.turns.lengths().collect::<Vec<_>>());
         let (taken,): (Vec<(usize, String, Fields)>,) = connection::query(connection, &pipeline).await?;
         self.may_have_lost = false;
-        Ok(taken.into_iter().map(|(number, id, fields)| (Entry { stream: number - 1, id }, fields)).collect())
+        let taken: Vec<_> =
+            taken.into_iter().map(|(number, id, fields)| (Entry { stream: order[number - 1], id }, fields)).collect();
+        taken.iter().for_each(|(entry, _)| self.turns.served(entry.stream));
+        Ok(taken)
     }
 
     /// Waits for the first ticket that comes to any stream. (It may be one of several streams each, if they come

@@ -1,12 +1,13 @@
 -- Takes tickets for a consumer: its own, if it may have lost a reply; those of silent others; then new ones, streams in
--- the order given.
+-- the order given, those of one run sharing the room.
 -- (One XREADGROUP over several streams would return up to COUNT of each, whatever room there is.)
 -- KEYS: stream, generation, stream, generation, …
 -- ARGV: group, consumer, room, fresh generation, milliseconds after which a silent consumer's are taken (0: not now),
--- the most of its own (0: not now)
+-- the most of its own (0: not now), seconds to keep the streams, the number of streams in the first run, in the next, …
 -- Returns {number of the stream, entry's id, entry's fields} for each.
 local group, consumer, room, fresh = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local silent, own = tonumber(ARGV[5]), tonumber(ARGV[6])
+local silent, own, kept = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local first_run = 8
 local taken = {}
 local function hand_out(number, entries)
   for _, entry in ipairs(entries) do
@@ -27,6 +28,10 @@ for key = 1, #KEYS, 2 do
   end
 end
 for key = 1, #KEYS, 2 do
+  if silent > 0 then
+    -- Now and then is often enough, and spares the other calls the writes.
+    keep(KEYS[key], KEYS[key + 1], kept)
+  end
   if silent > 0 and room > 0 then
     local pending = redis.pcall('XPENDING', KEYS[key], group, 'IDLE', silent, '-', '+', room)
     if not pending.err and #pending > 0 then
@@ -38,15 +43,40 @@ for key = 1, #KEYS, 2 do
     end
   end
 end
-for key = 1, #KEYS, 2 do
-  if room > 0 then
-    local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', room, 'STREAMS', KEYS[key], '>')
-    if reply and reply.err then
-      prepare(KEYS[key], KEYS[key + 1], group, fresh)
-      redis.pcall('XGROUP', 'CREATE', KEYS[key], group, '0')
-    elseif reply then
-      hand_out((key + 1) / 2, reply[1][2])
+
+-- Hands out up to so many new tickets; returns how many there were.
+local function read(number, count)
+  local stream, generation = KEYS[2 * number - 1], KEYS[2 * number]
+  local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
+  if not reply then
+    return 0
+  end
+  if reply.err then
+    prepare(stream, generation, group, fresh)
+    keep(stream, generation, kept)
+    redis.pcall('XGROUP', 'CREATE', stream, group, '0')
+    return 0
+  end
+  hand_out(number, reply[1][2])
+  return #reply[1][2]
+end
+
+local last = 0
+for run = first_run, #ARGV do
+  local asked = {}
+  for number = last + 1, last + tonumber(ARGV[run]) do
+    asked[#asked + 1] = number
+  end
+  last = last + #asked
+  -- Whoever gives less than its share has no more; what it leaves the others share again.
+  while room > 0 and #asked > 0 do
+    local share, more = math.max(1, math.floor(room / #asked)), {}
+    for _, number in ipairs(asked) do
+      if room > 0 and read(number, share) == share then
+        more[#more + 1] = number
+      end
     end
+    asked = more
   end
 end
 return taken

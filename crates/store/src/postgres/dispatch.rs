@@ -1,7 +1,7 @@
 //! Topping up the queue: which waiting predictions lack a ticket, and who looks.
 
 use prediction::{PredictionId, Priority, StreamKey};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -37,6 +37,9 @@ const TAKE_DUE: &str = "
         RETURNING predictions.id, due.not_before
     )
     SELECT id FROM queued ORDER BY not_before, id";
+
+/// A holder that does not ask for its role this long (it is stopped, or cut off) loses it. Needs Postgres 14.
+const ROLE_TIMEOUT: &str = "10s";
 
 /// One look into the index per stream that may exist. Asked for EXISTS, or for any row instead of the first, the planner walks
 /// along all that waits.
@@ -106,6 +109,11 @@ impl Postgres {
         Ok(is_held)
     }
 
+    /// Ends the session that holds the role, if it is ours, and the lock with it.
+    pub(crate) async fn resign(&self, name: &'static str) {
+        drop(self.roles.lock().await.remove(name));
+    }
+
     async fn ask_for(&self, name: &str, role: Option<Role>) -> sqlx::Result<Role> {
         // The lock lives exactly as long as the session, so a session that answers still has it.
         if let Some(mut role) = role
@@ -114,7 +122,8 @@ impl Postgres {
             role.is_held = role.is_held || try_lock(&mut role.session, name).await?;
             return Ok(role);
         }
-        let mut session = PgConnection::connect_with(&self.options).await?;
+        let options = PgConnectOptions::clone(&self.options).options([("idle_session_timeout", ROLE_TIMEOUT)]);
+        let mut session = PgConnection::connect_with(&options).await?;
         let is_held = try_lock(&mut session, name).await?;
         Ok(Role { session, is_held })
     }

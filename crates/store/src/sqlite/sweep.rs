@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Sqlite, clock, complete::fail, id_list};
 use crate::{
-    StoreError, Sweep, Swept, failures,
+    Purged, StoreError, Sweep, Swept, failures,
     numbers::{count, micros},
     rows,
 };
@@ -86,7 +86,7 @@ impl Sqlite {
         Ok(swept)
     }
 
-    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<u64, StoreError> {
+    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
         let mut transaction = self.begin().await?;
         let now = clock::now(&mut transaction).await?;
         let purged: Vec<Uuid> =
@@ -95,7 +95,8 @@ impl Sqlite {
         for payloads in [PURGE_INPUTS, PURGE_OUTPUTS] {
             sqlx::query(payloads).bind(id_list(&purged)).execute(&mut *transaction).await?;
         }
-        sqlx::query(PURGE_KEYS).bind(now.plus(-micros(keys_for))).bind(limit).execute(&mut *transaction).await?;
+        let keys =
+            sqlx::query(PURGE_KEYS).bind(now.plus(-micros(keys_for))).bind(limit).execute(&mut *transaction).await?;
         let counts: Vec<i64> = sqlx::query_scalar(PURGE_WORKERS)
             .bind(now.plus(-micros(WORKERS_KEPT_FOR)))
             .bind(limit)
@@ -103,6 +104,6 @@ impl Sqlite {
             .await?;
         sqlx::query(KEEP_COUNT).bind(counts.iter().sum::<i64>()).execute(&mut *transaction).await?;
         transaction.commit().await?;
-        Ok(u64::try_from(purged.len()).unwrap_or(u64::MAX))
+        Ok(Purged { predictions: u64::try_from(purged.len()).unwrap_or(u64::MAX), keys: keys.rows_affected() })
     }
 }

@@ -93,6 +93,10 @@ async fn one_leader_at_a_time(fixture: Fixture) {
             .unwrap();
         eventually(async || other.lead("dispatcher").await.unwrap().then_some(())).await;
         assert!(!store.lead("dispatcher").await.unwrap());
+        other.resign("dispatcher").await;
+        eventually(async || store.lead("dispatcher").await.unwrap().then_some(())).await;
+        store.resign("dispatcher").await;
+        eventually(async || other.lead("dispatcher").await.unwrap().then_some(())).await;
         other.close().await;
         eventually(async || store.lead("dispatcher").await.unwrap().then_some(())).await;
     }

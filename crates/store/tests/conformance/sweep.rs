@@ -102,9 +102,9 @@ async fn expired_records_are_purged(fixture: Fixture) {
     for id in &ids[..3] {
         fixture.store.cancel("", *id).await.unwrap();
     }
-    assert_eq!(fixture.store.purge(LEASE, 1).await.unwrap(), 1);
-    assert_eq!(fixture.store.purge(LEASE, 10).await.unwrap(), 1);
-    assert_eq!(fixture.store.purge(LEASE, 10).await.unwrap(), 0);
+    assert_eq!(fixture.store.purge(LEASE, 1).await.unwrap().predictions, 1);
+    assert_eq!(fixture.store.purge(LEASE, 10).await.unwrap().predictions, 1);
+    assert_eq!(fixture.store.purge(LEASE, 10).await.unwrap().predictions, 0);
     let kept = fixture.store.get("", &ids).await.unwrap();
     assert_eq!(kept.len(), 2, "one is kept longer, one is not finished");
     for (table, rows) in [("predictions", 2), ("inputs", 2), ("outputs", 1)] {
@@ -117,7 +117,8 @@ async fn keys_and_workers_are_purged(fixture: Fixture) {
     let first = fixture.accept([keyed()]).await[0];
     fixture.store.purge(LEASE, 10).await.unwrap();
     assert_eq!(fixture.store.accept(vec![keyed()]).await.unwrap(), [Accepted::Replayed { id: first }]);
-    fixture.store.purge(Duration::ZERO, 10).await.unwrap();
+    let purged = fixture.store.purge(Duration::ZERO, 1).await.unwrap();
+    assert_eq!((purged.keys, purged.is_full(1), purged.is_full(2)), (1, true, false));
     fixture.accept([keyed()]).await;
 
     let gone = WorkerId::generate();
