@@ -93,7 +93,7 @@ pub struct Demo {
 /// The settings of `augur predict`.
 #[derive(Args, Clone, Debug)]
 pub struct Predict {
-    /// The model, as owner/name; a name alone means augur/<name>.
+    /// The model, as owner/name; a name alone means augur/NAME.
     #[arg(value_parser = model_name)]
     pub model: ModelName,
     /// The input as JSON, or @FILE to read it from a file, or - to read it from standard input.

@@ -140,7 +140,7 @@ pub struct ApiSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models")]
 pub struct ModelSettings {
-    /// The directory of models: each in <owner>/<name>/ with a model.toml.
+    /// The directory of models: each in OWNER/NAME/ with a model.toml.
     #[arg(long, env = "AUGUR_MODELS_DIR", default_value = "models", value_name = "DIR")]
     pub models_dir: PathBuf,
     /// A further model directory, with a model.toml or as Hugging Face has it; may be repeated, or separated by commas.
