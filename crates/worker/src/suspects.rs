@@ -42,7 +42,8 @@ pub(crate) async fn run_suspects(node: Arc<Node>) {
         let begun = Instant::now();
         let session = session(&node, patience).await;
         let took = begun.elapsed();
-        wait = matches!(session, Session::Done);
+        // Not alone in time, it waits to be told again: by then others may have run them all.
+        wait = !matches!(session, Session::More);
         patience = match session {
             Session::NotAlone => (patience * 2).min(LONGEST_PATIENCE),
             Session::More | Session::Done => FIRST_PATIENCE,

@@ -119,7 +119,13 @@ impl Postgres {
             .fetch_all(connection)
             .await)
         // What became of the leases is committed, and its news must not be lost with the deadlines'.
-        .or_else(|error| if swept == Swept::default() { Err(error) } else { Ok(Vec::new()) })?;
+        .or_else(|error| {
+            if swept == Swept::default() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "deadlines were not swept; the next sweep looks again");
+            Ok(Vec::new())
+        })?;
         swept.ended.extend(late.into_iter().map(PredictionId));
         Ok(swept)
     }
