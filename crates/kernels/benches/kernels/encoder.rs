@@ -1,0 +1,108 @@
+//! All layers of an encoder of MiniLM's shape, without embeddings and pooling: what the kernels are for, put together as a
+//! caller would.
+
+use kernels::{
+    Activation, Attention, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, attention,
+    layer_norm,
+};
+
+use crate::{HEAD, HIDDEN, INTERMEDIATE, LAYERS, numbers};
+
+struct Layer {
+    query_key_value: PackedMatrix,
+    projection: PackedMatrix,
+    up: PackedMatrix,
+    down: PackedMatrix,
+}
+
+/// Weights and activations.
+pub(crate) struct Encoder {
+    cpu: Cpu,
+    precision: Precision,
+    layers: Vec<Layer>,
+    offsets: Vec<usize>,
+    ones: Vec<f32>,
+    zeros: Vec<f32>,
+    x: Vec<f32>,
+    query_key_value: Vec<f32>,
+    context: Vec<f32>,
+    between: Vec<f32>,
+    y: Vec<f32>,
+    scratch: Scratch,
+}
+
+impl Encoder {
+    pub(crate) fn new(cpu: Cpu, precision: Precision, sequences: usize, length: usize) -> Self {
+        let matrix = |outputs: usize, inputs: usize| {
+            let weights: Vec<f32> = numbers(outputs * inputs).iter().map(|number| number * 0.05).collect();
+            PackedMatrix::new(cpu, precision, Rows::new(&weights, outputs, inputs, inputs), Some(&numbers(outputs)))
+        };
+        let layer = || Layer {
+            query_key_value: matrix(3 * HIDDEN, HIDDEN),
+            projection: matrix(HIDDEN, HIDDEN),
+            up: matrix(INTERMEDIATE, HIDDEN),
+            down: matrix(HIDDEN, INTERMEDIATE),
+        };
+        let rows = sequences * length;
+        Self {
+            cpu,
+            precision,
+            layers: (0..LAYERS).map(|_| layer()).collect(),
+            offsets: (0..=sequences).map(|sequence| sequence * length).collect(),
+            ones: vec![1.0; HIDDEN],
+            zeros: vec![0.0; HIDDEN],
+            x: numbers(rows * HIDDEN),
+            query_key_value: vec![0.0; rows * 3 * HIDDEN],
+            context: vec![0.0; rows * HIDDEN],
+            between: vec![0.0; rows * INTERMEDIATE],
+            y: vec![0.0; rows * HIDDEN],
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Floating-point operations of one run, without those of norms, softmax and GELU.
+    pub(crate) fn flop(&self) -> f64 {
+        let weights = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * INTERMEDIATE;
+        let squares: usize = self.offsets.windows(2).map(|ends| (ends[1] - ends[0]).pow(2)).sum();
+        let rows = self.x.len() / HIDDEN;
+        (LAYERS * (2 * rows * weights + 4 * squares * HIDDEN)) as f64
+    }
+
+    pub(crate) fn run(&mut self) {
+        let (cpu, rows) = (self.cpu, self.x.len() / HIDDEN);
+        let norm = LayerNorm { weight: &self.ones, bias: &self.zeros, epsilon: 1e-12 };
+        let plain = Epilogue { activation: Activation::None, residual: None };
+        let scratch = &mut self.scratch;
+        for layer in &self.layers {
+            let view = RowsMut::new(&mut self.query_key_value, rows, 3 * HIDDEN, 3 * HIDDEN);
+            let x = Rows::new(&self.x, rows, HIDDEN, HIDDEN);
+            layer.query_key_value.multiply(x, 0..3 * HIDDEN, plain, view, scratch);
+            let all = Rows::new(&self.query_key_value, rows, 3 * HIDDEN, 3 * HIDDEN);
+            let part = |part: usize| all.columns_in(part * HIDDEN..(part + 1) * HIDDEN);
+            let (query, key, value) = (part(0), part(1), part(2));
+            let input = Attention { query, key, value, offsets: &self.offsets, head_width: HEAD, scale: 0.177 };
+            attention(cpu, self.precision, &input, RowsMut::new(&mut self.context, rows, HIDDEN, HIDDEN), scratch);
+            let context = Rows::new(&self.context, rows, HIDDEN, HIDDEN);
+            let add = Epilogue { residual: Some(x), ..plain };
+            layer.projection.multiply(
+                context,
+                0..HIDDEN,
+                add,
+                RowsMut::new(&mut self.y, rows, HIDDEN, HIDDEN),
+                scratch,
+            );
+            let y = Rows::new(&self.y, rows, HIDDEN, HIDDEN);
+            layer_norm(cpu, norm, y, None, RowsMut::new(&mut self.x, rows, HIDDEN, HIDDEN));
+
+            let x = Rows::new(&self.x, rows, HIDDEN, HIDDEN);
+            let between = RowsMut::new(&mut self.between, rows, INTERMEDIATE, INTERMEDIATE);
+            let gelu = Epilogue { activation: Activation::GeluErf, ..plain };
+            layer.up.multiply(x, 0..INTERMEDIATE, gelu, between, scratch);
+            let between = Rows::new(&self.between, rows, INTERMEDIATE, INTERMEDIATE);
+            let add = Epilogue { residual: Some(x), ..plain };
+            layer.down.multiply(between, 0..HIDDEN, add, RowsMut::new(&mut self.y, rows, HIDDEN, HIDDEN), scratch);
+            let y = Rows::new(&self.y, rows, HIDDEN, HIDDEN);
+            layer_norm(cpu, norm, y, None, RowsMut::new(&mut self.x, rows, HIDDEN, HIDDEN));
+        }
+    }
+}

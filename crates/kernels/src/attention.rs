@@ -1,0 +1,201 @@
+//! Attention within each of several sequences whose rows lie one after the other, without padding: softmax(Q · Kᵀ · scale) · V
+//! for each head.
+
+use std::ops::{Range, RangeInclusive};
+
+use crate::{
+    Cpu, Precision, Rows, RowsMut, Scratch,
+    cpu::Work,
+    lanes::Lanes,
+    pointwise::exponentials,
+    product::{Left, Sums, product},
+};
+#[cfg(target_arch = "x86_64")]
+use crate::{Isa, amx};
+
+/// Registers across a panel of keys or values: narrower than a matrix's, because heads are narrow.
+const VECTORS: usize = 2;
+
+/// Queries, keys and values of all sequences, a row for each token, heads side by side.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// Tokens × (heads · `head_width`).
+    pub query: Rows<'a>,
+    /// As `query`.
+    pub key: Rows<'a>,
+    /// As `query`.
+    pub value: Rows<'a>,
+    /// Where each sequence begins, and last where the last one ends. Row 0 of the views is row `offsets[0]` here, so that a
+    /// part of the sequences is a part of this list.
+    pub offsets: &'a [usize],
+    /// Columns of one head.
+    pub head_width: usize,
+    /// What products of queries and keys are multiplied with; usually 1 / √`head_width`.
+    pub scale: f32,
+}
+
+/// Writes the attention of every sequence and head to the same rows and columns of `y`. Threads share the work by taking
+/// sequences (rows) or heads (columns) each.
+///
+/// # Panics
+/// When shapes do not fit each other, the columns are not whole heads, or the offsets decrease or pass the last row.
+pub fn attention(cpu: Cpu, precision: Precision, input: &Attention<'_>, mut y: RowsMut<'_>, scratch: &mut Scratch) {
+    for (name, view) in [("queries", input.query), ("keys", input.key), ("values", input.value)] {
+        assert!(
+            view.rows() == y.rows() && view.columns() == y.columns(),
+            "{name} of {} × {} for a result of {} × {}",
+            view.rows(),
+            view.columns(),
+            y.rows(),
+            y.columns()
+        );
+    }
+    assert!(
+        input.head_width > 0 && y.columns().is_multiple_of(input.head_width),
+        "{} columns are not whole heads of {}",
+        y.columns(),
+        input.head_width
+    );
+    assert!(input.offsets.is_sorted(), "offsets decrease");
+    if let (Some(first), Some(last)) = (input.offsets.first(), input.offsets.last()) {
+        assert!(last - first <= y.rows(), "sequences of {} rows in {}", last - first, y.rows());
+    }
+    let longest = in_tiles(cpu, precision, input, y.reborrow(), scratch);
+    cpu.run(Attend { input, longest, y, scratch });
+}
+
+/// Does the sequences for which tiles pay, if there are tiles; the longest of those that are left.
+#[cfg(target_arch = "x86_64")]
+fn in_tiles(cpu: Cpu, precision: Precision, input: &Attention<'_>, y: RowsMut<'_>, scratch: &mut Scratch) -> usize {
+    // Packing for tiles, which are whole panels of 32 tokens, takes longer than so few products in registers.
+    const SHORT: usize = 16;
+    if cpu.isa() != Isa::Amx {
+        return usize::MAX;
+    }
+    amx::attention(precision.into(), input, SHORT + 1, y, scratch);
+    SHORT
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn in_tiles(_: Cpu, _: Precision, _: &Attention<'_>, _: RowsMut<'_>, _: &mut Scratch) -> usize {
+    usize::MAX
+}
+
+impl Attention<'_> {
+    /// The rows of each sequence that is so long.
+    pub(crate) fn sequences(&self, lengths: RangeInclusive<usize>) -> impl Iterator<Item = Range<usize>> {
+        let first = self.offsets.first().copied().unwrap_or(0);
+        let all = self.offsets.windows(2).map(move |ends| ends[0] - first..ends[1] - first);
+        all.filter(move |rows| lengths.contains(&rows.len()))
+    }
+
+    /// The first column of each head.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = usize> {
+        (0..self.query.columns()).step_by(self.head_width)
+    }
+}
+
+struct Attend<'a> {
+    input: &'a Attention<'a>,
+    /// The longest sequence to do.
+    longest: usize,
+    y: RowsMut<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl Work for Attend<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(mut self) {
+        for rows in self.input.sequences(1..=self.longest) {
+            for column in self.input.heads() {
+                // SAFETY: the caller promises the instructions; `attention` checked that rows and columns exist.
+                unsafe { self.head::<V>(rows.clone(), column) }
+            }
+        }
+    }
+}
+
+impl Attend<'_> {
+    /// One head of one sequence.
+    #[inline(always)]
+    unsafe fn head<V: Lanes>(&mut self, rows: Range<usize>, column: usize) {
+        let (length, depth, panel) = (rows.len(), self.input.head_width, VECTORS * V::WIDTH);
+        let (score_stride, value_stride) = (length.next_multiple_of(panel), depth.next_multiple_of(panel));
+        self.scratch.right.reserve(score_stride * depth + value_stride * length);
+        self.scratch.sums.reserve(V::BLOCK_ROWS * (score_stride + value_stride));
+        let columns = column..column + depth;
+        let (keys, values) = self.scratch.right.as_mut_slice().split_at_mut(score_stride * depth);
+        pack_keys(self.input.key.rows_in(rows.clone()).columns_in(columns.clone()), panel, keys);
+        pack_values(self.input.value.rows_in(rows.clone()).columns_in(columns), panel, values);
+        let (keys, values) = (keys.as_ptr(), values.as_ptr());
+        for first in rows.clone().step_by(V::BLOCK_ROWS) {
+            let count = V::BLOCK_ROWS.min(rows.end - first);
+            // SAFETY: the caller promises the instructions and the rows; the scratch has room for a block of scores and one of
+            // results, and holds the packed panels.
+            unsafe {
+                let scores = self.scratch.sums.as_mut_ptr();
+                let results = scores.add(V::BLOCK_ROWS * score_stride);
+                let stride = self.input.query.stride();
+                let data = self.input.query.as_ptr().add(first * stride + column);
+                let queries = Left { data, stride, rows: count, depth };
+                for at in (0..length).step_by(panel) {
+                    let sums = Sums { data: scores.add(at), stride: score_stride };
+                    product::<V, VECTORS>(queries, keys.add(at * depth), sums);
+                }
+                let mut factors = [0.0; 8];
+                for (row, factor) in factors.iter_mut().enumerate().take(count) {
+                    *factor = 1.0 / exponentials::<V>(scores.add(row * score_stride), length, self.input.scale);
+                }
+                let weights = Left { data: scores, stride: score_stride, rows: count, depth: length };
+                for at in (0..depth).step_by(panel) {
+                    let sums = Sums { data: results.add(at), stride: value_stride };
+                    product::<V, VECTORS>(weights, values.add(at * length), sums);
+                }
+                for (row, factor) in factors.into_iter().enumerate().take(count) {
+                    let to = self.y.as_mut_ptr().add((first + row) * self.y.stride() + column);
+                    scaled::<V>(results.add(row * value_stride), depth, factor, to);
+                }
+            }
+        }
+    }
+}
+
+/// Writes `factor` times `length` numbers.
+///
+/// # Safety
+/// The machine has the instructions of `V`; whole registers can be read at `from`, `length` numbers written at `to`.
+#[inline(always)]
+pub(crate) unsafe fn scaled<V: Lanes>(from: *const f32, length: usize, factor: f32, to: *mut f32) {
+    for at in (0..length).step_by(V::WIDTH) {
+        // SAFETY: the caller's promise.
+        unsafe { (V::load(from.add(at)) * V::splat(factor)).store_some(to.add(at), V::WIDTH.min(length - at)) }
+    }
+}
+
+/// Panels of `width` keys, in each one row for each column of the head; zeros after the last key.
+fn pack_keys(keys: Rows<'_>, width: usize, packed: &mut [f32]) {
+    let depth = keys.columns();
+    for (first, panel) in (0..keys.rows()).step_by(width).zip(packed.chunks_exact_mut(width * depth)) {
+        let count = width.min(keys.rows() - first);
+        if count < width {
+            panel.fill(0.0);
+        }
+        for key in 0..count {
+            for (row, number) in panel.chunks_exact_mut(width).zip(keys.row(first + key)) {
+                row[key] = *number;
+            }
+        }
+    }
+}
+
+/// Panels of `width` columns of the head, in each one row for each token; zeros after the last column.
+fn pack_values(values: Rows<'_>, width: usize, packed: &mut [f32]) {
+    let (length, depth) = (values.rows(), values.columns());
+    for (first, panel) in (0..depth).step_by(width).zip(packed.chunks_exact_mut(width * length)) {
+        let count = width.min(depth - first);
+        for (token, row) in panel.chunks_exact_mut(width).enumerate() {
+            row[..count].copy_from_slice(&values.row(token)[first..first + count]);
+            row[count..].fill(0.0);
+        }
+    }
+}

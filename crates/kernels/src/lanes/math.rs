@@ -1,0 +1,68 @@
+//! Functions of whole registers. The coefficients are our own least-squares fits, weighted towards the smallest largest
+//! error, over Chebyshev nodes in 50 digits; `tests/pointwise.rs` holds them to their bounds.
+
+use super::{Lanes, POWER_OFFSET};
+
+/// Below, e^x is less than the smallest normal number and 0 here.
+const EXP_LEAST: f32 = -88.0;
+
+/// Above, e^x is as here: nothing becomes infinite.
+const EXP_MOST: f32 = 88.0;
+
+/// ln 2 in two parts: the first has so few bits that its product with a whole number below 2⁸ is exact.
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+/// e^x - 1 - of x from -ln 2 / 2 to ln 2 / 2, from x to x⁶; relative error of the sum 2e-9.
+const EXP: [f32; 6] = [1.0, 0.499_999_94, 0.166_664_3, 0.041_668_005, 0.008_374_197, 0.001_384_36];
+
+/// e^x within 2e-7 of its value, for x from -87 to 88; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp<V: Lanes>(x: V) -> V {
+    // In this order, so that NaN goes through.
+    let x = x.filled(EXP_MOST).min(x.filled(EXP_LEAST).max(x));
+    let shifted = x.mul_add(x.filled(std::f32::consts::LOG2_E), x.filled(POWER_OFFSET));
+    let whole = shifted - x.filled(POWER_OFFSET);
+    let rest = whole.mul_add(x.filled(-LN_2_HIGH), x);
+    let rest = whole.mul_add(x.filled(-LN_2_LOW), rest);
+    let [first, middle @ .., last] = EXP;
+    let mut sum = x.filled(last);
+    for coefficient in middle.into_iter().rev() {
+        sum = sum.mul_add(rest, x.filled(coefficient));
+    }
+    let sum = sum.mul_add(rest, x.filled(first)).mul_add(rest, x.filled(1.0));
+    sum * shifted.power_of_two()
+}
+
+/// Φ(x) - ½ for |x| up to 5.4 is x · ABOVE(x²) / BELOW(x²) within 6e-9, and more than ½ at 5.7, where it is cut off.
+const NORMAL_ABOVE: [f32; 6] = [0.398_942_23, 0.033_369_763, 0.004_650_695, 1.642_958e-4, 6.359_776e-6, 2.338_829_4e-8];
+const NORMAL_BELOW: [f32; 6] = [1.0, 0.250_311_67, 0.028_377_263, 0.001_858_836, 7.239_151e-5, 1.216_618_2e-6];
+const NORMAL_MOST: f32 = 5.7;
+
+/// The polynomial of these coefficients, lowest power first.
+#[inline(always)]
+fn polynomial<V: Lanes>(x: V, coefficients: [f32; 6]) -> V {
+    let mut sum = x.filled(coefficients[5]);
+    for coefficient in coefficients.into_iter().rev().skip(1) {
+        sum = sum.mul_add(x, x.filled(coefficient));
+    }
+    sum
+}
+
+/// x · Φ(x) with the normal distribution Φ, as BERT has it: within 3e-7 · max(1, |x|).
+#[inline(always)]
+pub(crate) fn gelu_erf<V: Lanes>(x: V) -> V {
+    let near = x.filled(NORMAL_MOST).min(x.filled(-NORMAL_MOST).max(x));
+    let square = near * near;
+    let ratio = near * polynomial(square, NORMAL_ABOVE) * polynomial(square, NORMAL_BELOW).reciprocal();
+    let normal = x.filled(0.5).min(x.filled(-0.5).max(ratio));
+    x * (normal + x.filled(0.5))
+}
+
+/// The approximation of GELU by tanh, as GPT-2 and its kin have it: x / (1 + e^(-2u)) with u = √(2/π) (x + 0.044715 x³).
+#[inline(always)]
+pub(crate) fn gelu_tanh<V: Lanes>(x: V) -> V {
+    const MINUS_TWO_ROOT: f32 = -1.595_769;
+    let cubic = (x * x).mul_add(x.filled(0.044_715 * MINUS_TWO_ROOT), x.filled(MINUS_TWO_ROOT)) * x;
+    x * (exp(cubic) + x.filled(1.0)).reciprocal()
+}

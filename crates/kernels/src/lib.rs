@@ -1,0 +1,49 @@
+//! The arithmetic of transformers on slices of `f32`: products with packed matrices, attention over rows of many sequences,
+//! softmax, layer norm and GELU, each for the best instructions of the machine. No threads, no models, no tensors: callers
+//! share work between threads by handing each its own part of the result ([`RowsMut::split_rows`],
+//! [`RowsMut::split_columns`]). `docs/kernels.md` draws the layouts and gives accuracy and speed.
+//!
+//! ```
+//! use kernels::{Activation, Cpu, Epilogue, PackedMatrix, Precision, Rows, RowsMut, Scratch};
+//!
+//! let cpu = Cpu::best();
+//! let weights = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // three outputs of two inputs
+//! let matrix = PackedMatrix::new(cpu, Precision::F32, Rows::new(&weights, 3, 2, 2), Some(&[0.5, 0.5, 0.5]));
+//! let mut y = [0.0; 3];
+//! matrix.multiply(
+//!     Rows::new(&[1.0, 10.0], 1, 2, 2),
+//!     0..3,
+//!     Epilogue { activation: Activation::None, residual: None },
+//!     RowsMut::new(&mut y, 1, 3, 3),
+//!     &mut Scratch::default(),
+//! );
+//! assert_eq!(y, [21.5, 43.5, 65.5]);
+//! ```
+
+// The only crate that may: instructions beyond the baseline are unsafe to call, and views of interleaved columns cannot be
+// slices. Everything public is safe; what it is called with is checked before the first pointer is made.
+#![allow(unsafe_code)]
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod attention;
+mod cpu;
+mod finish;
+mod lanes;
+mod matrix;
+mod norm;
+mod pointwise;
+mod product;
+mod rows;
+mod scratch;
+
+pub use attention::{Attention, attention};
+pub use cpu::{Cpu, Isa, IsaError, Precision};
+pub use finish::{Activation, Epilogue};
+pub use matrix::PackedMatrix;
+pub use norm::{LayerNorm, layer_norm};
+pub use pointwise::{activate, softmax};
+pub use rows::{Rows, RowsMut};
+pub use scratch::Scratch;

@@ -1,0 +1,240 @@
+//! Products with packed matrices against a plain reference: random shapes, strides and alignments, every tail, what is not
+//! finite, and parts against the whole.
+
+#![allow(clippy::print_stderr)]
+
+mod reference;
+
+use kernels::{Activation, Cpu, Epilogue, Isa, PackedMatrix, Precision, Scratch};
+use reference::{Random, Spread, cpus};
+
+const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::GeluErf, Activation::GeluTanh];
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+/// A linear layer with its operands.
+struct Case {
+    x: Spread,
+    weights: Spread,
+    bias: Option<Vec<f32>>,
+    activation: Activation,
+    residual: Option<Spread>,
+}
+
+impl Case {
+    fn new(random: &mut Random, rows: usize, outputs: usize, inputs: usize) -> Self {
+        let has = random.below(4);
+        Self {
+            x: Spread::new(random, rows, inputs),
+            weights: Spread::new(random, outputs, inputs),
+            bias: (has & 1 == 1).then(|| random.numbers(outputs)),
+            activation: random.of(&ACTIVATIONS),
+            residual: (has & 2 == 2).then(|| Spread::new(random, rows, outputs)),
+        }
+    }
+
+    fn pack(&self, cpu: Cpu, precision: Precision) -> PackedMatrix {
+        PackedMatrix::new(cpu, precision, self.weights.view(), self.bias.as_deref())
+    }
+
+    fn epilogue(&self) -> Epilogue<'_> {
+        Epilogue { activation: self.activation, residual: self.residual.as_ref().map(Spread::view) }
+    }
+
+    /// The kernel's result.
+    fn run(&self, cpu: Cpu, precision: Precision, random: &mut Random, scratch: &mut Scratch) -> Spread {
+        let mut y = Spread::new(random, self.x.rows, self.weights.rows);
+        let matrix = self.pack(cpu, precision);
+        matrix.multiply(self.x.view(), 0..matrix.outputs(), self.epilogue(), y.view_mut(), scratch);
+        y.assert_gaps_untouched();
+        y
+    }
+
+    /// What a number of the result should be, and the sum of the absolute products, which bounds its error.
+    fn expected(&self, row: usize, output: usize) -> (f64, f64) {
+        let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[output]));
+        let products = (0..self.weights.columns)
+            .map(|input| f64::from(self.x.at(row, input)) * f64::from(self.weights.at(output, input)));
+        let (sum, absolute) =
+            products.fold((bias, bias.abs()), |(sum, absolute), product| (sum + product, absolute + product.abs()));
+        let residual = self.residual.as_ref().map_or(0.0, |residual| f64::from(residual.at(row, output)));
+        (reference::activation(self.activation, sum) + residual, absolute + residual.abs())
+    }
+
+    /// Compares all numbers; the largest error by the sum of absolute products.
+    fn check(&self, y: &Spread, bound: f64, what: &str) -> f64 {
+        let mut worst: f64 = 0.0;
+        for row in 0..y.rows {
+            for output in 0..y.columns {
+                let (expected, absolute) = self.expected(row, output);
+                let error = (f64::from(y.at(row, output)) - expected).abs();
+                assert!(
+                    error <= bound * absolute + 1e-6,
+                    "{what}: row {row} of {}, output {output} of {}, {} inputs, {:?}: {} instead of {expected}",
+                    y.rows,
+                    y.columns,
+                    self.weights.columns,
+                    self.activation,
+                    y.at(row, output)
+                );
+                worst = worst.max(error / (absolute + 1e-6));
+            }
+        }
+        worst
+    }
+}
+
+/// The largest error allowed, by the sum of absolute products. GELU's slope is at most 1.13.
+fn bound(cpu: Cpu, precision: Precision) -> f64 {
+    match (cpu.isa(), precision) {
+        (Isa::Amx, Precision::Bf16) => 1.0 / 128.0,
+        (Isa::Amx, Precision::F32) => 1.0 / 32768.0,
+        _ => 4e-6,
+    }
+}
+
+#[test]
+fn products_are_those_of_the_reference() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in cpus() {
+        for precision in PRECISIONS {
+            let mut worst: f64 = 0.0;
+            for _ in 0..150 {
+                let rows = random.of(&[0, 1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 65, 97]);
+                let outputs = random.of(&[0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 95, 97, 130]);
+                let inputs = random.of(&[0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 192, 200, 384]);
+                let case = Case::new(&mut random, rows, outputs, inputs);
+                let y = case.run(cpu, precision, &mut random, &mut scratch);
+                worst = worst.max(case.check(&y, bound(cpu, precision), &format!("{} {precision:?}", cpu.isa())));
+            }
+            eprintln!("{} {precision:?}: error at most {worst:.1e} of the sum of absolute products", cpu.isa());
+        }
+    }
+}
+
+#[test]
+fn many_rows_and_inputs_are_those_of_the_reference() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in cpus() {
+        for precision in PRECISIONS {
+            // More packed rows than are kept in the cache at once, and more inputs than are summed at once.
+            for (rows, outputs, inputs) in [(1381, 33, 800), (401, 35, 3080)] {
+                let case = Case::new(&mut random, rows, outputs, inputs);
+                let y = case.run(cpu, precision, &mut random, &mut scratch);
+                case.check(&y, bound(cpu, precision), &format!("{} {precision:?}", cpu.isa()));
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_make_the_whole() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in cpus() {
+        for precision in PRECISIONS {
+            for _ in 0..30 {
+                let (rows, outputs, inputs) = (1 + random.below(70), random.below(300), random.below(100));
+                let case = Case::new(&mut random, rows, outputs, inputs);
+                let whole = case.run(cpu, precision, &mut random, &mut scratch);
+                let (matrix, parts) = (case.pack(cpu, precision), 1 + random.below(4));
+                let shares: Vec<_> = (0..parts).map(|part| matrix.share(part, parts)).collect();
+                assert_eq!(shares.iter().map(ExactSizeIterator::len).sum::<usize>(), outputs, "{shares:?}");
+                let mut y = Spread::new(&mut random, rows, outputs);
+                // As threads would: each with a part of the columns and half of the rows.
+                std::thread::scope(|scope| {
+                    let mut rest = y.view_mut();
+                    for share in shares {
+                        let (columns, others) = rest.split_columns(share.len());
+                        rest = others;
+                        let (top, bottom) = columns.split_rows(rows / 2);
+                        for (y, rows) in [(top, 0..rows / 2), (bottom, rows / 2..rows)] {
+                            let (case, matrix, share) = (&case, &matrix, share.clone());
+                            scope.spawn(move || {
+                                let x = case.x.view().rows_in(rows.clone());
+                                let residual = case.residual.as_ref().map(Spread::view);
+                                let residual = residual.map(|all| all.rows_in(rows.clone()).columns_in(share.clone()));
+                                let epilogue = Epilogue { residual, ..case.epilogue() };
+                                matrix.multiply(x, share, epilogue, y, &mut Scratch::default());
+                            });
+                        }
+                    }
+                });
+                y.assert_gaps_untouched();
+                for row in 0..rows {
+                    for output in 0..outputs {
+                        let (part, whole) = (y.at(row, output), whole.at(row, output));
+                        assert_eq!(part.to_bits(), whole.to_bits(), "{}: row {row}, output {output}", cpu.isa());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so_and_stays_in_its_row_or_column() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in cpus() {
+        for precision in PRECISIONS {
+            for poison in
+                [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x7fff_ffff), f32::from_bits(0x7f80_0001)]
+            {
+                let mut case = Case::new(&mut random, 37, 50, 70);
+                case.activation = Activation::None;
+                let (row, output, input) = (random.below(37), random.below(50), random.below(70));
+                let clean = case.run(cpu, precision, &mut random, &mut scratch);
+                *case.x.at_mut(row, input) = poison;
+                let x_poisoned = case.run(cpu, precision, &mut random, &mut scratch);
+                *case.x.at_mut(row, input) = 1.0;
+                let unit = case.run(cpu, precision, &mut random, &mut scratch);
+                *case.weights.at_mut(output, input) = poison;
+                let weight_poisoned = case.run(cpu, precision, &mut random, &mut scratch);
+                for y in 0..37 {
+                    for x in 0..50 {
+                        let what = format!("{} {precision:?} {poison} in row {row}, at {y}, {x}", cpu.isa());
+                        if y == row {
+                            assert!(!x_poisoned.at(y, x).is_finite(), "{what}");
+                        } else {
+                            assert_eq!(x_poisoned.at(y, x).to_bits(), clean.at(y, x).to_bits(), "{what}");
+                        }
+                        if x == output {
+                            assert!(!weight_poisoned.at(y, x).is_finite(), "{what} of weights");
+                        } else {
+                            assert_eq!(
+                                weight_poisoned.at(y, x).to_bits(),
+                                unit.at(y, x).to_bits(),
+                                "{what} of weights"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_after_the_last_input_do_not_matter() {
+    // NaN lies between the rows of every operand already; here it lies right behind the last column of a narrower view.
+    let mut random = Random::new();
+    for cpu in cpus() {
+        for precision in PRECISIONS {
+            let wide = Case::new(&mut random, 19, 21, 45);
+            let case = Case { x: narrow(&wide.x), weights: narrow(&wide.weights), ..wide };
+            let y = case.run(cpu, precision, &mut random, &mut Scratch::default());
+            case.check(&y, bound(cpu, precision), "narrow");
+        }
+    }
+}
+
+/// The same without its last column, which becomes NaN.
+fn narrow(wide: &Spread) -> Spread {
+    let mut narrow = Spread { data: wide.data.clone(), columns: wide.columns - 1, ..*wide };
+    for row in 0..wide.rows {
+        *narrow.at_mut(row, wide.columns - 1) = f32::NAN;
+    }
+    narrow
+}
