@@ -172,3 +172,12 @@ fn nothing_in_the_compose_file_is_published_beyond_loopback() {
         assert!(root().join(file).is_file(), "{file}");
     }
 }
+
+#[test]
+fn what_serves_shares_one_webhook_key_in_the_compose_file() {
+    let text = read("docker-compose.yml");
+    assert_eq!(text.matches("AUGUR_WEBHOOK_KEY: ${AUGUR_WEBHOOK_KEY:-}").count(), 1, "one key, and none of our own");
+    let services: Vec<&str> = text.split("\n\n").filter(|part| part.contains("environment: *serving")).collect();
+    let names: Vec<&str> = services.iter().filter_map(|service| service.lines().next()).map(str::trim).collect();
+    assert_eq!(names, ["api:", "worker:"]);
+}

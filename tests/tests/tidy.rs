@@ -17,12 +17,14 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &["prediction"]),
     ("queue", &["prediction"]),
     ("inference", &["prediction"]),
+    ("kernels", &[]),
     ("webhook", &["prediction"]),
-    ("api", &["prediction", "settings", "store", "queue"]),
-    ("worker", &["prediction", "settings", "store", "queue", "inference"]),
-    ("cli", &["prediction", "settings", "store", "queue", "inference", "api", "worker"]),
+    ("api", &["prediction", "settings", "store", "queue", "webhook"]),
+    ("worker", &["prediction", "settings", "store", "queue", "inference", "webhook"]),
+    ("cli", &["prediction", "settings", "store", "queue", "inference", "webhook", "api", "worker"]),
     ("servers", &[]),
-    ("tests", &["prediction", "servers"]),
+    ("tests", &["prediction", "servers", "webhook"]),
+    ("bench", &["servers"]),
 ];
 
 /// For its tests each crate may use this one too.
@@ -30,15 +32,15 @@ const FOR_TESTS: &str = "servers";
 
 /// Outside technologies (crates whose names begin so), and the only crates of ours that may name them.
 const TECHNOLOGIES: &[(&str, &[&str])] = &[
-    ("sqlx", &["store", "servers", "tests"]),
+    ("sqlx", &["store", "servers", "tests", "bench"]),
     ("apalis", &["queue"]),
     ("redis", &["queue"]),
     ("candle", &["inference"]),
     ("tokenizers", &["inference"]),
     ("safetensors", &["inference"]),
     ("memmap2", &["inference"]),
-    ("axum", &["api"]),
-    ("hyper", &["api", "webhook"]),
+    ("axum", &["api", "tests"]),
+    ("hyper", &["api", "webhook", "cli"]),
     ("tokio-rustls", &["webhook"]),
     ("utoipa", &["api"]),
     ("clap", &["settings", "cli"]),

@@ -10,8 +10,15 @@ use tokio::sync::OnceCell;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, cached::Cached, catalog::Catalog, cursor::Signer, extract::BodyBounds, patience::from_store,
-    problem::Problem, waiters::Waiters,
+    Config,
+    cached::Cached,
+    catalog::Catalog,
+    cursor::Signer,
+    extract::BodyBounds,
+    patience::from_store,
+    problem::{Kind, Problem},
+    waiters::Waiters,
+    webhooks::{Vetted, Webhooks},
 };
 
 /// Whose predictions these are, while there are no API keys.
@@ -33,6 +40,8 @@ pub(crate) struct Api {
     pub(crate) catalog: Catalog,
     pub(crate) queues: Cached<Vec<store::ModelQueue>>,
     pub(crate) waiters: Waiters,
+    /// Where webhooks were found to be allowed of late.
+    pub(crate) vetted: Vetted,
     /// The OpenAPI document.
     pub(crate) openapi: Bytes,
     /// Set when the API stops: whoever waits is answered.
@@ -61,6 +70,7 @@ impl Api {
             catalog: Catalog::new(store.clone()),
             queues: Cached::empty(),
             waiters: Waiters::default(),
+            vetted: Vetted::default(),
             signer: OnceCell::new(),
             tasks: TaskTracker::new(),
             store,
@@ -75,6 +85,12 @@ impl Api {
     /// The prediction, if it exists and is the caller's.
     pub(crate) async fn find(&self, id: PredictionId) -> Result<Option<prediction::Prediction>, Problem> {
         Ok(from_store(self.store.get(TENANT, &[id])).await?.pop())
+    }
+
+    /// What webhooks need, on a server that sends them.
+    pub(crate) fn webhooks(&self) -> Result<&Webhooks, Problem> {
+        let off = || Problem::new(Kind::WebhooksOff, "This server sends no webhooks: it has no webhook key.");
+        self.config.webhooks.as_ref().ok_or_else(off)
     }
 
     /// What signs cursors.

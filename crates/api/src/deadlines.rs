@@ -21,6 +21,8 @@ pub(crate) async fn keep(api: Arc<Api>) {
             && !swept.ended.is_empty()
         {
             api.queue.tell(Notice::Finished(swept.ended.into())).await;
+            // Some may have webhooks.
+            api.queue.tell(Notice::DeliveriesDue).await;
         }
     }
 }

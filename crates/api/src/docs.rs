@@ -40,6 +40,8 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
         (name = "predictions", description = "Create, read, list and cancel predictions"),
         (name = "models", description = "What can be asked, with the schemas of input and output"),
         (name = "queue", description = "What waits and runs"),
+        (name = "webhooks", description = "Deliveries, endpoints and their secrets. On a server without a webhook key \
+                                           every one of these calls answers 404 `webhooks_off`"),
         (name = "health", description = "Whether the server works"),
         (name = "documentation", description = "What you are reading"),
     )
@@ -176,6 +178,23 @@ problem_sets! {
     ListProblems: MalformedRequest, InvalidCursor, StoreUnavailable, Internal;
     /// Of creating a prediction.
     CreateProblems: MalformedRequest, InvalidJson, ModelNotFound, VersionNotFound, RequestTimeout, IdConflict,
-        BodyTooLarge, UnsupportedMediaType, InvalidRequest, InvalidInput, InputTooLarge, IdempotencyKeyReused,
-        ModelUnavailable, StoreUnavailable, Internal;
+        BodyTooLarge, UnsupportedMediaType, InvalidRequest, InvalidInput, InputTooLarge, InvalidWebhook,
+        IdempotencyKeyReused, ModelUnavailable, StoreUnavailable, Internal;
+    /// Of reading or changing something about webhooks without a body.
+    WebhookProblems: NotFound, WebhooksOff, StoreUnavailable, Internal;
+    /// Of reading a secret that is always there.
+    DefaultSecretProblems: WebhooksOff, StoreUnavailable, Internal;
+    /// Of listing deliveries or endpoints.
+    WebhookListProblems: MalformedRequest, InvalidCursor, WebhooksOff, StoreUnavailable, Internal;
+    /// Of listing the attempts of a delivery.
+    AttemptListProblems: MalformedRequest, InvalidCursor, NotFound, WebhooksOff, StoreUnavailable, Internal;
+    /// Of calls that take the URL of a webhook.
+    WebhookUrlProblems: MalformedRequest, InvalidJson, WebhooksOff, RequestTimeout, BodyTooLarge, UnsupportedMediaType,
+        InvalidRequest, InvalidWebhook, StoreUnavailable, Internal;
+    /// Of changing an endpoint.
+    EndpointChangeProblems: MalformedRequest, InvalidJson, NotFound, WebhooksOff, RequestTimeout, BodyTooLarge,
+        UnsupportedMediaType, InvalidRequest, StoreUnavailable, Internal;
+    /// Of rotating a secret.
+    RotateProblems: MalformedRequest, InvalidJson, NotFound, WebhooksOff, RequestTimeout, TooManySecrets, BodyTooLarge,
+        UnsupportedMediaType, InvalidRequest, StoreUnavailable, Internal;
 }

@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use store::Webhook;
 
 use crate::predictions::CreateRequest;
 
 /// SHA-256 over what was asked for: the model or version as it was named (not the version it led to, which may be
-/// another one at the repetition), input and metadata as values, priority and deadline.
-pub(crate) fn of(request: &CreateRequest) -> [u8; 32] {
+/// another one at the repetition), input and metadata as values, priority, deadline, and the webhook as it was vetted.
+pub(crate) fn of(request: &CreateRequest, webhook: Option<&Webhook>) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(b"augur request 1\0");
     let target = request.target.to_string();
@@ -19,6 +20,10 @@ pub(crate) fn of(request: &CreateRequest) -> [u8; 32] {
     hash.update(deadline.to_be_bytes());
     value(&request.input_value, &mut hash);
     value(request.metadata_value.as_ref().unwrap_or(&Value::Null), &mut hash);
+    if let Some(webhook) = webhook {
+        text(b"w", &webhook.url, &mut hash);
+        hash.update(webhook.events.bits().to_be_bytes());
+    }
     hash.finalize().into()
 }
 
@@ -58,7 +63,12 @@ mod tests {
     use super::*;
 
     fn fingerprint(body: &str) -> [u8; 32] {
-        of(&CreateRequest::parse(body, None).expect("a good request"))
+        let request = CreateRequest::parse(body, None).expect("a good request");
+        let webhook = request.webhook.clone().map(|(url, events)| {
+            let (endpoint, origin) = (url.clone(), url.clone());
+            Webhook { url, endpoint, origin, events }
+        });
+        of(&request, webhook.as_ref())
     }
 
     #[test]
@@ -78,8 +88,22 @@ mod tests {
             r#"{"model":"a/b","input":{"x":1,"y":["é",1.0]},"priority":"high"}"#,
             r#"{"model":"a/b","input":{"x":1,"y":["é",1.0]},"deadline":"5s"}"#,
             r#"{"model":"a/b","input":{"x":1,"y":["é",1.0]},"metadata":{}}"#,
+            r#"{"model":"a/b","input":{"x":1,"y":["é",1.0]},"webhook":"https://a.example/"}"#,
         ] {
             assert_ne!(fingerprint(other), plain, "{other}");
         }
+    }
+
+    #[test]
+    fn a_webhook_and_its_events_count_but_not_how_they_are_listed() {
+        let with = |webhook: &str, events: &str| {
+            fingerprint(&format!(
+                r#"{{"model":"a/b","input":1,"webhook":"{webhook}","webhook_events_filter":{events}}}"#
+            ))
+        };
+        let usual = with("https://a.example/", "null");
+        assert_eq!(with("https://a.example/", r#"["completed","output","completed"]"#), usual);
+        assert_ne!(with("https://a.example/", r#"["completed"]"#), usual);
+        assert_ne!(with("https://a.example/?b", "null"), usual);
     }
 }

@@ -7,11 +7,13 @@ mod cursor;
 mod deadlines;
 mod docs;
 mod extract;
+mod fields;
 mod fingerprint;
 mod headers;
 mod health;
 mod json;
 mod models;
+mod pages;
 mod patience;
 mod predictions;
 mod problem;
@@ -21,6 +23,9 @@ mod respond;
 mod server;
 mod validate;
 mod waiters;
+mod webhooks;
+
+pub use webhooks::Webhooks;
 
 use ::queue::Queue;
 use std::{io, sync::Arc, time::Duration};
@@ -45,6 +50,8 @@ pub struct Config {
     pub queue_unserved: bool,
     /// How long a stopping API lets requests finish.
     pub grace: Duration,
+    /// What webhooks need; without it they are refused.
+    pub webhooks: Option<Webhooks>,
 }
 
 /// Serves until `stop`; then accepts no more connections, lets the requests under way finish within the grace time
@@ -67,6 +74,7 @@ pub async fn serve(
         .merge(predictions::router())
         .merge(models::router())
         .merge(queue::router())
+        .merge(webhooks::router())
         .merge(health::router())
         .merge(docs::router())
         .split_for_parts();

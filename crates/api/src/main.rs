@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use queue::Queue;
-use settings::{AugurApi, Fatal, say};
+use settings::{AugurApi, Fatal, WebhookSettings, say};
 use store::{Schema, Store};
 use tokio_util::sync::CancellationToken;
+use webhook::{Guard, Policy};
 
 /// Connections that may wait to be taken; more are refused by the system.
 const BACKLOG: u32 = 1024;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
 
 async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
     let socket = settings.listen.bind()?;
+    let webhooks = webhooks(&settings.webhooks)?;
     let url = settings.store.database_url.ok_or_else(|| Fatal::new(Fatal::NEEDS_POSTGRES))?;
     let store = Store::open(&store::Location::Postgres {
         url: url.reveal().to_owned(),
@@ -35,16 +37,26 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
     let window = settings.queue.queue_window as usize;
     let queue = Queue::open(&location, queue::Config { window, ..queue::Config::default() }).await?;
     let config = api::Config {
-        public_url: settings.api.public_url,
+        public_url: settings.links.public_url,
         body_limit: settings.api.body_limit as usize,
         read_timeout: settings.api.read_timeout,
         retention: settings.api.retention,
         queue_unserved: settings.api.queue_unserved,
         grace: settings.grace.grace,
+        webhooks,
     };
     let listener = socket.listen(BACKLOG)?;
     say(format_args!("listening on http://{}", listener.local_addr()?));
     api::serve(store.clone(), queue, config, listener, stop).await?;
     store.close().await;
     Ok(())
+}
+
+fn webhooks(settings: &WebhookSettings) -> Result<Option<api::Webhooks>, Fatal> {
+    let guard = Guard::new(Policy { allowed: settings.allowed()? });
+    let sealer = settings.key()?;
+    if sealer.is_none() {
+        tracing::info!("{}", WebhookSettings::OFF);
+    }
+    Ok(sealer.map(|sealer| api::Webhooks { guard, sealer }))
 }

@@ -61,10 +61,14 @@ problems! {
     VersionNotFound = "version_not_found", NOT_FOUND, "Version not found";
     /// The address exists, but not for this method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "Method not allowed";
+    /// This server has no webhook key, so it sends no webhooks and keeps no secrets for them.
+    WebhooksOff = "webhooks_off", NOT_FOUND, "Webhooks are off";
     /// The body took too long to arrive.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "Request timed out";
     /// The id is taken by another prediction.
     IdConflict = "id_conflict", CONFLICT, "Id already used";
+    /// As many secrets sign for this endpoint as may; wait until the grace of an earlier one has ended.
+    TooManySecrets = "too_many_secrets", CONFLICT, "Too many secrets";
     /// The body is larger than this server reads.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "Body too large";
     /// The body is not sent as plain JSON.
@@ -75,6 +79,8 @@ problems! {
     InvalidInput = "invalid_input", UNPROCESSABLE_ENTITY, "Invalid input";
     /// The input is larger than the model accepts.
     InputTooLarge = "input_too_large", UNPROCESSABLE_ENTITY, "Input too large";
+    /// Webhooks may not go to this URL, or to an address that its host has now.
+    InvalidWebhook = "invalid_webhook", UNPROCESSABLE_ENTITY, "Invalid webhook";
     /// The idempotency key was used with another request.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "Idempotency key already used";
     /// A fault of the server's own.
@@ -97,6 +103,17 @@ pub(crate) struct Fault {
     /// What is wrong there.
     #[schema(example = "value is greater than the maximum of 16")]
     pub(crate) detail: String,
+    /// The same in one word for programs, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) code: Option<&'static str>,
+}
+
+impl Fault {
+    /// A fault that has no word of its own.
+    pub(crate) fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), detail: detail.into(), code: None }
+    }
 }
 
 /// A request that is not answered with what it asked for.
@@ -105,7 +122,8 @@ pub(crate) struct Problem {
     /// Which kind.
     pub(crate) kind: Kind,
     detail: String,
-    faults: Vec<Fault>,
+    /// The faults found in the body.
+    pub(crate) faults: Vec<Fault>,
     retry_after: Option<u32>,
 }
 
@@ -118,7 +136,7 @@ impl Problem {
     /// The same, with the faults found in the body. The first is named in the sentence too, which is all that many
     /// clients show.
     pub(crate) fn with_faults(mut self, faults: Vec<Fault>) -> Self {
-        if let Some(Fault { pointer, detail }) = faults.first() {
+        if let Some(Fault { pointer, detail, .. }) = faults.first() {
             let place = if pointer.is_empty() { "The body" } else { pointer };
             self.detail = format!("{} {place} {detail}.", self.detail);
         }

@@ -47,30 +47,29 @@ fn describe(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
     match error.kind() {
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
-            faults.push(Fault { pointer: member(&here, name), detail: "is required".to_owned() });
+            faults.push(Fault::new(member(&here, name), "is required"));
         }
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
             faults.extend(
-                unexpected.iter().take(MOST_FAULTS).map(|name| Fault {
-                    pointer: member(&here, name),
-                    detail: "is not a field of this input".to_owned(),
-                }),
+                unexpected
+                    .iter()
+                    .take(MOST_FAULTS)
+                    .map(|name| Fault::new(member(&here, name), "is not a field of this input")),
             );
         }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             match meant(context, depth(error)) {
                 Some(errors) => errors.iter().take(MOST_FAULTS).for_each(|inner| describe(inner, faults)),
                 None => {
-                    faults
-                        .push(Fault { pointer: here, detail: "is none of the kinds that are allowed here".to_owned() });
+                    faults.push(Fault::new(here, "is none of the kinds that are allowed here"));
                 }
             }
         }
         ValidationErrorKind::FalseSchema => {
-            faults.push(Fault { pointer: here, detail: "is not allowed here".to_owned() });
+            faults.push(Fault::new(here, "is not allowed here"));
         }
-        _ => faults.push(Fault { pointer: here, detail: cut(&error.masked().to_string()) }),
+        _ => faults.push(Fault::new(here, cut(&error.masked().to_string()))),
     }
 }
 

@@ -62,6 +62,24 @@ impl std::fmt::Display for Fault {
 #[derive(Serialize)]
 struct Request<'a> {
     input: &'a RawValue,
+    #[serde(flatten)]
+    webhook: Option<Webhook<'a>>,
+}
+
+/// Where to tell of what becomes of a prediction.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Webhook<'a> {
+    /// The receiver's URL.
+    #[serde(rename = "webhook")]
+    pub(crate) url: &'a str,
+    /// Of what to tell it.
+    #[serde(rename = "webhook_events_filter")]
+    pub(crate) events: &'a [&'a str],
+}
+
+#[derive(Deserialize)]
+struct Secret {
+    key: String,
 }
 
 #[derive(Deserialize)]
@@ -109,7 +127,29 @@ impl Client {
         input: &RawValue,
         wait: Option<Duration>,
     ) -> Result<Answer, ClientError> {
-        self.send(self.http.post(self.submit_url(model)).json(&Request { input }), wait).await
+        self.send(self.http.post(self.submit_url(model)).json(&Request { input, webhook: None }), wait).await
+    }
+
+    /// Sends a prediction of which a receiver is told; the answer comes as soon as it is accepted.
+    pub(crate) async fn submit_with_webhook(
+        &self,
+        model: &ModelName,
+        input: &RawValue,
+        webhook: Webhook<'_>,
+    ) -> Result<Answer, ClientError> {
+        let request = Request { input, webhook: Some(webhook) };
+        self.send(self.http.post(self.submit_url(model)).json(&request), None).await
+    }
+
+    /// Where the deliveries of webhooks are listed.
+    pub(crate) fn deliveries_url(&self) -> String {
+        format!("{}/v1/webhooks/deliveries", self.server)
+    }
+
+    /// Asks for the secret that signs webhooks, `whsec_…`.
+    pub(crate) async fn webhook_secret(&self) -> Result<String, ClientError> {
+        let call = self.http.get(format!("{}/v1/webhooks/default/secret", self.server));
+        Ok(self.send::<Secret>(call, None).await?.key)
     }
 
     /// Asks how a prediction stands, or waits until it is finished, at most `wait`.

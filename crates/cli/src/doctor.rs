@@ -5,18 +5,27 @@ use std::{path::Path, time::Duration};
 use inference::Models;
 use queue::Queue;
 use settings::{Doctor, Fatal, say};
-use store::Schema;
+use store::{Schema, SealedSecret, Store, StoreError};
 use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 
-use crate::parts::{connect, model_config, queue_location, store_location};
+use webhook::{Network, Sealer};
+
+use crate::{
+    parts::{connect, model_config, queue_location, store_location},
+    webhook_key::KeyPlace,
+};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at whether Redis answers.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// Whose signing secrets are looked at: everybody's, while there are no API keys.
+const TENANT: &str = "";
+/// The endpoints whose own secrets are looked at: the newest.
+const ENDPOINTS: u32 = 100;
 
 /// What a check found: a few words when all is well, else what is wrong and what to do.
 type Finding = Result<String, String>;
@@ -34,7 +43,12 @@ pub(crate) async fn doctor(settings: Doctor) -> Result<(), Fatal> {
     if settings.store.database_url.is_none() {
         report("disk", disk(&settings.data.data_dir));
     }
-    report("database", database(&settings).await);
+    let (store, finding) = database(&settings).await;
+    report("database", finding);
+    report("webhooks", webhooks(&settings, store.as_ref()).await);
+    if let Some(store) = store {
+        store.close().await;
+    }
     report("queue", queue(&settings).await);
     let listen = settings.listen;
     report("models", models(settings.models).await);
@@ -60,32 +74,72 @@ fn disk(data_dir: &Path) -> Finding {
     }
 }
 
-async fn database(settings: &Doctor) -> Finding {
+/// The store too, if the other checks can ask it.
+async fn database(settings: &Doctor) -> (Option<Store>, Finding) {
     let location = store_location(&settings.store, &settings.data);
     let place = match (&settings.store.database_url, &location) {
         (Some(url), _) => url.to_string(),
         // Opening it would make it.
         (None, store::Location::Sqlite { path }) if !path.exists() => {
-            return Ok(format!("{} is made at the first start", path.display()));
+            return (None, Ok(format!("{} is made at the first start", path.display())));
         }
         (None, _) => settings.data.data_dir.display().to_string(),
     };
     let look = async {
         let store = connect(&location).await?;
         let schema = store.schema().await?;
-        store.close().await;
-        Ok::<_, Fatal>(schema)
+        Ok::<_, Fatal>((store, schema))
     };
     match timeout(PATIENCE, look).await {
-        Ok(Ok(Schema::Current)) => Ok(format!("{place} answers, its schema is up to date")),
-        Ok(Ok(Schema::Behind)) if settings.store.database_url.is_none() => {
-            Ok(format!("{place} has an older schema; `augur serve` brings it up to date"))
+        Ok(Ok((store, Schema::Current))) => (Some(store), Ok(format!("{place} answers, its schema is up to date"))),
+        Ok(Ok((store, schema))) => {
+            store.close().await;
+            let finding = match schema {
+                Schema::Behind if settings.store.database_url.is_none() => {
+                    Ok(format!("{place} has an older schema; `augur serve` brings it up to date"))
+                }
+                Schema::Behind => Err(format!("{place}: {}", Fatal::SCHEMA_BEHIND)),
+                _ => Err(format!("{place}: {}", Fatal::SCHEMA_AHEAD)),
+            };
+            (None, finding)
         }
-        Ok(Ok(Schema::Behind)) => Err(format!("{place}: {}", Fatal::SCHEMA_BEHIND)),
-        Ok(Ok(Schema::Ahead)) => Err(format!("{place}: {}", Fatal::SCHEMA_AHEAD)),
-        Ok(Err(error)) => Err(format!("{place}: {error}{}", if_postgres(settings))),
-        Err(_) => Err(format!("{place} does not answer within {PATIENCE:?}{}", if_postgres(settings))),
+        Ok(Err(error)) => (None, Err(format!("{place}: {error}{}", if_postgres(settings)))),
+        Err(_) => (None, Err(format!("{place} does not answer within {PATIENCE:?}{}", if_postgres(settings)))),
     }
+}
+
+/// Whether webhooks are sent, and whether the key opens the signing secrets that are stored.
+async fn webhooks(settings: &Doctor, store: Option<&Store>) -> Finding {
+    let place = KeyPlace::of(&settings.webhooks, &settings.store, &settings.data).map_err(|error| error.to_string())?;
+    let Some(sealer) = place.found().map_err(|error| error.to_string())? else {
+        return Ok(match place {
+            KeyPlace::File(path) => format!("{} is made at the first start", path.display()),
+            _ => "off, for there is no webhook key; --webhook-key (AUGUR_WEBHOOK_KEY) turns them on".to_owned(),
+        });
+    };
+    settings.webhooks.allowed::<Network>().map_err(|error| error.to_string())?;
+    let Some(store) = store else { return Ok("on; the stored signing secrets were not looked at".to_owned()) };
+    match timeout(PATIENCE, closed_secrets(&sealer, store)).await {
+        Ok(Ok((0, 0))) => Ok("on; no signing secret is stored yet".to_owned()),
+        Ok(Ok((_, 0))) => Ok("on; the key opens the stored signing secrets".to_owned()),
+        Ok(Ok((stored, closed))) => Err(format!(
+            "the key opens {} of {stored} stored signing secrets; give the one they were stored under, \
+             in --webhook-key (AUGUR_WEBHOOK_KEY) or in the file webhook.key of the data directory",
+            stored - closed
+        )),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the stored signing secrets do not come within {PATIENCE:?}")),
+    }
+}
+
+/// How many signing secrets are stored, and how many of them the key does not open.
+async fn closed_secrets(sealer: &Sealer, store: &Store) -> Result<(usize, usize), StoreError> {
+    let endpoints = store.endpoints(TENANT, None, ENDPOINTS).await?.entries;
+    let own = endpoints.iter().map(|endpoint| (TENANT, endpoint.url.as_str()));
+    let of: Vec<(&str, &str)> = own.chain([(TENANT, "")]).collect();
+    let secrets = store.secrets(&of).await?;
+    let is_closed = |secret: &&SealedSecret| sealer.open(&secret.sealed, &secret.tenant, &secret.endpoint).is_err();
+    Ok((secrets.len(), secrets.iter().filter(is_closed).count()))
 }
 
 fn if_postgres(settings: &Doctor) -> &'static str {

@@ -8,6 +8,7 @@ mod parts;
 mod predict;
 mod serve;
 mod server;
+mod webhook_key;
 
 use std::{future::Future, process::ExitCode};
 

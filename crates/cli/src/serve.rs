@@ -2,16 +2,18 @@
 
 use settings::{ApiSettings, Fatal, GraceSettings, IDEMPOTENCY_KEYS_FOR, Serve, WorkerSettings, host_name, say};
 use tokio_util::sync::CancellationToken;
+use webhook::Policy;
 
 use crate::{
     parts::{model_config, queue_location, store_location},
-    server::{Plan, Server},
+    server::{Plan, Server, WebhookPlan},
+    webhook_key::KeyPlace,
 };
 
 /// Serves until `stop`.
 pub(crate) async fn serve(settings: Serve, stop: CancellationToken) -> Result<(), Fatal> {
     let socket = settings.listen.bind()?;
-    let server = match Server::start(plan(settings), socket, &stop).await {
+    let server = match Server::start(plan(settings)?, socket, &stop).await {
         // Told to stop while it started: that is no failure.
         Err(_) if stop.is_cancelled() => return Ok(()),
         started => started?,
@@ -20,19 +22,25 @@ pub(crate) async fn serve(settings: Serve, stop: CancellationToken) -> Result<()
     server.run_until(stop).await
 }
 
-fn plan(settings: Serve) -> Plan {
+fn plan(settings: Serve) -> Result<Plan, Fatal> {
     let queue = queue_location(&settings.queue);
     // Other programs on the same Postgres cannot reach a queue in this process.
     let poll_store = settings.store.database_url.is_some() && matches!(queue, queue::Location::InProcess);
-    Plan {
+    let webhooks = WebhookPlan {
+        policy: Policy { allowed: settings.webhooks.allowed()? },
+        key: KeyPlace::of(&settings.webhooks, &settings.store, &settings.data)?,
+        in_flight: settings.delivery.deliveries as usize,
+    };
+    Ok(Plan {
         store: store_location(&settings.store, &settings.data),
         migrate: settings.schema.migrate,
         queue,
         queue_config: queue::Config { window: settings.queue.queue_window as usize, lease: settings.worker.lease },
         models: model_config(settings.models),
         worker: worker_config(settings.worker, settings.grace, poll_store),
-        api: api_config(settings.api, settings.grace),
-    }
+        api: api_config(settings.api, settings.links.public_url, settings.grace),
+        webhooks,
+    })
 }
 
 fn worker_config(worker: WorkerSettings, grace: GraceSettings, poll_store: bool) -> worker::Config {
@@ -47,13 +55,14 @@ fn worker_config(worker: WorkerSettings, grace: GraceSettings, poll_store: bool)
     }
 }
 
-fn api_config(api: ApiSettings, grace: GraceSettings) -> api::Config {
+fn api_config(api: ApiSettings, public_url: Option<String>, grace: GraceSettings) -> api::Config {
     api::Config {
-        public_url: api.public_url,
+        public_url,
         body_limit: api.body_limit as usize,
         read_timeout: api.read_timeout,
         retention: api.retention,
         queue_unserved: api.queue_unserved,
         grace: grace.grace,
+        webhooks: None,
     }
 }

@@ -1,10 +1,10 @@
-//! API and worker in one process, on one store and one queue: started in order, stopped in order.
+//! API, worker and sender of webhooks in one process, on one store and one queue: started in order, stopped in order.
 
-use std::net::SocketAddr;
+use std::{array, future::Future, net::SocketAddr};
 
 use inference::Models;
 use queue::Queue;
-use settings::Fatal;
+use settings::{Fatal, WebhookSettings};
 use store::StoreError;
 use tokio::{
     net::TcpSocket,
@@ -12,8 +12,9 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
+use webhook::{Guard, Policy};
 
-use crate::parts::open_store;
+use crate::{parts::open_store, webhook_key::KeyPlace};
 
 /// Connections that may wait to be taken; more are refused by the system.
 const BACKLOG: u32 = 1024;
@@ -26,7 +27,16 @@ pub(crate) struct Plan {
     pub(crate) queue_config: queue::Config,
     pub(crate) models: inference::Config,
     pub(crate) worker: worker::Config,
+    /// Without its webhooks: those are made of the plan's.
     pub(crate) api: api::Config,
+    pub(crate) webhooks: WebhookPlan,
+}
+
+/// How webhooks are sent, if there is a key for them.
+pub(crate) struct WebhookPlan {
+    pub(crate) policy: Policy,
+    pub(crate) key: KeyPlace,
+    pub(crate) in_flight: usize,
 }
 
 /// A server at work.
@@ -35,24 +45,26 @@ pub(crate) struct Server {
     store: store::Store,
     api: JoinHandle<std::io::Result<()>>,
     worker: JoinHandle<Result<(), StoreError>>,
+    sender: Option<JoinHandle<Result<(), StoreError>>>,
     stop_api: CancellationToken,
     stop_worker: CancellationToken,
+    stop_sender: CancellationToken,
     /// Cancelled when a part ends, however it comes.
     over: CancellationToken,
 }
 
 impl Server {
     /// Starts everything. Listens at `socket` only when the worker is ready, so that the first request is served.
-    pub(crate) async fn start(plan: Plan, socket: TcpSocket, stop: &CancellationToken) -> Result<Self, Fatal> {
+    pub(crate) async fn start(mut plan: Plan, socket: TcpSocket, stop: &CancellationToken) -> Result<Self, Fatal> {
         let models = async {
             let loaded = spawn_blocking(move || Models::load(&plan.models)).await?;
             loaded.map_err(Fatal::from)
         };
         let (store, models) = tokio::try_join!(open_store(&plan.store, plan.migrate), models)?;
+        let sealer = plan.webhooks.key.found_or_made()?;
         let queue = Queue::open(&plan.queue, plan.queue_config).await?;
 
-        let (stop_api, stop_worker, over) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let [stop_api, stop_worker, stop_sender, over] = array::from_fn(|_| CancellationToken::new());
         let (ready, is_ready) = oneshot::channel();
         let working = worker::run(
             store.clone(),
@@ -65,11 +77,7 @@ impl Server {
             },
             stop_worker.clone(),
         );
-        let guard = over.clone().drop_guard();
-        let worker = tokio::spawn(async move {
-            let _over = guard;
-            working.await
-        });
+        let worker = watched(&over, working);
         let became_ready = tokio::select! {
             told = is_ready => told.is_ok(),
             () = stop.cancelled() => false,
@@ -82,13 +90,24 @@ impl Server {
 
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let serving = api::serve(store.clone(), queue, plan.api, listener, stop_api.clone());
-        let guard = over.clone().drop_guard();
-        let api = tokio::spawn(async move {
-            let _over = guard;
-            serving.await
+        let sender = sealer.as_ref().map(|sealer| {
+            let config = worker::DeliveryConfig {
+                guard: Guard::new(plan.webhooks.policy.clone()),
+                sealer: sealer.clone(),
+                in_flight: plan.webhooks.in_flight,
+                grace: plan.api.grace,
+                public_url: Some(plan.api.public_url.clone().unwrap_or_else(|| format!("http://{address}"))),
+            };
+            watched(&over, worker::deliver(store.clone(), queue.clone(), config, stop_sender.clone()))
         });
-        Ok(Self { address, store, api, worker, stop_api, stop_worker, over })
+        if sender.is_none() {
+            tracing::info!("{}", WebhookSettings::OFF);
+        }
+        // With a resolver of its own: look-ups that callers ask for must not keep the sender's waiting.
+        let guard = Guard::new(plan.webhooks.policy);
+        plan.api.webhooks = sealer.map(|sealer| api::Webhooks { guard, sealer });
+        let api = watched(&over, api::serve(store.clone(), queue, plan.api, listener, stop_api.clone()));
+        Ok(Self { address, store, api, worker, sender, stop_api, stop_worker, stop_sender, over })
     }
 
     /// Serves until `stop`, then stops. A part that ends by itself stops the rest.
@@ -101,15 +120,34 @@ impl Server {
         if stop.is_cancelled() { Ok(()) } else { Err(Fatal::new("the server ended by itself")) }
     }
 
-    /// Stops: first nothing more is taken in, then what runs is finished or handed back.
+    /// Stops: first nothing more is taken in, then what runs is finished or handed back. The sender goes on until then, so that
+    /// it hears of what finished late; then it takes no more, and what it has not sent is due at the next start.
     pub(crate) async fn stop(self) -> Result<(), Fatal> {
         self.stop_api.cancel();
         let api = self.api.await;
         self.stop_worker.cancel();
         let worker = self.worker.await;
+        self.stop_sender.cancel();
+        let sender = match self.sender {
+            Some(sender) => sender.await,
+            None => Ok(Ok(())),
+        };
         self.store.close().await;
         api??;
         worker??;
+        sender??;
         Ok(())
     }
+}
+
+/// Starts a part whose end, however it comes, is told.
+fn watched<T: Send + 'static>(
+    over: &CancellationToken,
+    part: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    let guard = over.clone().drop_guard();
+    tokio::spawn(async move {
+        let _over = guard;
+        part.await
+    })
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::{Failure, ModelName, PredictionId, Priority, Status, Version};
+use crate::{Events, Failure, ModelName, PredictionId, Priority, Status, Version};
 
 /// Where a waiting prediction stands in its line.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -42,6 +42,15 @@ pub struct Urls {
     pub get: String,
     /// Where to cancel it.
     pub cancel: String,
+}
+
+impl Urls {
+    /// The addresses of this prediction at an API whose address is `base`, without a slash at its end.
+    #[must_use]
+    pub fn of(id: PredictionId, base: &str) -> Self {
+        let get = format!("{base}/v1/predictions/{id}");
+        Self { cancel: format!("{get}/cancel"), get }
+    }
 }
 
 /// One prediction, whole. Serialised, it is the body of every answer about it.
@@ -92,10 +101,16 @@ pub struct Prediction {
     pub priority: Priority,
     /// The caller's own object.
     pub metadata: Option<Box<RawValue>>,
+    /// Where its caller is told of its events, if anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
+    /// Of which events, if anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_events_filter: Option<Events>,
     /// Its place in line while it waits; the API adds it to answers about one prediction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueuePlace>,
-    /// Its addresses; the API, which knows its own address, adds them.
+    /// Its addresses; whoever knows the API's address adds them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub urls: Option<Urls>,
 }

@@ -1,5 +1,5 @@
-//! Tickets: bounded streams of hints that predictions wait, and notices that they are finished or canceled. Redis streams behind an
-//! apalis backend of our own, or channels in the process; nothing here is the truth, so everything here may be lost.
+//! Tickets: bounded streams of hints that predictions wait, and notices that they are finished or canceled or that deliveries
+//! are due. Redis streams behind an apalis backend of our own, or channels in the process; nothing here is the truth, so everything here may be lost.
 
 mod backend;
 mod delivery;
@@ -47,13 +47,15 @@ impl Default for Config {
     }
 }
 
-/// Something that happened to predictions, told to whoever listens; best effort.
+/// Something that happened, told to whoever listens; best effort.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// They became terminal: those who wait for them look now.
+    /// These predictions became terminal: those who wait for them look now.
     Finished(Arc<[PredictionId]>),
-    /// They were canceled: a worker that runs one drops it.
+    /// These predictions were canceled: a worker that runs one drops it.
     Canceled(Arc<[PredictionId]>),
+    /// There are deliveries to be made: senders look now.
+    DeliveriesDue,
 }
 
 /// How full a stream is.

@@ -341,12 +341,14 @@ async fn notices_reach_listeners_once(Handles { first, second }: Handles) {
     let (finished, canceled, last) = (ids(), ids(), ids());
     first.tell(Notice::Finished(Arc::clone(&finished))).await;
     first.tell(Notice::Canceled(Arc::clone(&canceled))).await;
+    first.tell(Notice::DeliveriesDue).await;
     for listener in &mut listeners {
         let mut heard = Vec::new();
-        for _ in 0..2 {
+        for _ in 0..3 {
             heard.push(tokio::time::timeout(PATIENCE, listener.recv()).await.expect("told").expect("open"));
         }
-        assert_eq!(heard, [Notice::Finished(Arc::clone(&finished)), Notice::Canceled(Arc::clone(&canceled))]);
+        let told = [Notice::Finished(Arc::clone(&finished)), Notice::Canceled(Arc::clone(&canceled))];
+        assert_eq!((&heard[..2], &heard[2]), (&told[..], &Notice::DeliveriesDue));
     }
     // What was heard twice would be heard before this.
     second.tell(Notice::Finished(Arc::clone(&last))).await;

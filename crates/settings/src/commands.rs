@@ -6,14 +6,15 @@ use clap::{Args, Subcommand};
 use prediction::ModelName;
 
 use crate::{
-    ApiSettings, DataSettings, FileSettings, GraceSettings, ListenSettings, LogSettings, ModelSettings, QueueSettings,
-    SchemaSettings, StoreSettings, WorkerSettings, groups::positive_duration,
+    ApiSettings, DataSettings, DeliverySettings, FileSettings, GraceSettings, LinkSettings, ListenSettings,
+    LogSettings, ModelSettings, QueueSettings, SchemaSettings, StoreSettings, WebhookSettings, WorkerSettings,
+    groups::positive_duration,
 };
 
 /// What `augur` can do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum AugurCommand {
-    /// Serves HTTP and runs predictions, in one process
+    /// Serves HTTP, runs predictions and sends webhooks, in one process
     ///
     /// With no settings at all it keeps everything in a SQLite file in --data-dir. With a Postgres (--database-url), and a
     /// Redis (--redis-url), further programs augur-api and augur-worker can share the work.
@@ -32,9 +33,10 @@ pub enum AugurCommand {
     Predict(Predict),
     /// Brings the database schema up to date
     Migrate(Migrate),
-    /// Checks database, Redis, models, port and disk, and says what to do about each fault
+    /// Checks each thing that a server needs, and says what to do about each fault
     ///
-    /// Exit status: 0 when all is well, 1 otherwise. Give it the settings that the server gets.
+    /// Those are disk, database, webhook key, Redis, models and port. Exit status: 0 when all is well, 1 otherwise. Give it the
+    /// settings that the server gets.
     Doctor(Doctor),
 }
 
@@ -44,6 +46,9 @@ pub struct Serve {
     /// Where HTTP is served.
     #[command(flatten)]
     pub listen: ListenSettings,
+    /// Where callers find it.
+    #[command(flatten)]
+    pub links: LinkSettings,
     /// How requests are answered.
     #[command(flatten)]
     pub api: ApiSettings,
@@ -53,6 +58,12 @@ pub struct Serve {
     /// How the worker works.
     #[command(flatten)]
     pub worker: WorkerSettings,
+    /// Whether webhooks are sent.
+    #[command(flatten)]
+    pub webhooks: WebhookSettings,
+    /// How webhooks are sent.
+    #[command(flatten)]
+    pub delivery: DeliverySettings,
     /// Where predictions are kept.
     #[command(flatten)]
     pub store: StoreSettings,
@@ -143,6 +154,9 @@ pub struct Doctor {
     /// Which models are served.
     #[command(flatten)]
     pub models: ModelSettings,
+    /// Whether webhooks are sent.
+    #[command(flatten)]
+    pub webhooks: WebhookSettings,
     /// Where HTTP is served.
     #[command(flatten)]
     pub listen: ListenSettings,

@@ -113,13 +113,20 @@ impl ListenSettings {
     }
 }
 
+/// Where callers find the API.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP")]
+pub struct LinkSettings {
+    /// The address that callers use: links in answers and webhooks begin with it. Without it, they begin with the address
+    /// listened at, and augur-worker, which knows none, sends webhooks without links.
+    #[arg(long, env = "AUGUR_PUBLIC_URL", value_parser = public_url, value_name = "URL")]
+    pub public_url: Option<String>,
+}
+
 /// How requests are answered.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP")]
 pub struct ApiSettings {
-    /// The address that callers use, if it is another one than listened at: the answers' links begin with it.
-    #[arg(long, env = "AUGUR_PUBLIC_URL", value_parser = public_url, value_name = "URL")]
-    pub public_url: Option<String>,
     /// The most bytes of a request's body.
     #[arg(long, env = "AUGUR_BODY_LIMIT", default_value_t = 2_097_152, value_parser = value_parser!(u32).range(1..))]
     #[arg(value_name = "BYTES")]
@@ -168,11 +175,29 @@ pub struct WorkerSettings {
     pub max_crashes: u32,
 }
 
+/// What a worker works at.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Worker")]
+pub struct WorkSettings {
+    /// What a worker works at, if not at both: predictions, or the deliveries of webhooks.
+    #[arg(long, env = "AUGUR_ONLY", value_name = "WORK")]
+    pub only: Option<Work>,
+}
+
+/// One thing that a worker works at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    /// Runs predictions.
+    Predictions,
+    /// Sends webhooks.
+    Deliveries,
+}
+
 /// How a program stops.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "General")]
 pub struct GraceSettings {
-    /// How long a stopping program lets requests and runs finish; then it hands back what still runs.
+    /// How long a stopping program lets requests, then runs, then webhooks finish; what still runs it hands back.
     #[arg(long, env = "AUGUR_GRACE", default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
     pub grace: Duration,
 }

@@ -13,16 +13,19 @@ mod parse;
 mod programs;
 mod run;
 mod server_url;
+mod webhooks;
 
 pub use commands::{AugurCommand, Demo, Doctor, Migrate, Predict, Serve};
 pub use fatal::Fatal;
 pub use file::FileError;
 pub use groups::{
-    ApiSettings, DataSettings, FileSettings, GraceSettings, IDEMPOTENCY_KEYS_FOR, ListenSettings, LogFormat,
-    LogSettings, ModelSettings, QueueSettings, SchemaSettings, StoreSettings, WorkerSettings,
+    ApiSettings, DataSettings, FileSettings, GraceSettings, IDEMPOTENCY_KEYS_FOR, LinkSettings, ListenSettings,
+    LogFormat, LogSettings, ModelSettings, QueueSettings, SchemaSettings, StoreSettings, Work, WorkSettings,
+    WorkerSettings,
 };
 pub use host::host_name;
 pub use parse::{ParseError, parse, program_commands};
 pub use programs::{Augur, AugurApi, AugurWorker, Program};
 pub use run::{run, say};
 pub use server_url::ServerUrl;
+pub use webhooks::{DeliverySettings, WebhookKey, WebhookSettings};

@@ -3,8 +3,9 @@
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::{
-    ApiSettings, AugurCommand, FileSettings, GraceSettings, ListenSettings, LogSettings, ModelSettings, QueueSettings,
-    SchemaSettings, StoreSettings, WorkerSettings,
+    ApiSettings, AugurCommand, DeliverySettings, FileSettings, GraceSettings, LinkSettings, ListenSettings,
+    LogSettings, ModelSettings, QueueSettings, SchemaSettings, StoreSettings, WebhookSettings, WorkSettings,
+    WorkerSettings,
 };
 
 const ABOUT_SETTINGS: &str = "Every setting is a flag, an environment variable and a key of the --config file, in this \
@@ -23,9 +24,15 @@ pub struct AugurApi {
     /// Where HTTP is served.
     #[command(flatten)]
     pub listen: ListenSettings,
+    /// Where callers find it.
+    #[command(flatten)]
+    pub links: LinkSettings,
     /// How requests are answered.
     #[command(flatten)]
     pub api: ApiSettings,
+    /// Whether webhooks are sent.
+    #[command(flatten)]
+    pub webhooks: WebhookSettings,
     /// Where predictions are kept.
     #[command(flatten)]
     pub store: StoreSettings,
@@ -52,16 +59,28 @@ impl Program for AugurApi {
     }
 }
 
-/// Runs the predictions that wait in Postgres. Start as many as there is work for, on as many machines.
+/// Runs the predictions that wait in Postgres, and sends their webhooks. Start as many as there is work for, on as many machines.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "augur-worker", version, after_help = ABOUT_SETTINGS)]
 pub struct AugurWorker {
+    /// What it works at.
+    #[command(flatten)]
+    pub work: WorkSettings,
     /// Which models are served.
     #[command(flatten)]
     pub models: ModelSettings,
     /// How it works.
     #[command(flatten)]
     pub worker: WorkerSettings,
+    /// Whether webhooks are sent.
+    #[command(flatten)]
+    pub webhooks: WebhookSettings,
+    /// How webhooks are sent.
+    #[command(flatten)]
+    pub delivery: DeliverySettings,
+    /// Where callers find the API.
+    #[command(flatten)]
+    pub links: LinkSettings,
     /// Where predictions are kept.
     #[command(flatten)]
     pub store: StoreSettings,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{Fatal, ParseError, Program, parse};
 
 /// The exit status for a command line, environment or configuration file that is not understood; clap's own.
-const NOT_UNDERSTOOD: u8 = 2;
+pub(crate) const NOT_UNDERSTOOD: u8 = 2;
 
 /// Runs a program: reads its settings, starts logging, hands over a token that SIGTERM and SIGINT cancel, and says why it
 /// ended if it did not end well. A second signal ends it at once.

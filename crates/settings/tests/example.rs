@@ -17,11 +17,15 @@ const HEAD: &str = "\
 ";
 
 /// Examples of the settings that have no default.
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 7] = [
     ("database-url", "\"postgres://augur:password@localhost:5432/augur\""),
     ("redis-url", "\"redis://localhost:6379\""),
     ("public-url", "\"https://augur.example.org\""),
     ("model", "[\"path/to/model\"]"),
+    ("only", "\"deliveries\""),
+    // No key that would work, so that nobody shares one with everybody else.
+    ("webhook-key", "\"(openssl rand -base64 32)\""),
+    ("webhook-allow", "[\"10.0.0.0/8\"]"),
 ];
 
 fn arguments(command: &Command) -> Vec<&Arg> {
@@ -148,7 +152,8 @@ fn every_setting_is_named_alike_everywhere() {
         let upper = name.to_ascii_uppercase().replace('-', "_");
         let expected = if matches!(name, "database-url" | "redis-url") { upper } else { format!("AUGUR_{upper}") };
         assert_eq!(arg.get_env().expect("a setting has a variable").to_string_lossy(), expected);
-        assert_eq!(arg.is_hide_env_values_set(), name.ends_with("-url") && name != "public-url", "{name}");
+        let is_secret = matches!(name, "database-url" | "redis-url" | "webhook-key");
+        assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
         for other in all.iter().filter(|other| other.get_long() == arg.get_long()) {
             let is_quiet_demo = name == "log" && [defaults(arg), defaults(other)].concat().contains(&"warn".to_owned());
             assert!(defaults(arg) == defaults(other) || is_quiet_demo, "{name} has two defaults");

@@ -1,8 +1,8 @@
 //! What the configuration file may say, and how a mistake in it is told.
 
-use std::{ffi::OsString, fs, time::Duration};
+use std::{ffi::OsString, fs, net::IpAddr, time::Duration};
 
-use settings::{Augur, AugurApi, AugurCommand, AugurWorker, ParseError, Program, parse};
+use settings::{Augur, AugurApi, AugurCommand, AugurWorker, ParseError, Program, Work, parse};
 
 /// Parses as if started with a configuration file of this text.
 fn parsed<P: Program>(text: &str, arguments: &[&str]) -> Result<P, ParseError> {
@@ -74,6 +74,8 @@ fn a_bad_value_is_named() {
         ("public-url = \"augur.example.org\"", "public-url"),
         ("log-format = \"xml\"", "log-format"),
         ("log = \"worker=loud\"", "log"),
+        ("only = \"webhooks\"", "only"),
+        ("deliveries = 0", "deliveries"),
     ];
     for (text, key) in cases {
         let said = refusal(text);
@@ -95,8 +97,37 @@ fn an_absent_file_is_named() {
 }
 
 #[test]
+fn webhook_settings_are_read_by_whoever_knows_what_they_mean() {
+    let text = "webhook-key = \"7\"\nwebhook-allow = [\"10.0.0.1\", \"::1\"]\ndeliveries = 3\nonly = \"deliveries\"";
+    let worker: AugurWorker = parsed(text, &["augur-worker", "--webhook-key=8"]).expect("it is good");
+    assert_eq!(worker.webhooks.key::<u8>().expect("it is a number"), Some(8));
+    let allowed: Vec<IpAddr> = worker.webhooks.allowed().expect("they are addresses");
+    assert_eq!(allowed, ["10.0.0.1", "::1"].map(|text| text.parse::<IpAddr>().expect("an address")));
+    assert_eq!((worker.delivery.deliveries, worker.work.only), (3, Some(Work::Deliveries)));
+
+    let api: AugurApi = parsed(text, &["augur-api", "--webhook-allow=10.0.0.2,10.0.0.3"]).expect("it is good");
+    assert_eq!(api.webhooks.webhook_allow, ["10.0.0.2", "10.0.0.3"]);
+    assert_eq!(api.webhooks.key::<u8>().expect("it is a number"), Some(7));
+
+    let worker: AugurWorker = parsed("", &["augur-worker"]).expect("it is good");
+    assert_eq!((worker.webhooks.key::<u8>().expect("there is none"), worker.work.only), (None, None));
+    assert_eq!((worker.webhooks.webhook_allow.len(), worker.delivery.deliveries), (0, 256));
+}
+
+#[test]
+fn a_bad_webhook_setting_is_named_without_showing_the_key() {
+    let text = "webhook-key = \"s3cret\"\nwebhook-allow = \"10/8\"";
+    let webhooks = parsed::<AugurApi>(text, &["augur-api"]).expect("any text is taken").webhooks;
+    let said = webhooks.key::<u8>().expect_err("it is no number");
+    assert!(said.to_string().contains("--webhook-key (AUGUR_WEBHOOK_KEY)"), "{said}");
+    assert!(said.status() == 2 && !said.to_string().contains("s3cret"), "{said}");
+    let said = webhooks.allowed::<IpAddr>().expect_err("it is no address");
+    assert!(said.to_string().contains("--webhook-allow (AUGUR_WEBHOOK_ALLOW): \"10/8\""), "{said}");
+}
+
+#[test]
 fn secrets_do_not_show_in_debug() {
-    let worker: AugurWorker =
-        parsed("database-url = \"postgres://augur:s3cret@db/augur\"", &["augur-worker"]).expect("it is good");
+    let text = "database-url = \"postgres://augur:s3cret@db/augur\"\nwebhook-key = \"s3cret\"";
+    let worker: AugurWorker = parsed(text, &["augur-worker"]).expect("it is good");
     assert!(!format!("{worker:?}").contains("s3cret"));
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use prediction::{Failure, ModelName, ModelSpec, Prediction, PredictionId, Priority, Status, Version};
+use prediction::{Events, Failure, ModelName, ModelSpec, Prediction, PredictionId, Priority, Status, Version};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
+
+use crate::Webhook;
 
 /// A prediction to be stored; the caller has validated it.
 #[derive(Clone, Debug)]
@@ -35,6 +37,15 @@ pub struct NewPrediction {
     pub retention: Duration,
     /// Whether its ticket is about to be queued.
     pub queued: bool,
+    /// Where its caller wants to be told of what.
+    pub webhook: Option<Webhook>,
+}
+
+impl NewPrediction {
+    /// The events that its caller is told of.
+    pub(crate) fn webhook_events(&self) -> Events {
+        self.webhook.as_ref().map_or(Events::NONE, |webhook| webhook.events)
+    }
 }
 
 /// What became of one new prediction.
@@ -93,6 +104,10 @@ pub struct Claimed {
     pub max_retries: u32,
     /// Time left until its deadline, by the database's clock.
     pub deadline_in: Option<Duration>,
+    /// The events that its caller is told of.
+    pub webhook_events: Events,
+    /// Whether no worker took it before.
+    pub is_first: bool,
 }
 
 /// One run of one prediction: `epoch` is the fence, raised by every claim, cancel and sweep, never lowered.
@@ -188,13 +203,15 @@ pub struct Purged {
     pub predictions: u64,
     /// Idempotency keys.
     pub keys: u64,
+    /// Tests of webhooks.
+    pub tests: u64,
 }
 
 impl Purged {
     /// Whether a purge of at most `limit` of each may have left some.
     #[must_use]
     pub fn is_full(self, limit: u32) -> bool {
-        self.predictions.max(self.keys) >= u64::from(limit)
+        self.predictions.max(self.keys).max(self.tests) >= u64::from(limit)
     }
 }
 

@@ -1,11 +1,22 @@
-//! The truth: predictions, their inputs and outcomes, the models that workers publish; Postgres and SQLite
-//! behind one batch-first contract. Times are the database's own, leases are fenced by `epoch`, and every call
+//! The truth: predictions, their inputs and outcomes, the deliveries that tell of them, the models that workers publish;
+//! Postgres and SQLite behind one batch-first contract. Times are the database's own, leases are fenced by `epoch`, and every call
 //! takes or returns a batch.
 //!
 //! `docs/states.md` draws the state machine; the migrations enforce it.
 
+/// The same call on whichever database this is.
+macro_rules! on_backend {
+    ($store:ident, $backend:ident => $call:expr) => {
+        match &$store.0 {
+            Backend::Postgres($backend) => $call,
+            Backend::Sqlite($backend) => $call,
+        }
+    };
+}
+
 mod accept;
 mod contract;
+mod deliveries;
 mod error;
 mod failures;
 mod numbers;
@@ -14,7 +25,10 @@ mod page;
 mod postgres;
 mod rows;
 mod schema;
+mod settled;
 mod sqlite;
+mod webhook_rows;
+mod webhooks;
 
 pub use accept::{Accepter, Enqueue};
 pub use contract::{
@@ -22,6 +36,10 @@ pub use contract::{
     PublishedModel, Purged, Run, RunMetrics, Schema, Sweep, Swept, Written,
 };
 pub use error::StoreError;
+pub use webhooks::{
+    Answer, Attempt, ClaimedDelivery, Delivery, DeliveryFilter, Endpoint, EndpointChange, NextStep, PageOf, Place,
+    SealedSecret, Sending, Settled, Spare, SweptDeliveries, Unanswered, Webhook,
+};
 
 use prediction::{ModelName, ModelSpec, Prediction, PredictionId, StreamKey, Version, WorkerId};
 use std::{path::PathBuf, time::Duration};
@@ -52,16 +70,6 @@ pub struct Store(Backend);
 enum Backend {
     Postgres(postgres::Postgres),
     Sqlite(sqlite::Sqlite),
-}
-
-/// The same call on whichever database this is.
-macro_rules! on_backend {
-    ($store:ident, $backend:ident => $call:expr) => {
-        match &$store.0 {
-            Backend::Postgres($backend) => $call,
-            Backend::Sqlite($backend) => $call,
-        }
-    };
 }
 
 /// # Errors
@@ -232,8 +240,9 @@ impl Store {
         on_backend!(self, backend => backend.sweep(sweep).await)
     }
 
-    /// Deletes predictions that expired (`expires_at`), idempotency keys older than `keys_for`, and workers not seen
-    /// for a day; at most `limit` of each.
+    /// Deletes predictions that expired (`expires_at`) and all of whose deliveries are over, with these; idempotency keys and
+    /// tests of webhooks that are older than `keys_for`; secrets whose grace has ended; workers not seen for a day. At most
+    /// `limit` of each.
     pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
         on_backend!(self, backend => backend.purge(keys_for, limit).await)
     }

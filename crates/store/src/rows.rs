@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Display, sync::RwLock, time::Duration};
 
-use prediction::{Failure, Metrics, ModelName, ModelSpec, Prediction, PredictionId, Priority, Status, Version};
+use prediction::{Events, Failure, Metrics, ModelName, ModelSpec, Prediction, PredictionId, Priority, Status, Version};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -34,6 +34,8 @@ pub(crate) struct Record<T> {
     predict_seconds: Option<f64>,
     batch_size: Option<i32>,
     tokens: Option<i32>,
+    webhook_url: Option<String>,
+    webhook_events: i16,
 }
 
 impl<T> Record<T>
@@ -85,6 +87,8 @@ where
             attempt: stored_count(self.attempts),
             priority,
             metadata: self.metadata.map(json).transpose()?,
+            webhook_events_filter: self.webhook_url.as_ref().map(|_| Events::from_bits(self.webhook_events)),
+            webhook: self.webhook_url,
             queue: None,
             urls: None,
         })
@@ -102,6 +106,8 @@ pub(crate) struct ClaimedRow {
     retries: i32,
     max_retries: i32,
     deadline_micros: Option<i64>,
+    webhook_events: i16,
+    attempts: i32,
 }
 
 impl ClaimedRow {
@@ -114,6 +120,8 @@ impl ClaimedRow {
             retries: stored_count(self.retries),
             max_retries: stored_count(self.max_retries),
             deadline_in: self.deadline_micros.map(|left| Duration::from_micros(u64::try_from(left).unwrap_or(0))),
+            webhook_events: Events::from_bits(self.webhook_events),
+            is_first: self.attempts == 1,
         })
     }
 }

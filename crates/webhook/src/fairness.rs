@@ -127,18 +127,24 @@ impl<K: Eq + Hash + Clone> Fairness<K> {
         Ok(Permit { fairness: self.clone(), endpoint, is_probe })
     }
 
-    /// The endpoints that would get no permit now, so that a claim of due deliveries can leave theirs out instead of
-    /// finding nothing but them. Also forgets endpoints that were not tried for long, so it is to be called now and then.
+    /// How many more permits each endpoint would get now, so that a claim of due deliveries takes no others; an endpoint
+    /// that is not named would get as many as the limits say. Also forgets endpoints that were not tried for long, so it is
+    /// to be called now and then.
     #[must_use]
-    pub fn blocked(&self, now: Instant) -> Vec<K> {
+    pub fn spare(&self, now: Instant) -> Vec<(K, usize)> {
         let longest = self.limits.longest_pause;
         let mut endpoints = self.endpoints();
         endpoints.retain(|_, state| {
             let is_old = now.saturating_duration_since(state.seen) > longest * 10;
             state.in_flight > 0 || !is_old
         });
-        let blocked = endpoints.iter().filter(|(_, state)| self.refusal(state, now).is_some());
-        blocked.map(|(endpoint, _)| endpoint.clone()).collect()
+        let spare = |state: &Endpoint| match state.breaker {
+            _ if self.refusal(state, now).is_some() => 0,
+            // One, to see whether it is well again.
+            Breaker::Open { .. } => 1,
+            Breaker::Closed => self.limits.in_flight - state.in_flight,
+        };
+        endpoints.iter().map(|(endpoint, state)| (endpoint.clone(), spare(state))).collect()
     }
 
     fn refusal(&self, state: &Endpoint, now: Instant) -> Option<NotNow> {
@@ -223,9 +229,10 @@ mod tests {
         let mut held: Vec<_> = (0..16).map(|_| fairness.try_acquire("a", now).expect("a permit")).collect();
         let refused = fairness.try_acquire("a", now).expect_err("full");
         assert_eq!(refused, NotNow { due: now + Duration::from_millis(100), wait: Wait::Full });
-        assert_eq!(fairness.blocked(now), ["a"]);
+        assert_eq!(fairness.spare(now), [("a", 0)]);
         assert!(fairness.try_acquire("b", now).is_ok());
         held.pop();
+        assert_eq!(fairness.spare(now), [("a", 1)]);
         drop(fairness.try_acquire("a", now).expect("a slot came back without a word"));
         held.into_iter().for_each(|permit| permit.settle(Health::Well, now));
         assert!(fairness.endpoints().is_empty(), "nothing is left to remember");
@@ -239,10 +246,12 @@ mod tests {
         fail(&fairness, "a", 5, start);
         let refused = fairness.try_acquire("a", start).expect_err("open");
         assert_eq!(refused, NotNow { due: start + SECOND, wait: Wait::Open });
-        assert_eq!(fairness.blocked(start), ["a"]);
+        assert_eq!(fairness.spare(start), [("a", 0)]);
 
         let now = refused.due;
+        assert_eq!(fairness.spare(now), [("a", 1)]);
         let probe = fairness.try_acquire("a", now).expect("one probe");
+        assert_eq!(fairness.spare(now), [("a", 0)]);
         assert_eq!(fairness.try_acquire("a", now).expect_err("one only").wait, Wait::Open);
         probe.settle(Health::Ill, now);
         assert_eq!(fairness.try_acquire("a", now).expect_err("open for twice as long").due, now + 2 * SECOND);
@@ -272,9 +281,9 @@ mod tests {
             fairness.try_acquire("a", now).expect("a probe").settle(Health::Ill, now);
         }
         assert_eq!(fairness.try_acquire("a", now).expect_err("open").due, now + 60 * SECOND);
-        let _ = fairness.blocked(now + 599 * SECOND);
+        let _ = fairness.spare(now + 599 * SECOND);
         assert_eq!(fairness.endpoints().len(), 1);
-        let _ = fairness.blocked(now + 601 * SECOND);
+        let _ = fairness.spare(now + 601 * SECOND);
         assert!(fairness.endpoints().is_empty());
     }
 
@@ -291,14 +300,15 @@ mod tests {
             let (over, still): (Vec<_>, Vec<_>) = in_flight.into_iter().partition(|(end, _)| *end <= now);
             in_flight = still;
             over.into_iter().for_each(|(_, permit): (Instant, Permit<_>)| permit.settle(Health::Ill, now));
-            while waiting > 0 && in_flight.len() < 32 && !fairness.blocked(now).contains(&"dead") {
-                let permit = fairness.try_acquire("dead", now).expect("not blocked");
+            let spare = |endpoint| fairness.spare(now).into_iter().find(|(known, _)| *known == endpoint);
+            while waiting > 0 && in_flight.len() < 32 && spare("dead") != Some(("dead", 0)) {
+                let permit = fairness.try_acquire("dead", now).expect("something to spare");
                 in_flight.push((now + 15 * SECOND, permit));
                 waiting -= 1;
                 attempts += 1;
             }
             worst = worst.max(in_flight.len());
-            assert!(!fairness.blocked(now).contains(&"healthy"));
+            assert_eq!(spare("healthy"), None, "all that the limits say");
             fairness.try_acquire("healthy", now).expect("a permit at once").settle(Health::Well, now);
         }
         assert_eq!(worst, 16, "half of the slots were always free");

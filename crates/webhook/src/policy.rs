@@ -27,7 +27,7 @@ pub enum Refused {
     /// Not an absolute URL with a host, or with characters that HTTP cannot carry.
     #[error("this is not a URL")]
     Malformed,
-    /// More than 2,048 bytes.
+    /// More than 2,048 bytes, as it is written or normalised.
     #[error("the URL is longer than {LONGEST_URL} bytes")]
     TooLong,
     /// A space, line break or other control character, or a backslash: those that programs disagree about.
@@ -83,6 +83,10 @@ impl Policy {
             return Err(Refused::Character);
         }
         let url = Url::parse(text).map_err(|_| Refused::Malformed)?;
+        // Percent-encoding makes three of one byte, and what is kept and indexed is this.
+        if url.as_str().len() > LONGEST_URL {
+            return Err(Refused::TooLong);
+        }
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Refused::Scheme);
         }
@@ -148,6 +152,13 @@ impl Target {
         self.url[..Position::BeforePath].to_owned()
     }
 
+    /// The URL without its query and fragment, for example `https://example.com/hook`: what a receiver's settings and
+    /// secrets go by.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        self.url[..Position::AfterPath].to_owned()
+    }
+
     pub(crate) fn host(&self) -> &TargetHost {
         &self.host
     }
@@ -193,6 +204,8 @@ mod tests {
         let vet = |text: &str| Policy::default().vet_url(text).expect(text);
         let target = vet("https://Example.COM:8443/hook/a?b=%0d%0a#c");
         assert_eq!(target.origin(), "https://example.com:8443");
+        assert_eq!(target.endpoint(), "https://example.com:8443/hook/a");
+        assert_eq!(vet("http://example.com:80").endpoint(), "http://example.com/");
         assert_eq!((target.authority(), target.path_and_query()), ("example.com:8443", "/hook/a?b=%0d%0a"));
         assert_eq!((target.port(), target.is_https()), (8443, true));
         let target = vet("http://example.com");

@@ -10,7 +10,7 @@ use tokio::sync::{
     oneshot,
 };
 
-use crate::node::{Node, Trouble};
+use crate::{node::Node, outage::Trouble};
 
 /// Statements under way at once: while one commits, another forms.
 pub(crate) const WRITERS: usize = 2;
@@ -94,7 +94,7 @@ async fn write_batch(node: &Node, mut batch: Vec<Item>) -> Vec<Vec<Item>> {
 }
 
 /// The prediction, if the outcome makes it terminal.
-fn ended_id(outcome: &Outcome) -> Option<PredictionId> {
+pub(crate) fn ended_id(outcome: &Outcome) -> Option<PredictionId> {
     match outcome {
         Outcome::Succeeded { run, .. } | Outcome::Failed { run, .. } => Some(run.id),
         Outcome::Retry { .. } | Outcome::Released { .. } => None,

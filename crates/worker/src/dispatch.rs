@@ -7,7 +7,7 @@ use store::Due;
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
-use crate::node::{Node, Trouble};
+use crate::{node::Node, outage::Trouble};
 
 const ROLE: &str = "dispatcher";
 const EVERY: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
 //! Tickets in, results out: claims predictions, runs them, writes their outcomes, renews leases, sweeps, tops windows up.
+//! And events out: [`deliver`] sends the webhooks that tell of them.
 //!
 //! One [`run`] is one worker. Its parts share a `Node` and meet in three places: `slots` bound what is held at once, `held`
 //! says what that is, and the outcome writer combines what ends at the same time. Nothing here decides what is true: a
@@ -8,6 +9,7 @@ mod backoff;
 mod cancel;
 mod claim;
 mod complete;
+mod deliver;
 mod dispatch;
 mod held;
 mod node;
@@ -17,10 +19,13 @@ mod publish;
 mod purge;
 mod renew;
 mod run;
+mod sparingly;
 mod stop;
 mod suspects;
 mod sweep;
 mod tell;
+
+pub use deliver::{DeliveryConfig, deliver};
 
 use std::{sync::Arc, time::Duration};
 
@@ -86,6 +91,7 @@ pub async fn run(
         parts.spawn(complete::write_outcomes(Arc::clone(&node), Arc::clone(&outcomes_in)));
     }
     parts.spawn(tell::tell_finished(Arc::clone(&node), finished_in));
+    parts.spawn(tell::tell_due(Arc::clone(&node)));
     parts.spawn(cancel::hear_cancels(Arc::clone(&node)));
     parts.spawn(publish::keep_published(Arc::clone(&node)));
     parts.spawn(sweep::sweep(Arc::clone(&node)));

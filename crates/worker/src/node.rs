@@ -10,13 +10,17 @@ use inference::Models;
 use prediction::{ModelName, Version, WorkerId};
 use queue::{Handled, Queue};
 use store::{Claimed, Store, StoreError};
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
-    time::timeout,
-};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Config, complete::Outcomes, held::Held, outage::Outage, run, tell::Finished};
+use crate::{
+    Config,
+    complete::Outcomes,
+    held::Held,
+    outage::{Outage, Trouble},
+    run,
+    tell::Finished,
+};
 
 /// One worker.
 pub(crate) struct Node {
@@ -32,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) held: Arc<Held>,
     pub(crate) outcomes: Outcomes,
     pub(crate) finished: Finished,
+    /// Deliveries were made due.
+    pub(crate) due: Notify,
     pub(crate) outage: Outage,
     /// Completions that the store refused so far.
     pub(crate) stale: AtomicU64,
@@ -45,15 +51,6 @@ pub(crate) struct Node {
     pub(crate) over: CancellationToken,
     /// Counts the runs and the parts that start them.
     pub(crate) tasks: TaskTracker,
-}
-
-/// Why a call on the store gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// The store is away; trying again helps. A write may or may not have happened.
-    Away,
-    /// The store said no; the same call will be refused again.
-    Refused,
 }
 
 impl Node {
@@ -74,6 +71,7 @@ impl Node {
             outage: Outage::default(),
             stale: AtomicU64::new(0),
             suspects: Notify::new(),
+            due: Notify::new(),
             hand_back: CancellationToken::new(),
             over: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -98,21 +96,7 @@ impl Node {
         patience: Duration,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, Trouble> {
-        match timeout(patience, call).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error @ StoreError::Unavailable(_))) => {
-                self.outage.saw(&error);
-                Err(Trouble::Away)
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the store refused a call");
-                Err(Trouble::Refused)
-            }
-            Err(_) => {
-                self.outage.saw(&"no answer in time");
-                Err(Trouble::Away)
-            }
-        }
+        self.outage.ask(patience, call).await
     }
 
     /// Waits; false as soon as the worker stops.

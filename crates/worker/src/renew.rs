@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use store::Store;
 use tokio::time::sleep;
 
-use crate::node::{Node, Trouble};
+use crate::{node::Node, outage::Trouble};
 
 /// The longest pause between renewals, so that a cancel that nobody told us of is noticed soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -7,15 +7,16 @@ use std::{
 };
 
 use inference::Output;
-use prediction::{Failure, FailureCode, RetrySchedule};
+use prediction::{Event, Failure, FailureCode, RetrySchedule};
 use store::{Claimed, Outcome, Run, RunMetrics, Written};
 use tokio::time::sleep;
 
 use crate::{
     backoff::Backoff,
-    complete::NotWritten,
+    complete::{self, NotWritten},
     held::Hold,
-    node::{Node, Trouble},
+    node::Node,
+    outage::Trouble,
 };
 
 /// The most bytes of one output's JSON: what a caller can still be expected to read in one answer.
@@ -24,10 +25,16 @@ const MAX_OUTPUT_BYTES: usize = 16 << 20;
 /// Runs it; returns when it is settled and its slot is free. `claimed_at`: before the claim was sent.
 pub(crate) async fn run(node: &Node, claimed: Claimed, claimed_at: Instant) {
     let hold = node.held.hold(claimed.run, claimed_at + node.config.lease);
+    if claimed.is_first && claimed.webhook_events.contains(Event::Start) {
+        node.due.notify_one();
+    }
     let outcome = predict(node, &claimed, &hold).await;
     hold.abandon().abandon();
-    if let Some(outcome) = outcome {
-        write(node, outcome, &hold).await;
+    let Some(outcome) = outcome else { return };
+    let tells =
+        complete::ended_id(&outcome).is_some() && claimed.webhook_events.iter().any(|event| event > Event::Start);
+    if write(node, outcome, &hold).await == Written::Applied && tells {
+        node.due.notify_one();
     }
 }
 
@@ -90,16 +97,16 @@ fn failed(claimed: &Claimed, failure: Failure, took: Duration) -> Outcome {
 }
 
 /// Tries until the store says what became of it. Past its lease the outcome waits for the store's word on the lease first.
-async fn write(node: &Node, mut outcome: Outcome, hold: &Hold) {
+async fn write(node: &Node, mut outcome: Outcome, hold: &Hold) -> Written {
     let mut backoff = Backoff::for_store();
     loop {
         hold.settled().await;
         match node.outcomes.write(outcome).await {
-            Ok(Written::Applied) => return,
+            Ok(Written::Applied) => return Written::Applied,
             Ok(Written::Stale) => {
                 node.stale.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(run = ?hold.run(), "result refused: the prediction is no longer this run's");
-                return;
+                return Written::Stale;
             }
             Err(NotWritten { outcome: unwritten, trouble: Trouble::Away }) => {
                 outcome = unwritten;
@@ -110,7 +117,7 @@ async fn write(node: &Node, mut outcome: Outcome, hold: &Hold) {
             }
             Err(NotWritten { trouble: Trouble::Refused, .. }) => {
                 tracing::error!(run = ?hold.run(), "its end cannot be stored; its lease will end");
-                return;
+                return Written::Stale;
             }
         }
     }
@@ -137,6 +144,8 @@ mod tests {
             retries,
             max_retries: 2,
             deadline_in: None,
+            webhook_events: prediction::Events::NONE,
+            is_first: true,
         }
     }
 

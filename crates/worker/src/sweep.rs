@@ -7,10 +7,7 @@ use std::{
 
 use store::Sweep;
 
-use crate::{
-    node::{Node, Trouble},
-    renew,
-};
+use crate::{node::Node, outage::Trouble, renew};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// The most predictions of each kind in one statement.
@@ -45,6 +42,9 @@ async fn sweep_once(node: &Node, leases: bool) -> Result<bool, Trouble> {
     if !swept.requeued.is_empty() {
         tracing::warn!(predictions = swept.requeued.len(), "leases ended: to be run again, alone");
         node.suspects.notify_one();
+    }
+    if !swept.ended.is_empty() {
+        node.due.notify_one();
     }
     node.finished.tell(swept.ended);
     Ok(more && !node.stop.is_cancelled())

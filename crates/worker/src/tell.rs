@@ -1,4 +1,5 @@
-//! Tells those who wait that predictions are finished, beside the writers and not in their way: a hung Redis delays only this.
+//! Tells those who wait that predictions are finished, and senders that deliveries are due, beside the writers and not in
+//! their way: a hung Redis delays only this.
 
 use std::sync::Arc;
 
@@ -39,5 +40,16 @@ pub(crate) async fn tell_finished(node: Arc<Node>, mut finished: UnboundedReceiv
             () = node.over.cancelled() => return,
         }
         node.queue.tell(Notice::Finished(ids.drain(..).flatten().collect())).await;
+    }
+}
+
+/// Passes on that deliveries are due, once for all that became so while the queue was slow, until the worker is over.
+pub(crate) async fn tell_due(node: Arc<Node>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = node.due.notified() => node.queue.tell(Notice::DeliveriesDue).await,
+            () = node.over.cancelled() => return,
+        }
     }
 }

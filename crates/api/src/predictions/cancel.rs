@@ -44,9 +44,12 @@ pub(super) async fn cancel(State(api): State<Arc<Api>>, Segments(id): Segments<S
 
 async fn cancel_and_tell(api: &Api, id: PredictionId) -> Result<CancelResult, Problem> {
     let result = from_store(api.store.cancel(TENANT, id)).await?;
-    if matches!(result, CancelResult::Canceled(_)) {
+    if let CancelResult::Canceled(prediction) = &result {
         api.queue.tell(Notice::Canceled(Arc::new([id]))).await;
         api.queue.tell(Notice::Finished(Arc::new([id]))).await;
+        if prediction.webhook.is_some() {
+            api.queue.tell(Notice::DeliveriesDue).await;
+        }
     }
     Ok(result)
 }

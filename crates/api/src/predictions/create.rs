@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use prediction::{Metrics, Prediction, PredictionId, Status, StreamKey};
-use store::{Accepted, NewPrediction};
+use store::{Accepted, NewPrediction, Webhook};
 use tokio::time::Instant;
 
 use super::{
@@ -27,6 +27,7 @@ use crate::{
     headers::{IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, Prefer, cancel_after, idempotency_key},
     patience::from_store,
     problem::{Fault, Kind, Problem},
+    webhooks,
 };
 
 /// Seconds after which a caller who was answered 202 may look again.
@@ -108,7 +109,11 @@ pub(super) async fn accept(
     request.deadline = agreed(cancel_after, request.deadline)?;
     let served = api.catalog.resolve(&request.target, api.config.queue_unserved).await?;
     check(&served.published, &request)?;
-    let new = stored_form(api, id, &served.published, request, idempotency_key);
+    let webhook = match &request.webhook {
+        Some((url, events)) => Some(webhooks::vet(api, "/webhook", url, *events).await?),
+        None => None,
+    };
+    let new = stored_form(api, id, &served.published, request, webhook, idempotency_key);
     let unfinished = as_accepted(&new);
     let waiting = prefer.wait.map(|seconds| (api.waiters.wait_for(id), wait::ends(arrived, seconds)));
     match from_store(api.accepter.accept(new)).await? {
@@ -154,7 +159,7 @@ fn agreed(header: Option<Duration>, field: Option<Duration>) -> Result<Option<Du
 fn check(published: &Published, request: &CreateRequest) -> Result<(), Problem> {
     let limit = published.spec.limits.max_input_bytes;
     if request.input.get().len() > limit {
-        let fault = Fault { pointer: "/input".to_owned(), detail: format!("is larger than {limit} bytes") };
+        let fault = Fault::new("/input", format!("is larger than {limit} bytes"));
         return Err(Problem::new(
             Kind::InputTooLarge,
             format!("{} takes inputs of up to {limit} bytes.", published.spec.name),
@@ -177,12 +182,13 @@ fn stored_form(
     id: PredictionId,
     published: &Published,
     request: CreateRequest,
+    webhook: Option<Webhook>,
     idempotency_key: Option<String>,
 ) -> NewPrediction {
     let spec = &published.spec;
     let stream = StreamKey { model: spec.name.clone(), version: spec.version.clone(), priority: request.priority };
     let queued = api.queue.is_healthy() && api.queue.has_room(&stream);
-    let fingerprint = fingerprint::of(&request);
+    let fingerprint = fingerprint::of(&request, webhook.as_ref());
     NewPrediction {
         id,
         tenant: TENANT.to_owned(),
@@ -197,6 +203,7 @@ fn stored_form(
         max_retries: spec.limits.max_retries,
         retention: api.config.retention,
         queued,
+        webhook,
     }
 }
 
@@ -223,6 +230,8 @@ fn as_accepted(new: &NewPrediction) -> Prediction {
         attempt: 0,
         priority: new.priority,
         metadata: new.metadata.clone(),
+        webhook: new.webhook.as_ref().map(|webhook| webhook.url.clone()),
+        webhook_events_filter: new.webhook.as_ref().map(|webhook| webhook.events),
         queue: None,
         urls: None,
     }

@@ -16,16 +16,13 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{schema::PredictionPageSchema, with_urls};
 use crate::{
     api::{Api, TENANT},
-    cursor::Signer,
     docs::ListProblems,
+    pages::Asked,
     patience::from_store,
     problem::{Kind, Problem},
     query::{self, Parameters},
 };
 
-/// The most predictions on a page, and how many there are on one when nothing else is asked for.
-const LONGEST_PAGE: u32 = 100;
-const USUAL_PAGE: u32 = 25;
 /// The most metadata members to filter by.
 const MOST_METADATA: usize = 8;
 const METADATA: &str = "metadata.";
@@ -36,15 +33,6 @@ struct Page {
     results: Vec<Prediction>,
     next: Option<String>,
     previous: Option<String>,
-}
-
-/// What is asked for.
-struct Asked {
-    filter: ListFilter,
-    limit: u32,
-    cursor: Option<String>,
-    /// The filters as a query, always written alike: cursors are bound to it.
-    filters: String,
 }
 
 /// List predictions.
@@ -66,55 +54,33 @@ struct Asked {
     responses((status = 200, body = PredictionPageSchema, description = "One page"), ListProblems),
 )]
 pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
-    let asked = Asked::read(&uri)?;
-    let signer = api.signer().await?;
-    let cursor = match &asked.cursor {
-        Some(text) => Some(signer.open(text, &asked.filters).ok_or_else(|| {
-            Problem::new(Kind::InvalidCursor, "The cursor was not made for this list; take it from next or previous.")
-        })?),
-        None => None,
-    };
-    let page = from_store(api.store.list(TENANT, &asked.filter, cursor, asked.limit)).await?;
-    let address = |cursor: Option<Cursor>| cursor.map(|cursor| asked.address(&api.base, signer, cursor));
+    let mut parameters = Parameters::read(&uri)?;
+    let filter = read_filter(&mut parameters)?;
+    let asked: Asked<'_, Cursor> = Asked::read(&api, parameters, "/v1/predictions", written(&filter)).await?;
+    let page = from_store(api.store.list(TENANT, &filter, asked.position, asked.limit)).await?;
     Ok(Json(Page {
-        next: address(page.next),
-        previous: address(page.previous),
+        next: asked.address(page.next),
+        previous: asked.address(page.previous),
         results: page.predictions.into_iter().map(|prediction| with_urls(prediction, &api.base)).collect(),
     })
     .into_response())
 }
 
-impl Asked {
-    fn read(uri: &Uri) -> Result<Self, Problem> {
-        let mut parameters = Parameters::read(uri)?;
-        let moment = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
-        let filter = ListFilter {
-            status: parameters
-                .take("status", "starting, processing, succeeded, failed or canceled", |text| text.parse().ok())?,
-            model: parameters.take("model", "owner/name", |text| text.parse().ok())?,
-            created_after: parameters.take("created_after", "a moment as RFC 3339 writes it", moment)?,
-            created_before: parameters.take("created_before", "a moment as RFC 3339 writes it", moment)?,
-            metadata: parameters.take_all(METADATA),
-        };
-        let limit = parameters.take("limit", "a number from 1 to 100", |text| {
-            text.parse().ok().filter(|limit| (1..=LONGEST_PAGE).contains(limit))
-        })?;
-        let cursor = parameters.take("cursor", "a cursor", |text| Some(text.to_owned()))?;
-        parameters.finish()?;
-        if filter.metadata.len() > MOST_METADATA {
-            let detail = format!("At most {MOST_METADATA} metadata members can be filtered by.");
-            return Err(Problem::new(Kind::MalformedRequest, detail));
-        }
-        let filters = written(&filter);
-        Ok(Self { filter, limit: limit.unwrap_or(USUAL_PAGE), cursor, filters })
+fn read_filter(parameters: &mut Parameters) -> Result<ListFilter, Problem> {
+    let moment = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
+    let filter = ListFilter {
+        status: parameters
+            .take("status", "starting, processing, succeeded, failed or canceled", |text| text.parse().ok())?,
+        model: parameters.take("model", "owner/name", |text| text.parse().ok())?,
+        created_after: parameters.take("created_after", "a moment as RFC 3339 writes it", moment)?,
+        created_before: parameters.take("created_before", "a moment as RFC 3339 writes it", moment)?,
+        metadata: parameters.take_all(METADATA),
+    };
+    if filter.metadata.len() > MOST_METADATA {
+        let detail = format!("At most {MOST_METADATA} metadata members can be filtered by.");
+        return Err(Problem::new(Kind::MalformedRequest, detail));
     }
-
-    fn address(&self, base: &str, signer: &Signer, cursor: Cursor) -> String {
-        let cursor = signer.seal(cursor, &self.filters);
-        let page = query::write([("limit", self.limit.to_string().as_str()), ("cursor", &cursor)]);
-        let separator = if self.filters.is_empty() { "" } else { "&" };
-        format!("{base}/v1/predictions?{}{separator}{page}", self.filters)
-    }
+    Ok(filter)
 }
 
 fn written(filter: &ListFilter) -> String {

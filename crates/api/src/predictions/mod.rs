@@ -30,8 +30,7 @@ pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
 
 /// Adds what only the API knows: its own addresses.
 fn with_urls(mut prediction: Prediction, base: &str) -> Prediction {
-    let get = format!("{base}/v1/predictions/{}", prediction.id);
-    prediction.urls = Some(Urls { cancel: format!("{get}/cancel"), get });
+    prediction.urls = Some(Urls::of(prediction.id, base));
     prediction
 }
 

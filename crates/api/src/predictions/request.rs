@@ -2,14 +2,13 @@
 
 use std::{fmt, time::Duration};
 
-use prediction::{ModelName, Priority, Version};
+use prediction::{Event, Events, ModelName, Priority, Version};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
+    fields::{Member, fault, invalid, members},
     headers::positive_duration,
-    json::{self, Members, shown},
-    problem::{Fault, Kind, Problem},
-    validate::MOST_FAULTS,
+    problem::{Fault, Problem},
 };
 
 /// The most bytes of a caller's metadata.
@@ -82,6 +81,8 @@ pub(crate) struct CreateRequest {
     pub(crate) metadata: Option<Box<RawValue>>,
     /// The caller's object read.
     pub(crate) metadata_value: Option<Value>,
+    /// The URL as it came, and of which events it is to be told.
+    pub(crate) webhook: Option<(String, Events)>,
 }
 
 /// What has been read so far.
@@ -92,28 +93,18 @@ struct Draft {
     priority: Priority,
     deadline: Option<Duration>,
     metadata: Option<(Box<RawValue>, Value)>,
+    webhook: Option<String>,
+    events: Option<Events>,
     faults: Vec<Fault>,
 }
 
 impl CreateRequest {
     /// Reads the body of a request. `named`: what the address names, when it does.
     pub(crate) fn parse(body: &str, named: Option<Target>) -> Result<Self, Problem> {
-        let Members(members) = match serde_json::from_str(body) {
-            Ok(members) => members,
-            Err(_) if !body.trim_start().starts_with('{') && json::parse(body).is_ok() => {
-                return Err(invalid(vec![fault("", "must be an object")]));
-            }
-            Err(error) => return Err(Problem::new(Kind::InvalidJson, format!("The body is not JSON: {error}."))),
-        };
         let is_named = named.is_some();
         let mut draft = Draft { target: named, ..Draft::default() };
-        for (name, raw) in members {
-            let value = json::parse(raw.get()).map_err(|error| {
-                Problem::new(
-                    Kind::InvalidJson,
-                    format!("The member {:?} of the body is not JSON: {error}.", shown(&name)),
-                )
-            })?;
+        for member in members(body)? {
+            let Member { name, raw, value } = member?;
             draft.take(&name, raw, value, is_named);
         }
         draft.finish()
@@ -124,7 +115,10 @@ impl Draft {
     fn take(&mut self, name: &str, raw: Box<RawValue>, value: Value, is_named: bool) {
         match (name, value) {
             ("input", value) => self.input = Some((raw, value)),
-            ("version" | "model" | "priority" | "deadline" | "metadata", Value::Null) => {}
+            (
+                "version" | "model" | "priority" | "deadline" | "metadata" | "webhook" | "webhook_events_filter",
+                Value::Null,
+            ) => {}
             ("version" | "model", _) if is_named => self.refuse(name, "the address names the model already"),
             ("version" | "model", _) if self.target.is_some() => self.refuse(name, "give either version or model"),
             ("version" | "model", Value::String(text)) => self.target = Some(Target::parse(&text)),
@@ -137,10 +131,15 @@ impl Draft {
             }
             ("deadline", _) => self.refuse(name, "must be a whole number and a unit: 500ms, 30s, 5m, 2h, 7d"),
             ("metadata", value) => self.take_metadata(raw, value),
-            // What clients send when these are not wanted. Asked for in earnest they are refused like all that
-            // this server does not do: a request for them that seemed to succeed would be a lie.
-            ("stream", Value::Null | Value::Bool(false)) | ("webhook" | "webhook_events_filter", Value::Null) => {}
-            ("version" | "model", _) => self.refuse(name, "must be a string"),
+            ("webhook", Value::String(url)) => self.webhook = Some(url),
+            ("webhook_events_filter", value) => match events(&value) {
+                Some(events) => self.events = Some(events),
+                None => self.refuse(name, "must be a list of one or more of start, output, logs and completed"),
+            },
+            // What clients send when it is not wanted. Asked for in earnest it is refused like all that this server does
+            // not do: a request for it that seemed to succeed would be a lie.
+            ("stream", Value::Null | Value::Bool(false)) => {}
+            ("version" | "model" | "webhook", _) => self.refuse(name, "must be a string"),
             _ => self.refuse(name, "is not a field of this request"),
         }
     }
@@ -158,30 +157,39 @@ impl Draft {
     }
 
     fn refuse(&mut self, name: &str, detail: &str) {
-        let pointer = format!("/{}", shown(name).replace('~', "~0").replace('/', "~1"));
-        self.faults.push(fault(&pointer, detail));
+        self.faults.push(fault(name, detail));
     }
 
     fn finish(self) -> Result<CreateRequest, Problem> {
-        let Self { target, input, priority, deadline, metadata, mut faults } = self;
-        let says_what = faults.iter().any(|fault| matches!(&*fault.pointer, "/version" | "/model"));
-        if target.is_none() && !says_what {
-            faults.push(fault("/version", "is required, or model"));
+        let Self { target, input, priority, deadline, metadata, webhook, events, mut faults } = self;
+        let is_faulty = |name: &str| faults.iter().any(|fault| fault.pointer == name);
+        let lacks_target = target.is_none() && !is_faulty("/version") && !is_faulty("/model");
+        let lacks_webhook = events.is_some() && webhook.is_none() && !is_faulty("/webhook");
+        if lacks_target {
+            faults.push(fault("version", "is required, or model"));
+        }
+        if lacks_webhook {
+            faults.push(fault("webhook_events_filter", "says nothing without webhook"));
         }
         if input.is_none() {
-            faults.push(fault("/input", "is required"));
+            faults.push(fault("input", "is required"));
         }
         match (target, input) {
             (Some(target), Some((input, input_value))) if faults.is_empty() => {
                 let (metadata, metadata_value) = metadata.unzip();
-                Ok(CreateRequest { target, input, input_value, priority, deadline, metadata, metadata_value })
+                let webhook = webhook.map(|url| (url, events.unwrap_or(Events::USUAL)));
+                Ok(CreateRequest { target, input, input_value, priority, deadline, metadata, metadata_value, webhook })
             }
-            _ => {
-                faults.truncate(MOST_FAULTS);
-                Err(invalid(faults))
-            }
+            _ => Err(invalid(faults)),
         }
     }
+}
+
+/// The events of a filter; none when it names none, or something else.
+fn events(filter: &Value) -> Option<Events> {
+    let event = |word: &Value| word.as_str()?.parse().ok().filter(|event| *event != Event::Test);
+    let events: Events = filter.as_array()?.iter().map(event).collect::<Option<_>>()?;
+    Some(events).filter(|events| !events.is_empty())
 }
 
 fn has_nul(value: &Value) -> bool {
@@ -191,15 +199,6 @@ fn has_nul(value: &Value) -> bool {
         Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
-}
-
-fn fault(pointer: &str, detail: &str) -> Fault {
-    Fault { pointer: pointer.to_owned(), detail: detail.to_owned() }
-}
-
-fn invalid(faults: Vec<Fault>) -> Problem {
-    Problem::new(Kind::InvalidRequest, "The request has fields that are missing, unknown or of the wrong kind.")
-        .with_faults(faults)
 }
 
 #[cfg(test)]

@@ -32,6 +32,26 @@ pub(super) struct PredictionRequestSchema {
     /// Your own object, at most 16 KiB, returned as it is; top-level members can be filtered by.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Value>,
+    /// Where to be told of it: an http or https URL on the public internet, or in a network that this server allows.
+    #[schema(example = "https://example.com/hook?order=17", max_length = 2048)]
+    webhook: Option<String>,
+    /// Of which events: `output` and `completed` when absent.
+    #[schema(min_items = 1)]
+    webhook_events_filter: Option<Vec<WebhookEventSchema>>,
+}
+
+/// What can be asked to be told.
+#[derive(ToSchema)]
+#[schema(as = WebhookEvent, rename_all = "lowercase")]
+enum WebhookEventSchema {
+    /// A worker took it for the first time.
+    Start,
+    /// It has output.
+    Output,
+    /// It has logs.
+    Logs,
+    /// It is finished.
+    Completed,
 }
 
 /// Which go first.
@@ -106,6 +126,12 @@ pub(super) struct PredictionSchema {
     /// Your own object.
     #[schema(value_type = Option<Object>, required)]
     metadata: Option<Value>,
+    /// Where you are told of it, normalised.
+    #[schema(nullable = false)]
+    webhook: Option<String>,
+    /// Of which events, where you are.
+    #[schema(nullable = false)]
+    webhook_events_filter: Option<Vec<WebhookEventSchema>>,
     /// Its place in line; in answers about one prediction, while it waits.
     queue: Option<QueuePlaceSchema>,
     /// Its addresses.

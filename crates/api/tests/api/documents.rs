@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::harness::{Server, problem};
+use crate::{
+    deliveries::{create, send_all},
+    harness::{Server, json_of, problem},
+};
 use serde_json::{Value, json};
+use store::{Answer, NextStep, Unanswered};
 
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
 /// Every call there is. A new route must be added here as it must be documented.
-const CALLS: &[&str] = &[
+pub(crate) const CALLS: &[&str] = &[
+    "delete /v1/webhooks/endpoints/{id}",
     "get /docs",
     "get /health/live",
     "get /health/ready",
@@ -21,9 +26,22 @@ const CALLS: &[&str] = &[
     "get /v1/predictions",
     "get /v1/predictions/{id}",
     "get /v1/queue",
+    "get /v1/webhooks/default/secret",
+    "get /v1/webhooks/deliveries",
+    "get /v1/webhooks/deliveries/{id}",
+    "get /v1/webhooks/deliveries/{id}/attempts",
+    "get /v1/webhooks/endpoints",
+    "get /v1/webhooks/endpoints/{id}",
+    "get /v1/webhooks/endpoints/{id}/secret",
+    "patch /v1/webhooks/endpoints/{id}",
     "post /v1/models/{owner}/{name}/predictions",
     "post /v1/predictions",
     "post /v1/predictions/{id}/cancel",
+    "post /v1/webhooks/default/secret/rotate",
+    "post /v1/webhooks/deliveries/{id}/redeliver",
+    "post /v1/webhooks/endpoints",
+    "post /v1/webhooks/endpoints/{id}/secret/rotate",
+    "post /v1/webhooks/test",
     "put /v1/predictions/{id}",
 ];
 
@@ -89,6 +107,20 @@ async fn every_call_is_documented_and_every_document_holds() {
     }
 }
 
+/// The path with the id of a delivery or endpoint that was not there before.
+async fn with_webhooks(server: &Server, path: &str) -> String {
+    let url = json!({"url": format!("https://hook.example/{}", uuid::Uuid::now_v7())});
+    if path.contains("/deliveries/{id}") {
+        let test = json_of(server.post("/v1/webhooks/test", &url).send().await.unwrap(), 202).await;
+        path.replace("{id}", test["id"].as_str().unwrap())
+    } else if path.contains("/endpoints/{id}") {
+        let endpoint = json_of(server.post("/v1/webhooks/endpoints", &url).send().await.unwrap(), 201).await;
+        path.replace("{id}", endpoint["id"].as_str().unwrap())
+    } else {
+        path.to_owned()
+    }
+}
+
 #[tokio::test]
 async fn every_documented_call_is_served() {
     let server = Server::start().await;
@@ -96,6 +128,7 @@ async fn every_documented_call_is_served() {
         let (method, path) = call.split_once(' ').unwrap();
         let path = path.replace("{owner}", "augur").replace("{name}", "echo");
         let path = path.replace("versions/{id}", "versions/aaaaaaaaaaaa");
+        let path = with_webhooks(&server, &path).await;
         let path = path.replace("{id}", &server.create(1).await.to_string());
         let method = method.to_uppercase().parse().unwrap();
         let response = server.client.request(method, server.url(&path)).send().await.unwrap();
@@ -131,7 +164,9 @@ async fn answers_are_what_the_document_says() {
     let canceled = server.create(1).await;
     server.client.post(server.url(&format!("/v1/predictions/{canceled}/cancel"))).send().await.unwrap();
     let canceled = server.read(&format!("/v1/predictions/{canceled}")).await;
-    for prediction in [&waiting, &done, &canceled] {
+    let told = create(&server, "https://hook.example/", json!(["start", "completed"])).await;
+    let told = server.read(&format!("/v1/predictions/{told}")).await;
+    for prediction in [&waiting, &done, &canceled, &told] {
         holds("Prediction", prediction);
         describes("Prediction", prediction);
     }
@@ -156,7 +191,60 @@ async fn answers_are_what_the_document_says() {
     holds("Problem", &refused);
     describes("Problem", &refused);
     holds("PredictionRequest", &json!({"model": "augur/echo", "input": 5, "priority": "low", "metadata": {}}));
-    assert!(!validator(&document, "PredictionRequest").is_valid(&json!({"input": 5, "webhook": "x"})));
+    let asking =
+        json!({"model": "a/b", "input": 5, "webhook": "https://hook.example/", "webhook_events_filter": ["logs"]});
+    holds("PredictionRequest", &asking);
+    for wrong in
+        [json!({"input": 5, "webhooks": "x"}), json!({"input": 5, "webhook": "x", "webhook_events_filter": []})]
+    {
+        assert!(!validator(&document, "PredictionRequest").is_valid(&wrong), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn answers_about_webhooks_are_what_the_document_says() {
+    let server = Server::start().await;
+    let document = server.read("/openapi.json").await;
+    let check = |name: &str, answer: &Value| {
+        let faults: Vec<String> =
+            validator(&document, name).iter_errors(answer).map(|error| error.to_string()).collect();
+        assert_eq!(faults, Vec::<String>::new(), "{name}: {answer}");
+        let schema = &document["components"]["schemas"][name];
+        let described: BTreeSet<&String> = schema["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(described, answer.as_object().unwrap().keys().collect(), "{name}");
+    };
+    let path = |id: prediction::PredictionId| format!("/v1/webhooks/deliveries/{id}_completed");
+    let mut told = Vec::new();
+    for result in [
+        Ok(Answer { status: 410, body: b"gone".to_vec() }),
+        Err(Unanswered { error: "connect".to_owned(), message: "could not connect".to_owned() }),
+    ] {
+        let id = create(&server, "https://hook.example/", json!(["completed"])).await;
+        server.finish(id).await;
+        let next = if result.is_ok() { NextStep::Gone } else { NextStep::Exhausted };
+        assert_eq!(send_all(&server, result, next).await, 1);
+        told.push(id);
+    }
+    let waiting = create(&server, "https://hook.example/", json!(["completed"])).await;
+    server.finish(waiting).await;
+    for id in [told[0], told[1], waiting] {
+        check("Delivery", &server.read(&path(id)).await);
+    }
+    for id in told {
+        let attempts = server.read(&format!("{}/attempts", path(id))).await;
+        check("AttemptPage", &attempts);
+        check("Attempt", &attempts["results"][0]);
+        let delivery = server.read(&path(id)).await;
+        check("LatestAttempt", &delivery["latest"]);
+        check("DeliveryUrls", &delivery["urls"]);
+    }
+    check("DeliveryPage", &server.read("/v1/webhooks/deliveries?limit=1").await);
+    let endpoints = server.read("/v1/webhooks/endpoints").await;
+    check("EndpointPage", &endpoints);
+    check("Endpoint", &endpoints["results"][0]);
+    check("WebhookSecret", &server.read("/v1/webhooks/default/secret").await);
+    let refused = server.post("/v1/webhooks/test", &json!({"url": "ftp://hook.example/"})).send().await.unwrap();
+    check("Fault", &problem(refused, 422, "invalid_webhook").await["errors"][0]);
 }
 
 #[tokio::test]
@@ -188,7 +276,9 @@ async fn every_problem_is_explained() {
     let page = server.client.get(address).send().await.unwrap().text().await.unwrap();
     assert!(page.contains("id=\"not_found\""), "{page}");
     let document = server.read("/openapi.json").await.to_string();
-    for code in ["invalid_json", "invalid_input", "idempotency_key_reused", "id_conflict", "store_unavailable"] {
+    for code in
+        ["invalid_json", "invalid_input", "idempotency_key_reused", "id_conflict", "invalid_webhook", "webhooks_off"]
+    {
         assert!(page.contains(&format!("id=\"{code}\"")) && document.contains(&format!("`{code}`")), "{code}");
     }
 }

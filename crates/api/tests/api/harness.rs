@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::resolver::webhooks;
 use api::Config;
 use prediction::{Limits, ModelName, ModelSpec, PredictionId, Version, WorkerId};
 use queue::{Notice, Queue};
@@ -39,6 +40,7 @@ pub(crate) fn config() -> Config {
         retention: Duration::from_secs(3600),
         queue_unserved: false,
         grace: Duration::from_secs(20),
+        webhooks: Some(webhooks(&Arc::default(), &[])),
     }
 }
 

@@ -42,6 +42,32 @@ async fn the_same_key_and_request_give_the_same_prediction() {
 }
 
 #[tokio::test]
+async fn a_webhook_is_part_of_the_request() {
+    let server = Server::start().await;
+    let post = |webhook: Value, events: Value| {
+        let mut body = body(1);
+        body["webhook"] = webhook;
+        body["webhook_events_filter"] = events;
+        server.post("/v1/predictions", &body).header("idempotency-key", "k").send()
+    };
+    let first = json_of(post(json!("https://hook.example/"), json!(null)).await.unwrap(), 202).await;
+    for (webhook, events) in
+        [("HTTPS://Hook.example:443", json!(null)), ("https://hook.example", json!(["completed", "output"]))]
+    {
+        let again = post(json!(webhook), events).await.unwrap();
+        assert_eq!(header(&again, "idempotent-replayed"), "true");
+        assert_eq!(lasting(json_of(again, 202).await), lasting(first.clone()));
+    }
+    for (webhook, events) in [
+        (json!(null), json!(null)),
+        (json!("https://hook.example/?a"), json!(null)),
+        (json!("https://hook.example/"), json!(["completed"])),
+    ] {
+        problem(post(webhook, events).await.unwrap(), 422, "idempotency_key_reused").await;
+    }
+}
+
+#[tokio::test]
 async fn a_replay_can_wait_for_the_first_ones_result() {
     let server = Server::start().await;
     let post = || server.post("/v1/predictions", &body(1)).header("idempotency-key", "k");

@@ -17,6 +17,9 @@ async fn unknown_addresses_and_methods_are_problems() {
         ("GET", format!("/v1/predictions/{id}/cancel"), "POST"),
         ("QUERY", "/v1/models".to_owned(), "GET,HEAD"),
         ("POST", "/health/live".to_owned(), "GET,HEAD"),
+        ("PUT", "/v1/webhooks/endpoints".to_owned(), "GET,HEAD,POST"),
+        ("POST", format!("/v1/webhooks/endpoints/{id}"), "DELETE,GET,HEAD,PATCH"),
+        ("GET", format!("/v1/webhooks/deliveries/{id}_completed/redeliver"), "POST"),
     ] {
         let response = server.client.request(method.parse().unwrap(), server.url(&path)).send().await.unwrap();
         let mut allowed: Vec<&str> = header(&response, "allow").split(',').map(str::trim).collect();

@@ -2,14 +2,22 @@
 
 use std::collections::HashSet;
 
-use crate::harness::{Server, config, digits, echo, header, id_of, json_of, problem, until};
+use crate::{
+    deliveries, endpoints,
+    harness::{Server, config, digits, echo, header, id_of, json_of, problem, until},
+    secrets,
+};
 use queue::Queue;
 use serde_json::json;
 
 async fn over(url: String) -> Server {
+    over_with(url, config()).await
+}
+
+async fn over_with(url: String, config: api::Config) -> Server {
     let location = store::Location::Postgres { url, max_connections: 8 };
     let queue = Queue::open(&queue::Location::InProcess, queue::Config::default()).await.unwrap();
-    let server = Server::over(&location, queue, config(), None).await;
+    let server = Server::over(&location, queue, config, None).await;
     server.publish(&[echo('a'), digits()]).await;
     server
 }
@@ -59,4 +67,39 @@ async fn while_it_is_away_callers_are_told_and_then_served_again() {
     })
     .await;
     server.read(&format!("/v1/predictions/{before}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_are_followed_listed_and_sent_again() {
+    for journey in 0..3 {
+        let server = over(servers::database().await).await;
+        match journey {
+            0 => deliveries::a_delivery_from_its_event_to_its_end(&server).await,
+            1 => deliveries::deliveries_are_filtered_and_paged(&server).await,
+            _ => deliveries::attempts_to_the_end_and_back(&server).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_and_their_secrets_are_kept() {
+    let server = over(servers::database().await).await;
+    secrets::the_default_once(&server).await;
+    endpoints::added_read_changed_and_forgotten(&server).await;
+    secrets::its_own_secret(&server).await;
+    secrets::rotation(&over(servers::database().await).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_key_opens_no_secret_and_says_so() {
+    let url = servers::database().await;
+    let server = over(url.clone()).await;
+    let path = "/v1/webhooks/default/secret";
+    let key = server.read(path).await["key"].clone();
+    let mut other = config();
+    other.webhooks = other.webhooks.map(|webhooks| api::Webhooks { sealer: webhook::Sealer::new([8; 32]), ..webhooks });
+    let other = over_with(url, other).await;
+    let refused = problem(other.get(path).send().await.unwrap(), 500, "internal").await;
+    assert_eq!(refused["detail"], "This server's webhook key does not open the stored secret.");
+    assert_eq!(server.read(path).await["key"], key);
 }

@@ -72,8 +72,10 @@ async fn fields_that_are_missing_unknown_or_wrong_are_named() {
         (with("metadata", json!({"a": "x".repeat(17_000)})), vec!["/metadata"]),
         (with("metadata", json!({"a": [{"b\u{0}": 1}]})), vec!["/metadata"]),
         (with("metadata", json!({"a": "\u{0}"})), vec!["/metadata"]),
-        (with("webhook", json!("http://example.test/")), vec!["/webhook"]),
+        (with("webhook", json!(5)), vec!["/webhook"]),
+        (with("webhook", json!({"url": "https://hook.example/"})), vec!["/webhook"]),
         (with("webhook_events_filter", json!(["completed"])), vec!["/webhook_events_filter"]),
+        (with("webhook_url", json!("https://hook.example/")), vec!["/webhook_url"]),
         (with("stream", json!(true)), vec!["/stream"]),
         (with("wait/~", json!(5)), vec!["/wait~1~0"]),
     ];

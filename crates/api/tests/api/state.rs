@@ -86,6 +86,12 @@ async fn without_its_store_every_call_says_so() {
         server.get("/v1/queue"),
         server.get("/v1/models"),
         server.client.post(server.url(&format!("/v1/predictions/{id}/cancel"))),
+        server.get("/v1/webhooks/deliveries"),
+        server.get(&format!("/v1/webhooks/deliveries/{id}_completed")),
+        server.get("/v1/webhooks/endpoints"),
+        server.get("/v1/webhooks/default/secret"),
+        server.post("/v1/webhooks/test", &json!({"url": "https://hook.example/"})),
+        server.post("/v1/webhooks/endpoints", &json!({"url": "https://hook.example/"})),
     ] {
         // Models may be answered from what was read a moment ago.
         let response = until(|| async {

@@ -1,20 +1,24 @@
 //! `augur demo`: starts everything, sends real predictions over HTTP and shows the answers.
 
 mod digits;
+mod receiver;
 mod screen;
 mod steps;
+mod webhooks;
 
 use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use settings::{Demo, Fatal, IDEMPOTENCY_KEYS_FOR, ListenSettings, host_name, say};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use webhook::Policy;
 
 use crate::{
     client::Client,
     demo::screen::milliseconds,
     parts::{embedded, model_config},
-    server::{Plan, Server},
+    server::{Plan, Server, WebhookPlan},
+    webhook_key::KeyPlace,
 };
 
 /// The models in the repository that this program was built from, for `cargo run` from anywhere in it.
@@ -23,13 +27,16 @@ const BUNDLED_MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models"
 /// Where `augur serve` listens by default.
 const USUAL_SERVER: &str = "http://127.0.0.1:8000";
 
+/// The network of this machine alone, where the receiver listens.
+const LOOPBACK: &str = "127.0.0.0/8";
+
 /// Shows it all; fails when any step does.
 pub(crate) async fn demo(settings: Demo, stop: CancellationToken) -> Result<(), Fatal> {
     let begun = Instant::now();
     say("augur demo: a server with its database, queue and models, all in this process\n");
     let directory = tempfile::Builder::new().prefix("augur-demo-").tempdir()?;
     let listen = ListenSettings { listen: (Ipv4Addr::LOCALHOST, 0).into(), allow_remote: false };
-    let server = Server::start(plan(&settings, directory.path()), listen.bind()?, &stop).await?;
+    let server = Server::start(plan(&settings, directory.path())?, listen.bind()?, &stop).await?;
     let address = format!("http://{}", server.address);
     let client = Client::new(&address)?;
 
@@ -57,16 +64,17 @@ async fn show(client: &Client, address: &str, begun: Instant) -> Result<(), Fata
     steps::submit_and_poll(client, begun).await?;
     steps::submit_and_wait(client).await?;
     steps::burst(client).await?;
-    steps::bad_input(client).await
+    steps::bad_input(client).await?;
+    webhooks::receive(client).await
 }
 
-fn plan(settings: &Demo, directory: &Path) -> Plan {
+fn plan(settings: &Demo, directory: &Path) -> Result<Plan, Fatal> {
     let mut models = settings.models.clone();
     if models.models_dir == Path::new("models") && !models.models_dir.exists() {
         models.models_dir = BUNDLED_MODELS.into();
     }
     let grace = Duration::from_secs(20);
-    Plan {
+    Ok(Plan {
         store: embedded(directory),
         migrate: true,
         queue: queue::Location::InProcess,
@@ -88,6 +96,12 @@ fn plan(settings: &Demo, directory: &Path) -> Plan {
             retention: Duration::from_secs(3600),
             queue_unserved: false,
             grace,
+            webhooks: None,
         },
-    }
+        webhooks: WebhookPlan {
+            policy: Policy { allowed: vec![LOOPBACK.parse()?] },
+            key: KeyPlace::within(directory),
+            in_flight: 256,
+        },
+    })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prediction::{ModelName, Status};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use settings::{Fatal, say};
 use tokio::{
     task::JoinSet,
@@ -16,15 +16,18 @@ use crate::{
     demo::{
         digits::{DIGITS, Digit},
         screen::{milliseconds, thousands},
+        webhooks,
     },
 };
 
 /// Between two looks at a prediction.
 const POLL: Duration = Duration::from_millis(2);
 /// The longest any one prediction may take here.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How many predictions are sent at once.
 const BURST: usize = 200;
+/// Stands for a receiver on the internet; nobody has this name (RFC 2606).
+const RECEIVER: &str = "https://receiver.example/finished";
 
 #[derive(Deserialize)]
 struct DigitOutput {
@@ -33,8 +36,8 @@ struct DigitOutput {
 }
 
 #[derive(Deserialize)]
-struct FlowerOutput {
-    label: String,
+pub(crate) struct FlowerOutput {
+    pub(crate) label: String,
 }
 
 /// A digit: submitted, then asked for until it is finished.
@@ -69,7 +72,7 @@ pub(crate) async fn submit_and_wait(client: &Client) -> Result<(), Fatal> {
     say("2. Send four measurements of an iris flower, and let the call wait for the answer (Prefer: wait)");
     let sent = Instant::now();
     let input = flower_input()?;
-    let answer = client.submit(&ModelName::local("iris")?, &input, Some(PATIENCE)).await?;
+    let answer = client.submit(&flower_model()?, &input, Some(PATIENCE)).await?;
     let output: FlowerOutput = output(&answer)?;
     say(format_args!("   {input}"));
     say(format_args!("✓ it is an iris {}, after {}\n", output.label, milliseconds(sent.elapsed())));
@@ -117,12 +120,17 @@ pub(crate) async fn bad_input(client: &Client) -> Result<(), Fatal> {
 
 /// The lines that send the same predictions from a shell.
 pub(crate) fn repeat(client: &Client) -> Result<(), Fatal> {
-    let (digits, iris) = (client.submit_url(&digits_model()?), client.submit_url(&ModelName::local("iris")?));
-    let body = |input: Box<RawValue>| format!("-H 'Content-Type: application/json' -d '{{\"input\": {input}}}'");
-    let digit = digit_input(&DIGITS[3])?;
-    say(format_args!("\n  curl {digits} {}", body(digit)));
+    let (digits, iris) = (client.submit_url(&digits_model()?), client.submit_url(&flower_model()?));
+    let body = |request: Value| format!("-H 'Content-Type: application/json' -d '{request}'");
+    say(format_args!("\n  curl {digits} {}", body(json!({ "input": digit_input(&DIGITS[3])? }))));
     say(format_args!("  curl {}", client.get_url("ID")));
-    say(format_args!("  curl {iris} -H 'Prefer: wait' {}", body(flower_input()?)));
+    say(format_args!("  curl {iris} -H 'Prefer: wait' {}", body(json!({ "input": flower_input()? }))));
+    let told = json!({ "input": flower_input()?, "webhook": RECEIVER, "webhook_events_filter": webhooks::EVENTS });
+    say(format_args!(
+        "\nTo be told at a URL of yours instead (--webhook-allow lets it be a private one), and how that went:"
+    ));
+    say(format_args!("\n  curl {iris} {}", body(told)));
+    say(format_args!("  curl {}", client.deliveries_url()));
     Ok(())
 }
 
@@ -134,13 +142,17 @@ fn digit_input(digit: &Digit) -> Result<Box<RawValue>, Fatal> {
     Ok(serde_json::value::to_raw_value(&json!({ "pixels": digit.pixels() }))?)
 }
 
-fn flower_input() -> Result<Box<RawValue>, Fatal> {
+pub(crate) fn flower_model() -> Result<ModelName, Fatal> {
+    Ok(ModelName::local("iris")?)
+}
+
+pub(crate) fn flower_input() -> Result<Box<RawValue>, Fatal> {
     let flower = json!({ "sepal_length": 6.3, "sepal_width": 3.3, "petal_length": 6.0, "petal_width": 2.5 });
     Ok(serde_json::value::to_raw_value(&flower)?)
 }
 
 /// The output of a prediction that succeeded.
-fn output<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fatal> {
+pub(crate) fn output<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fatal> {
     match (answer.status, &answer.output) {
         (Status::Succeeded, Some(output)) => Ok(serde_json::from_str(output.get())?),
         (status, _) => {

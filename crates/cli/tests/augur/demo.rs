@@ -18,6 +18,11 @@ async fn the_demo_shows_real_predictions_and_ends_well() {
         "✓ 200 of 200 succeeded",
         "✓ refused, and nothing was accepted: Invalid input (422)",
         "/input/pixels/10",
+        "   webhook-signature: v1,",
+        "   augur-event: completed",
+        "✓ the signature fits this server's secret: an iris virginica, after ",
+        "✓ with another body it does not",
+        "\"webhook\":\"https://receiver.example/finished\",\"webhook_events_filter\":[\"completed\"]",
         "curl http://127.0.0.1:8000/v1/models/augur/digits/predictions",
     ] {
         assert!(ran.out.contains(shown), "{shown:?} is missing:\n{}", ran.out);

@@ -5,6 +5,8 @@ mod doctor;
 mod once;
 mod postgres;
 mod predict;
+mod receiver;
 mod serve;
 mod served;
 mod settings;
+mod webhooks;

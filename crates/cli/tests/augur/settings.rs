@@ -59,6 +59,7 @@ async fn every_command_explains_itself_and_shows_no_secret() {
         let arguments: Vec<&str> = [name, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
         let mut command = command(&arguments);
         command.env("DATABASE_URL", "postgres://augur:s3cret@db/augur").env("REDIS_URL", "redis://:s3cret@redis");
+        command.env("AUGUR_WEBHOOK_KEY", "s3cret");
         let ran = ended(command, "").await;
         assert_eq!(ran.status, Some(0), "{ran:?}");
         assert!(ran.out.contains("Usage: augur") && !ran.out.contains("s3cret"), "{}", ran.out);

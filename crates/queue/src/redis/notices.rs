@@ -21,6 +21,7 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 
 const FINISHED: u8 = b'f';
 const CANCELED: u8 = b'c';
+const DELIVERIES_DUE: u8 = b'd';
 
 pub(crate) struct Notices {
     heard: broadcast::Sender<Notice>,
@@ -62,11 +63,12 @@ impl Notices {
 async fn publish(link: Arc<Link>, channel: String, origin: Uuid, mut queued: mpsc::Receiver<Notice>) {
     let mut batch = Vec::new();
     while queued.recv_many(&mut batch, NOTICES_KEPT).await > 0 {
-        let (mut finished, mut canceled) = (Vec::new(), Vec::new());
+        let (mut finished, mut canceled, mut is_due) = (Vec::new(), Vec::new(), false);
         for notice in batch.drain(..) {
             match notice {
                 Notice::Finished(ids) => finished.extend_from_slice(&ids),
                 Notice::Canceled(ids) => canceled.extend_from_slice(&ids),
+                Notice::DeliveriesDue => is_due = true,
             }
         }
         let mut pipeline = Pipeline::new();
@@ -74,6 +76,9 @@ async fn publish(link: Arc<Link>, channel: String, origin: Uuid, mut queued: mps
             for ids in ids.chunks(MOST_IDS) {
                 pipeline.cmd("PUBLISH").arg(&channel).arg(encode(kind, origin, ids)).ignore();
             }
+        }
+        if is_due {
+            pipeline.cmd("PUBLISH").arg(&channel).arg(encode(DELIVERIES_DUE, origin, &[])).ignore();
         }
         if !pipeline.is_empty()
             && let Err(error) = link.query::<()>(&pipeline).await
@@ -145,13 +150,14 @@ fn decode(message: &[u8], own: Uuid) -> Option<Notice> {
     let (kind, message) = message.split_first()?;
     let (origin, ids) = message.split_first_chunk::<16>()?;
     let (ids, []) = ids.as_chunks::<16>() else { return None };
-    if ids.is_empty() || origin == own.as_bytes() {
+    if origin == own.as_bytes() {
         return None;
     }
-    let ids = ids.iter().map(|id| PredictionId(Uuid::from_bytes(*id))).collect();
+    let read = || ids.iter().map(|id| PredictionId(Uuid::from_bytes(*id))).collect();
     match *kind {
-        FINISHED => Some(Notice::Finished(ids)),
-        CANCELED => Some(Notice::Canceled(ids)),
+        FINISHED if !ids.is_empty() => Some(Notice::Finished(read())),
+        CANCELED if !ids.is_empty() => Some(Notice::Canceled(read())),
+        DELIVERIES_DUE if ids.is_empty() => Some(Notice::DeliveriesDue),
         _ => None,
     }
 }
@@ -167,6 +173,8 @@ mod tests {
         let message = encode(CANCELED, here, &ids);
         assert_eq!(decode(&message, there), Some(Notice::Canceled(ids.into())));
         assert_eq!(decode(&message, here), None);
+        let message = encode(DELIVERIES_DUE, here, &[]);
+        assert_eq!((decode(&message, there), decode(&message, here)), (Some(Notice::DeliveriesDue), None));
     }
 
     #[test]
@@ -175,6 +183,9 @@ mod tests {
         for length in 0..message.len() {
             assert_eq!(decode(&message[..length], Uuid::new_v4()), None, "{length}");
         }
-        assert_eq!(decode(&encode(b'x', Uuid::new_v4(), &[PredictionId::generate()]), Uuid::new_v4()), None);
+        for (kind, ids) in [(b'x', 1), (DELIVERIES_DUE, 1), (FINISHED, 0), (CANCELED, 0)] {
+            let ids: Vec<_> = (0..ids).map(|_| PredictionId::generate()).collect();
+            assert_eq!(decode(&encode(kind, Uuid::new_v4(), &ids), Uuid::new_v4()), None, "{kind}");
+        }
     }
 }

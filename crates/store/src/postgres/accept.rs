@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Postgres, on_connection};
 use crate::{
-    Accepted, NewPrediction, StoreError,
+    Accepted, NewPrediction, StoreError, Webhook,
     numbers::{count, micros},
     rows::VersionIds,
 };
@@ -56,25 +56,26 @@ const INSERT: &str = "
     new AS MATERIALIZED (
         SELECT * FROM UNNEST(
             $1::uuid[], $2::text[], $3::integer[], $4::smallint[], $5::integer[], $6::bigint[], $7::bigint[], $8::boolean[],
-            $9::text[], $10::text[], $11::bytea[]
+            $9::text[], $10::text[], $11::bytea[], $12::smallint[], $13::text[], $14::text[], $15::text[]
         ) AS new (
             id, tenant, version_id, priority, max_retries, deadline, retention, queued,
-            input, metadata, fingerprint
+            input, metadata, fingerprint, webhook_events, webhook_url, webhook_endpoint, webhook_origin
         )
     ),
     stored AS (
         INSERT INTO predictions
-            (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention)
+            (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
+             webhook_events)
         SELECT id, tenant, version_id, priority, max_retries, at, at, CASE WHEN queued THEN at END,
-               at + deadline * interval '1 microsecond', retention * interval '1 microsecond'
+               at + deadline * interval '1 microsecond', retention * interval '1 microsecond', webhook_events
         FROM new CROSS JOIN clock
         ORDER BY id
         ON CONFLICT (id) DO NOTHING
         RETURNING id, created_at, deadline_at
     ),
     payloads AS (
-        INSERT INTO inputs (prediction_id, input, metadata, fingerprint)
-        SELECT id, input, metadata::jsonb, fingerprint
+        INSERT INTO inputs (prediction_id, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin)
+        SELECT id, input, metadata::jsonb, fingerprint, webhook_url, webhook_endpoint, webhook_origin
         FROM new JOIN stored USING (id)
     )
     SELECT id, created_at, deadline_at FROM stored";
@@ -225,6 +226,9 @@ async fn insert(
     versions: &VersionIds,
     new: &[&NewPrediction],
 ) -> sqlx::Result<HashMap<PredictionId, (OffsetDateTime, Option<OffsetDateTime>)>> {
+    let webhook = |part: fn(&Webhook) -> &str| -> Vec<Option<&str>> {
+        new.iter().map(|new| new.webhook.as_ref().map(part)).collect()
+    };
     let numbers: Vec<Option<i32>> = new.iter().map(|new| versions.get(&new.model, &new.version)).collect();
     let stored: Vec<(Uuid, OffsetDateTime, Option<OffsetDateTime>)> = sqlx::query_as(INSERT)
         .bind(new.iter().map(|new| new.id.0).collect::<Vec<_>>())
@@ -238,6 +242,10 @@ async fn insert(
         .bind(new.iter().map(|new| new.input.get()).collect::<Vec<_>>())
         .bind(new.iter().map(|new| new.metadata.as_deref().map(|metadata| metadata.get())).collect::<Vec<_>>())
         .bind(new.iter().map(|new| new.fingerprint.as_slice()).collect::<Vec<_>>())
+        .bind(new.iter().map(|new| new.webhook_events().bits()).collect::<Vec<_>>())
+        .bind(webhook(|webhook| &webhook.url))
+        .bind(webhook(|webhook| &webhook.endpoint))
+        .bind(webhook(|webhook| &webhook.origin))
         .fetch_all(connection)
         .await?;
     Ok(stored.into_iter().map(|(id, created_at, deadline_at)| (PredictionId(id), (created_at, deadline_at))).collect())

@@ -16,7 +16,7 @@ macro_rules! select_predictions {
         concat!(
             "SELECT predictions.id, model, version, status, priority, attempts, created_at, claimed_at, started_at,
                     completed_at, deadline_at, expires_at, input, metadata::text AS metadata, output, code, message,
-                    retryable, logs, predict_seconds, batch_size, tokens
+                    retryable, logs, predict_seconds, batch_size, tokens, webhook_url, webhook_events
              FROM predictions
              JOIN versions ON versions.id = version_id
              LEFT JOIN inputs ON inputs.prediction_id = predictions.id
@@ -28,6 +28,8 @@ macro_rules! select_predictions {
 }
 
 const GET: &str = select_predictions!("WHERE predictions.id = ANY($1) AND tenant = $2");
+
+const GET_ANY: &str = select_predictions!("WHERE predictions.id = ANY($1)");
 
 const FINISHED: &str = "SELECT id FROM predictions WHERE id = ANY($1) AND completed_at IS NOT NULL";
 
@@ -73,6 +75,13 @@ impl Postgres {
         let ids = uuids(ids);
         let records: Vec<Record<OffsetDateTime>> =
             on_connection!(self, |connection| sqlx::query_as(GET).bind(&ids).bind(tenant).fetch_all(connection).await)?;
+        records.into_iter().map(Record::into_prediction).collect()
+    }
+
+    pub(crate) async fn predictions(&self, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
+        let ids = uuids(ids);
+        let records: Vec<Record<OffsetDateTime>> =
+            on_connection!(self, |connection| sqlx::query_as(GET_ANY).bind(&ids).fetch_all(connection).await)?;
         records.into_iter().map(Record::into_prediction).collect()
     }
 

@@ -9,14 +9,15 @@ use std::{collections::HashSet, time::Duration};
 use prediction::{ModelName, PredictionId, Version, WorkerId};
 use uuid::Uuid;
 
-use super::{Postgres, on_connection};
+use super::{Postgres, on_connection, outbox::tell};
 use crate::{
     Claim, Claimed, Run, StoreError,
     numbers::micros,
     rows::{self, ClaimedRow, uuids},
 };
 
-/// The end of every claim: takes the rows of `wanted`, which are locked, and returns them with their inputs.
+/// The end of every claim: takes the rows of `wanted`, which are locked, and returns them with their inputs. The first claim is
+/// the prediction's start.
 /// $1 worker, $2 lease in microseconds.
 macro_rules! take {
     ($wanted:literal, solo: $solo:literal) => {
@@ -33,9 +34,17 @@ macro_rules! take {
             ", claimed_at = at, started_at = COALESCE(started_at, at)
                 FROM wanted CROSS JOIN clock
                 WHERE predictions.id = wanted.id
-                RETURNING predictions.id, epoch, version_id, retries, max_retries, deadline_at, priority, not_before
-            )
-            SELECT taken.id, epoch, model, version, input, retries, max_retries,
+                RETURNING predictions.id, epoch, version_id, retries, max_retries, deadline_at, priority, not_before, tenant,
+                          webhook_events, attempts, claimed_at
+            ),
+            told AS (",
+            tell!(
+                "SELECT id, 1::smallint AS event, tenant, claimed_at AS at
+                 FROM taken
+                 WHERE attempts = 1 AND webhook_events & 2 <> 0"
+            ),
+            ")
+            SELECT taken.id, epoch, model, version, input, retries, max_retries, webhook_events, attempts,
                    (EXTRACT(EPOCH FROM deadline_at - at) * 1000000)::bigint AS deadline_micros
             FROM taken
             CROSS JOIN clock

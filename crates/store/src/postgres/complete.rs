@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use prediction::PredictionId;
 use uuid::Uuid;
 
-use super::{Postgres, on_connection};
+use super::{Postgres, on_connection, outbox::tell};
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
 /// Compare-and-set on the epoch, for a whole batch. Rows are locked in the order of ids, each found by its id, as LATERAL makes
-/// sure (and `worker` instead of the status, see claim.rs); an outcome is stored only for a row that was changed.
-const COMPLETE: &str = "
-    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+/// sure (and `worker` instead of the status, see claim.rs); an outcome is stored, and its caller is told, only for a row
+/// that was changed. No run has logs, so nobody is told of any.
+const COMPLETE: &str = concat!(
+    "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     item AS MATERIALIZED (
         SELECT * FROM UNNEST(
             $1::uuid[], $2::integer[], $3::smallint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::boolean[],
@@ -41,7 +42,7 @@ const COMPLETE: &str = "
             expires_at = CASE WHEN becomes >= 2 THEN at + retention END
         FROM held CROSS JOIN clock
         WHERE predictions.id = held.id
-        RETURNING held.*
+        RETURNING held.*, tenant, webhook_events, completed_at
     ),
     written AS (
         INSERT INTO outputs
@@ -49,22 +50,36 @@ const COMPLETE: &str = "
         SELECT id, output, code, message, retryable, predict_seconds, batch_size, tokens
         FROM applied
         WHERE becomes >= 2
-    )
-    SELECT id, epoch FROM applied";
+    ),
+    told AS (",
+    tell!(
+        "SELECT id, event, tenant, completed_at AS at
+         FROM applied
+         CROSS JOIN (VALUES (2::smallint), (4::smallint)) AS events (event)
+         WHERE webhook_events <> 0 AND (webhook_events >> event) & 1 = 1
+           AND becomes >= 2 AND (event = 4 OR output IS NOT NULL)"
+    ),
+    ")
+    SELECT id, epoch FROM applied"
+);
 
 /// Ends a prediction that is not over yet, whoever holds it: the epoch moves on, so a run's result comes too late.
 /// Waits for a run's outcome that is being written, and then finds the prediction terminal.
-const CANCEL: &str = "
-    WITH canceled AS (
+const CANCEL: &str = concat!(
+    "WITH canceled AS (
         UPDATE predictions
         SET status = 4, epoch = epoch + 1, worker = NULL, lease_until = NULL, solo = false,
             completed_at = clock_timestamp(), expires_at = clock_timestamp() + retention
         WHERE id = $1 AND tenant = $2 AND status < 2
-        RETURNING id
-    )
+        RETURNING id, tenant, webhook_events, completed_at
+    ),
+    told AS (",
+    tell!("SELECT id, 4::smallint AS event, tenant, completed_at AS at FROM canceled WHERE webhook_events & 16 <> 0"),
+    ")
     INSERT INTO outputs (prediction_id, code, message, retryable)
     SELECT id, $3, $4, $5 FROM canceled
-    RETURNING prediction_id";
+    RETURNING prediction_id"
+);
 
 impl Postgres {
     pub(crate) async fn complete(&self, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {

@@ -5,8 +5,14 @@ mod ask;
 mod claim;
 mod complete;
 mod connection;
+mod deliveries;
 mod dispatch;
+mod endpoints;
 mod models;
+mod outbox;
+mod purge;
+mod secrets;
+mod send;
 mod sweep;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

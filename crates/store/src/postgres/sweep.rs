@@ -1,20 +1,18 @@
-//! Ending what is over: leases that ran out, deadlines that passed, records that expired.
-
-use std::time::Duration;
+//! Ending what is over: leases that ran out, deadlines that passed.
 
 use prediction::{PredictionId, Status};
 use uuid::Uuid;
 
-use super::{Postgres, on_connection};
+use super::{Postgres, on_connection, outbox::tell};
 use crate::{
-    Purged, StoreError, Sweep, Swept, failures,
+    StoreError, Sweep, Swept, failures,
     numbers::{count, micros},
 };
 
 /// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
 /// a strike, and the last strike is the end. Right after a start of the server nobody could renew, so nothing is swept for one lease.
-const SWEEP_LEASES: &str = "
-    WITH clock AS MATERIALIZED (
+const SWEEP_LEASES: &str = concat!(
+    "WITH clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at
         WHERE pg_postmaster_start_time() + $1::bigint * interval '1 microsecond' < clock_timestamp()
     ),
@@ -33,16 +31,24 @@ const SWEEP_LEASES: &str = "
             completed_at = CASE WHEN is_last THEN at END, expires_at = CASE WHEN is_last THEN at + retention END
         FROM dead CROSS JOIN clock
         WHERE predictions.id = dead.id
-        RETURNING predictions.id, status
+        RETURNING predictions.id, status, tenant, webhook_events, completed_at
     ),
     written AS (
         INSERT INTO outputs (prediction_id, code, message, retryable)
         SELECT id, $4, $5, $6 FROM swept WHERE status = 3
-    )
-    SELECT id, status FROM swept";
+    ),
+    told AS (",
+    tell!(
+        "SELECT id, 4::smallint AS event, tenant, completed_at AS at
+         FROM swept
+         WHERE status = 3 AND webhook_events & 16 <> 0"
+    ),
+    ")
+    SELECT id, status FROM swept"
+);
 
-const SWEEP_DEADLINES: &str = "
-    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+const SWEEP_DEADLINES: &str = concat!(
+    "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     late AS MATERIALIZED (
         SELECT id FROM predictions
         WHERE status < 2 AND deadline_at IS NOT NULL AND deadline_at <= (SELECT at FROM clock)
@@ -56,50 +62,15 @@ const SWEEP_DEADLINES: &str = "
             completed_at = at, expires_at = at + retention
         FROM late CROSS JOIN clock
         WHERE predictions.id = late.id
-        RETURNING predictions.id
-    )
+        RETURNING predictions.id, tenant, webhook_events, completed_at
+    ),
+    told AS (",
+    tell!("SELECT id, 4::smallint AS event, tenant, completed_at AS at FROM swept WHERE webhook_events & 16 <> 0"),
+    ")
     INSERT INTO outputs (prediction_id, code, message, retryable)
     SELECT id, $2, $3, $4 FROM swept
-    RETURNING prediction_id";
-
-const PURGE_PREDICTIONS: &str = "
-    WITH expired AS MATERIALIZED (
-        SELECT id FROM predictions
-        WHERE status >= 2 AND expires_at <= clock_timestamp()
-        ORDER BY expires_at
-        LIMIT $1
-        FOR UPDATE SKIP LOCKED
-    ),
-    purged_inputs AS (DELETE FROM inputs USING expired WHERE prediction_id = id),
-    purged_outputs AS (DELETE FROM outputs USING expired WHERE prediction_id = id),
-    purged AS (DELETE FROM predictions USING expired WHERE predictions.id = expired.id RETURNING predictions.id)
-    SELECT count(*) FROM purged";
-
-const PURGE_KEYS: &str = "
-    DELETE FROM idempotency_keys
-    WHERE (tenant, key) IN (
-        SELECT tenant, key FROM idempotency_keys
-        WHERE created_at <= clock_timestamp() - $1::bigint * interval '1 microsecond'
-        ORDER BY created_at
-        LIMIT $2
-        FOR UPDATE SKIP LOCKED
-    )";
-
-/// What the worker counted outlives its row.
-const PURGE_WORKERS: &str = "
-    WITH purged AS (
-        DELETE FROM workers
-        WHERE id IN (
-            SELECT id FROM workers
-            WHERE seen_at < clock_timestamp() - interval '1 day'
-            LIMIT $1
-            FOR UPDATE SKIP LOCKED
-        )
-        RETURNING stale
-    )
-    UPDATE installation
-    SET stale_completions = stale_completions + (SELECT sum(stale) FROM purged)
-    WHERE EXISTS (SELECT FROM purged)";
+    RETURNING prediction_id"
+);
 
 impl Postgres {
     pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
@@ -141,20 +112,5 @@ impl Postgres {
             .bind(failure.retryable)
             .fetch_all(connection)
             .await)
-    }
-
-    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
-        let limit = i64::from(limit);
-        let purged: i64 = on_connection!(self, |connection| sqlx::query_scalar(PURGE_PREDICTIONS)
-            .bind(limit)
-            .fetch_one(connection)
-            .await)?;
-        let keys = on_connection!(self, |connection| sqlx::query(PURGE_KEYS)
-            .bind(micros(keys_for))
-            .bind(limit)
-            .execute(connection)
-            .await)?;
-        on_connection!(self, |connection| sqlx::query(PURGE_WORKERS).bind(limit).execute(connection).await)?;
-        Ok(Purged { predictions: u64::try_from(purged).unwrap_or(0), keys: keys.rows_affected() })
     }
 }

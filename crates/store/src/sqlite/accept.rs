@@ -139,7 +139,8 @@ async fn insert(
     for rows in slices(fresh) {
         let mut query = QueryBuilder::new(
             "INSERT INTO predictions
-                 (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention) ",
+                 (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
+                  webhook_events) ",
         );
         query.push_values(rows, |mut row, Fresh { new, version }| {
             row.push_bind(new.id.0)
@@ -151,15 +152,22 @@ async fn insert(
                 .push_bind(now)
                 .push_bind(new.queued.then_some(now))
                 .push_bind(new.deadline.map(|deadline| now.plus(micros(deadline))))
-                .push_bind(micros(new.retention));
+                .push_bind(micros(new.retention))
+                .push_bind(new.webhook_events().bits());
         });
         query.build().execute(&mut *connection).await?;
-        let mut query = QueryBuilder::new("INSERT INTO inputs (prediction_id, input, metadata, fingerprint) ");
+        let mut query = QueryBuilder::new(
+            "INSERT INTO inputs
+                 (prediction_id, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin) ",
+        );
         query.push_values(rows, |mut row, Fresh { new, .. }| {
             row.push_bind(new.id.0)
                 .push_bind(new.input.get().to_owned())
                 .push_bind(new.metadata.as_ref().map(|metadata| metadata.get().to_owned()))
-                .push_bind(new.fingerprint.to_vec());
+                .push_bind(new.fingerprint.to_vec())
+                .push_bind(new.webhook.as_ref().map(|webhook| webhook.url.clone()))
+                .push_bind(new.webhook.as_ref().map(|webhook| webhook.endpoint.clone()))
+                .push_bind(new.webhook.as_ref().map(|webhook| webhook.origin.clone()));
         });
         query.build().execute(&mut *connection).await?;
     }

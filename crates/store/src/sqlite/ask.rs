@@ -19,7 +19,7 @@ macro_rules! select_predictions {
         concat!(
             "SELECT predictions.id, model, version, status, priority, attempts, created_at, claimed_at, started_at,
                     completed_at, deadline_at, expires_at, input, metadata, output, code, message,
-                    retryable, logs, predict_seconds, batch_size, tokens
+                    retryable, logs, predict_seconds, batch_size, tokens, webhook_url, webhook_events
              FROM ",
             $from,
             " JOIN versions ON versions.id = version_id
@@ -34,6 +34,9 @@ const GET: &str = select_predictions!(
     "json_each(?1) AS wanted CROSS JOIN predictions ON predictions.id = unhex(wanted.value)",
     "WHERE tenant = ?2"
 );
+
+const GET_ANY: &str =
+    select_predictions!("json_each(?1) AS wanted CROSS JOIN predictions ON predictions.id = unhex(wanted.value)", "");
 
 const FINISHED: &str = "
     SELECT predictions.id
@@ -77,6 +80,11 @@ impl Sqlite {
     pub(crate) async fn get(&self, tenant: &str, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
         let records: Vec<Record<Stamp>> =
             sqlx::query_as(GET).bind(id_list(ids)).bind(tenant).fetch_all(&self.readers).await?;
+        records.into_iter().map(Record::into_prediction).collect()
+    }
+
+    pub(crate) async fn predictions(&self, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
+        let records: Vec<Record<Stamp>> = sqlx::query_as(GET_ANY).bind(id_list(ids)).fetch_all(&self.readers).await?;
         records.into_iter().map(Record::into_prediction).collect()
     }
 

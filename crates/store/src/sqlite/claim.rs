@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use prediction::{ModelName, PredictionId, Version, WorkerId};
+use prediction::{Event, ModelName, PredictionId, Version, WorkerId};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
@@ -10,6 +10,7 @@ use super::{
     Sqlite,
     clock::{self, Stamp},
     id_list,
+    outbox::Outbox,
 };
 use crate::{
     Claim, Claimed, Run, StoreError,
@@ -46,7 +47,8 @@ const TAKE: &str = "
     WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
 
 const READ_TAKEN: &str = "
-    SELECT predictions.id, epoch, model, version, input, retries, max_retries, deadline_at - ?2 AS deadline_micros
+    SELECT predictions.id, epoch, model, version, input, retries, max_retries, deadline_at - ?2 AS deadline_micros,
+           webhook_events, attempts
     FROM json_each(?1) AS wanted
     CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
     JOIN versions ON versions.id = version_id
@@ -170,6 +172,12 @@ async fn take(
         .bind(now)
         .execute(&mut *connection)
         .await?;
-    let rows: Vec<ClaimedRow> = sqlx::query_as(READ_TAKEN).bind(&ids).bind(now).fetch_all(connection).await?;
-    rows.into_iter().map(ClaimedRow::into_claimed).collect()
+    let rows: Vec<ClaimedRow> = sqlx::query_as(READ_TAKEN).bind(&ids).bind(now).fetch_all(&mut *connection).await?;
+    let claimed = rows.into_iter().map(ClaimedRow::into_claimed).collect::<Result<Vec<_>, _>>()?;
+    let mut outbox = Outbox::default();
+    for claimed in claimed.iter().filter(|claimed| claimed.is_first) {
+        outbox.add(claimed.run.id, claimed.webhook_events, [Event::Start]);
+    }
+    outbox.tell(connection, now).await?;
+    Ok(claimed)
 }

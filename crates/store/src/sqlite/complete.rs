@@ -1,12 +1,18 @@
 //! Ending runs: outcomes behind the fence, and cancels.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use prediction::{Failure, PredictionId};
+use prediction::{Event, Events, Failure, PredictionId};
 use sqlx::{QueryBuilder, SqliteConnection, types::Json};
 use uuid::Uuid;
 
-use super::{Sqlite, clock, id_list, slices};
+use super::{
+    Sqlite,
+    clock::{self, Stamp},
+    id_list,
+    outbox::Outbox,
+    slices,
+};
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
 /// Compare-and-set on the epoch, for a whole batch: [id, epoch, status, pause before a retry].
@@ -25,13 +31,14 @@ const COMPLETE: &str = "
         FROM json_each(?1)
     ) AS item
     WHERE predictions.id = item.id AND predictions.epoch = item.epoch AND predictions.status = 1
-    RETURNING id, epoch";
+    RETURNING id, epoch, webhook_events";
 
 const CANCEL: &str = "
     UPDATE predictions
     SET status = 4, epoch = epoch + 1, worker = NULL, lease_until = NULL, solo = 0,
         completed_at = ?1, expires_at = ?1 + retention
-    WHERE id = ?2 AND tenant = ?3 AND status < 2";
+    WHERE id = ?2 AND tenant = ?3 AND status < 2
+    RETURNING webhook_events";
 
 const FAIL: &str = "
     INSERT INTO outputs (prediction_id, code, message, retryable)
@@ -50,12 +57,14 @@ impl Sqlite {
             .collect();
         let mut transaction = self.begin().await?;
         let now = clock::now(&mut transaction).await?;
-        let applied: Vec<(Uuid, i32)> =
+        let applied: Vec<(Uuid, i32, i16)> =
             sqlx::query_as(COMPLETE).bind(Json(list)).bind(now).fetch_all(&mut *transaction).await?;
-        let applied: HashSet<Run> =
-            applied.into_iter().map(|(id, epoch)| Run { id: PredictionId(id), epoch }).collect();
+        let applied: HashMap<Run, Events> = applied
+            .into_iter()
+            .map(|(id, epoch, wanted)| (Run { id: PredictionId(id), epoch }, Events::from_bits(wanted)))
+            .collect();
         let ended: Vec<&Item<'_>> =
-            items.iter().filter(|item| item.status.is_terminal() && applied.contains(&item.run)).collect();
+            items.iter().filter(|item| item.status.is_terminal() && applied.contains_key(&item.run)).collect();
         for rows in slices(&ended) {
             let mut query = QueryBuilder::new(
                 "INSERT INTO outputs
@@ -73,36 +82,49 @@ impl Sqlite {
             });
             query.build().execute(&mut *transaction).await?;
         }
+        // No run has logs, so nobody is told of any.
+        let mut outbox = Outbox::default();
+        for item in ended {
+            let output = item.output.map(|_| Event::Output);
+            outbox.add(item.run.id, applied[&item.run], output.into_iter().chain([Event::Completed]));
+        }
+        outbox.tell(&mut transaction, now).await?;
         transaction.commit().await?;
-        Ok(crate::outcomes::written(outcomes, applied))
+        Ok(crate::outcomes::written(outcomes, applied.into_keys().collect()))
     }
 
     pub(crate) async fn cancel(&self, tenant: &str, id: PredictionId) -> Result<CancelResult, StoreError> {
         let mut transaction = self.begin().await?;
         let now = clock::now(&mut transaction).await?;
-        let canceled = sqlx::query(CANCEL).bind(now).bind(id.0).bind(tenant).execute(&mut *transaction).await?;
-        let canceled = canceled.rows_affected() > 0;
-        if canceled {
-            fail(&mut transaction, &[id], &failures::canceled()).await?;
+        let cancel = sqlx::query_scalar(CANCEL).bind(now).bind(id.0).bind(tenant);
+        let canceled: Option<i16> = cancel.fetch_optional(&mut *transaction).await?;
+        if let Some(wanted) = canceled {
+            fail(&mut transaction, now, &[(id, wanted)], &failures::canceled()).await?;
         }
         transaction.commit().await?;
         let found = self.get(tenant, &[id]).await?.pop().map(Box::new);
         Ok(match found {
             None => CancelResult::NotFound,
-            Some(prediction) if canceled => CancelResult::Canceled(prediction),
+            Some(prediction) if canceled.is_some() => CancelResult::Canceled(prediction),
             Some(prediction) => CancelResult::AlreadyTerminal(prediction),
         })
     }
 }
 
-/// Writes the same failure for each of these.
+/// Writes the same failure for each of these, which have ended, and tells their callers; each with its `webhook_events`.
 pub(super) async fn fail(
     connection: &mut SqliteConnection,
-    ids: &[PredictionId],
+    now: Stamp,
+    ended: &[(PredictionId, i16)],
     failure: &Failure,
 ) -> sqlx::Result<()> {
+    let mut outbox = Outbox::default();
+    for (id, wanted) in ended {
+        outbox.add(*id, Events::from_bits(*wanted), [Event::Completed]);
+    }
+    outbox.tell(connection, now).await?;
     sqlx::query(FAIL)
-        .bind(id_list(ids))
+        .bind(id_list(ended.iter().map(|(id, _)| id)))
         .bind(failure.code.as_str())
         .bind(&failure.message)
         .bind(failure.retryable)

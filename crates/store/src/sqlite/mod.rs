@@ -5,8 +5,14 @@ mod ask;
 mod claim;
 mod clock;
 mod complete;
+mod deliveries;
 mod dispatch;
+mod endpoints;
 mod models;
+mod outbox;
+mod purge;
+mod secrets;
+mod send;
 mod sweep;
 
 use std::{

@@ -1,16 +1,10 @@
-//! Ending what is over: leases that ran out, deadlines that passed, records that expired.
-
-use std::time::Duration;
+//! Ending what is over: leases that ran out, deadlines that passed.
 
 use prediction::{PredictionId, Status};
 use uuid::Uuid;
 
-use super::{Sqlite, clock, complete::fail, id_list};
-use crate::{
-    Purged, StoreError, Sweep, Swept, failures,
-    numbers::{count, micros},
-    rows,
-};
+use super::{Sqlite, clock, complete::fail};
+use crate::{StoreError, Sweep, Swept, failures, numbers::count};
 
 /// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
 /// a strike, and the last strike is the end.
@@ -21,7 +15,7 @@ const SWEEP_LEASES: &str = "
         completed_at = CASE WHEN solo AND crashes + 1 >= ?2 THEN ?1 END,
         expires_at = CASE WHEN solo AND crashes + 1 >= ?2 THEN ?1 + retention END
     WHERE id IN (SELECT id FROM predictions WHERE status = 1 AND lease_until < ?1 ORDER BY lease_until LIMIT ?3)
-    RETURNING id, status";
+    RETURNING id, status, webhook_events";
 
 const SWEEP_DEADLINES: &str = "
     UPDATE predictions
@@ -33,77 +27,40 @@ const SWEEP_DEADLINES: &str = "
         ORDER BY deadline_at
         LIMIT ?2
     )
-    RETURNING id";
-
-const PURGE_PREDICTIONS: &str = "
-    DELETE FROM predictions
-    WHERE id IN (SELECT id FROM predictions WHERE status >= 2 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)
-    RETURNING id";
-
-const PURGE_INPUTS: &str = "DELETE FROM inputs WHERE prediction_id IN (SELECT unhex(value) FROM json_each(?1))";
-const PURGE_OUTPUTS: &str = "DELETE FROM outputs WHERE prediction_id IN (SELECT unhex(value) FROM json_each(?1))";
-
-const PURGE_KEYS: &str = "
-    DELETE FROM idempotency_keys
-    WHERE (tenant, key) IN (
-        SELECT tenant, key FROM idempotency_keys WHERE created_at <= ?1 ORDER BY created_at LIMIT ?2
-    )";
-
-const PURGE_WORKERS: &str = "
-    DELETE FROM workers
-    WHERE id IN (SELECT id FROM workers WHERE seen_at < ?1 LIMIT ?2)
-    RETURNING stale";
-
-/// What a worker counted outlives its row.
-const KEEP_COUNT: &str = "UPDATE installation SET stale_completions = stale_completions + ?1";
-
-const WORKERS_KEPT_FOR: Duration = Duration::from_secs(86_400);
+    RETURNING id, webhook_events";
 
 impl Sqlite {
     pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
+        let mut ended = Vec::new();
         let mut transaction = self.begin().await?;
         let now = clock::now(&mut transaction).await?;
         if sweep.leases {
-            let rows: Vec<(Uuid, i16)> = sqlx::query_as(SWEEP_LEASES)
+            let rows: Vec<(Uuid, i16, i16)> = sqlx::query_as(SWEEP_LEASES)
                 .bind(now)
                 .bind(count(sweep.max_crashes))
                 .bind(sweep.limit)
                 .fetch_all(&mut *transaction)
                 .await?;
-            for (id, status) in rows {
-                let kind = if status == Status::Starting.code() { &mut swept.requeued } else { &mut swept.ended };
-                kind.push(PredictionId(id));
+            let mut poison = Vec::new();
+            for (id, status, wanted) in rows {
+                let id = PredictionId(id);
+                if status == Status::Starting.code() {
+                    swept.requeued.push(id);
+                } else {
+                    poison.push((id, wanted));
+                }
             }
-            fail(&mut transaction, &swept.ended, &failures::poison(sweep.max_crashes)).await?;
+            fail(&mut transaction, now, &poison, &failures::poison(sweep.max_crashes)).await?;
+            ended.extend(poison);
         }
-        let late: Vec<Uuid> =
-            sqlx::query_scalar(SWEEP_DEADLINES).bind(now).bind(sweep.limit).fetch_all(&mut *transaction).await?;
-        let late = rows::ids(late);
-        fail(&mut transaction, &late, &failures::deadline_exceeded()).await?;
+        let late: Vec<(Uuid, i16)> =
+            sqlx::query_as(SWEEP_DEADLINES).bind(now).bind(sweep.limit).fetch_all(&mut *transaction).await?;
+        let late: Vec<_> = late.into_iter().map(|(id, wanted)| (PredictionId(id), wanted)).collect();
+        fail(&mut transaction, now, &late, &failures::deadline_exceeded()).await?;
+        ended.extend(late);
         transaction.commit().await?;
-        swept.ended.extend(late);
+        swept.ended.extend(ended.into_iter().map(|(id, _)| id));
         Ok(swept)
-    }
-
-    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
-        let purged: Vec<Uuid> =
-            sqlx::query_scalar(PURGE_PREDICTIONS).bind(now).bind(limit).fetch_all(&mut *transaction).await?;
-        let purged = rows::ids(purged);
-        for payloads in [PURGE_INPUTS, PURGE_OUTPUTS] {
-            sqlx::query(payloads).bind(id_list(&purged)).execute(&mut *transaction).await?;
-        }
-        let keys =
-            sqlx::query(PURGE_KEYS).bind(now.plus(-micros(keys_for))).bind(limit).execute(&mut *transaction).await?;
-        let counts: Vec<i64> = sqlx::query_scalar(PURGE_WORKERS)
-            .bind(now.plus(-micros(WORKERS_KEPT_FOR)))
-            .bind(limit)
-            .fetch_all(&mut *transaction)
-            .await?;
-        sqlx::query(KEEP_COUNT).bind(counts.iter().sum::<i64>()).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(Purged { predictions: u64::try_from(purged.len()).unwrap_or(u64::MAX), keys: keys.rows_affected() })
     }
 }

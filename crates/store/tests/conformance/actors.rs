@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use prediction::{Failure, FailureCode, PredictionId, Status, WorkerId};
+use prediction::{Event, Failure, FailureCode, PredictionId, Status, WorkerId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use store::{Outcome, Run, RunMetrics, Store, Written};
+use store::{ClaimedDelivery, NextStep, Outcome, Run, RunMetrics, Settled, Store, Written};
 use tokio::task::JoinSet;
 
-use crate::fixture::{Fixture, LEASE, SWEEP, State, json, new, serves};
+use crate::fixture::{Fixture, LEASE, SWEEP, State, attempted, eventually, json, serves, told};
 
 on_both!(concurrent_actors_keep_the_invariants);
 
@@ -28,6 +28,9 @@ struct Tally {
     succeeded: AtomicI64,
     failed: AtomicI64,
     stale: AtomicI64,
+    /// Words of senders that were taken, and that came too late.
+    attempts: AtomicI64,
+    unheard: AtomicI64,
 }
 
 async fn concurrent_actors_keep_the_invariants(fixture: Fixture) {
@@ -39,10 +42,13 @@ async fn concurrent_actors_keep_the_invariants(fixture: Fixture) {
     }
     actors.spawn(sweep(fixture.store.clone(), Arc::clone(&tally)));
     actors.spawn(cancel(fixture.store.clone(), Arc::clone(&tally)));
+    for seed in 0..2 {
+        actors.spawn(send(fixture.store.clone(), Arc::clone(&tally), seed));
+    }
     let observer = tokio::spawn(observe(Arc::clone(&fixture), Arc::clone(&tally)));
 
     for _ in 0..BATCHES {
-        fixture.accept((0..BATCH).map(|_| new())).await;
+        fixture.accept((0..BATCH).map(|_| told(&[Event::Start, Event::Completed]))).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tally.over.store(true, Ordering::SeqCst);
@@ -64,6 +70,18 @@ async fn concurrent_actors_keep_the_invariants(fixture: Fixture) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    eventually(async || {
+        settle_all(&fixture.store, &tally, WorkerId::generate(), LEASE, |_| NextStep::Delivered).await;
+        fixture.store.sweep_deliveries(LEASE, 1000).await.unwrap();
+        (fixture.number("SELECT count(*) FROM deliveries WHERE status <> 2").await == 0).then_some(())
+    })
+    .await;
+    // One word of a sender that was taken, one attempt; whatever the others said left nothing.
+    let attempts = tally.attempts.load(Ordering::SeqCst);
+    assert_eq!(fixture.number("SELECT count(*) FROM delivery_attempts").await, attempts);
+    assert_eq!(fixture.number("SELECT CAST(sum(attempts) AS bigint) FROM deliveries").await, attempts);
+    assert!(tally.unheard.load(Ordering::SeqCst) > 0, "no sender ever came too late: the test shows nothing");
+
     let states = fixture.states().await;
     assert_eq!(states.len(), BATCHES * BATCH);
     let count = |status: Status| -> i64 {
@@ -129,7 +147,39 @@ async fn work(store: Store, tally: Arc<Tally>, seed: u64) {
 async fn sweep(store: Store, tally: Arc<Tally>) {
     while !tally.over.load(Ordering::SeqCst) {
         store.sweep(SWEEP).await.unwrap();
+        store.sweep_deliveries(LEASE, 1000).await.unwrap();
         tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
+/// Sends with leases that often run out before it is done.
+async fn send(store: Store, tally: Arc<Tally>, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let sender = WorkerId::generate();
+    while !tally.over.load(Ordering::SeqCst) {
+        let lease = Duration::from_millis(random.random_range(0..15));
+        settle_all(&store, &tally, sender, lease, |_| match random.random_range(0..3) {
+            0 => NextStep::Retry { wait: Duration::ZERO },
+            _ => NextStep::Delivered,
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn settle_all(
+    store: &Store,
+    tally: &Tally,
+    sender: WorkerId,
+    lease: Duration,
+    mut next: impl FnMut(&ClaimedDelivery) -> NextStep,
+) {
+    let claimed = store.claim_deliveries(sender, &[], 1000, 1000, lease).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let settled: Vec<Settled> = claimed.iter().map(|delivery| attempted(delivery, 200, next(delivery))).collect();
+    for written in store.settle_deliveries(&settled).await.unwrap() {
+        let count = if written == Written::Applied { &tally.attempts } else { &tally.unheard };
+        count.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -145,9 +195,19 @@ async fn cancel(store: Store, tally: Arc<Tally>) {
     }
 }
 
+/// Predictions that have more or fewer deliveries than they should: of their end one when they are over, of their start one
+/// when they were ever claimed.
+const MISTOLD: &str = "
+    SELECT count(*) FROM predictions
+    WHERE (SELECT count(*) FROM deliveries WHERE prediction_id = id AND event = 4)
+              <> CASE WHEN status >= 2 THEN 1 ELSE 0 END
+       OR (SELECT count(*) FROM deliveries WHERE prediction_id = id AND event = 1)
+              <> CASE WHEN predictions.attempts > 0 THEN 1 ELSE 0 END";
+
 async fn observe(fixture: Arc<Fixture>, tally: Arc<Tally>) {
     let mut before: BTreeMap<PredictionId, State> = BTreeMap::new();
     while !tally.over.load(Ordering::SeqCst) {
+        assert_eq!(fixture.number(MISTOLD).await, 0);
         let now = fixture.states().await;
         for state in now.values() {
             assert_eq!((state.inputs, state.outputs), (1, i64::from(is_terminal(state))), "{state:?}");

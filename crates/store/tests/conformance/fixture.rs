@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use prediction::{ModelName, PredictionId, Priority, StreamKey, Version, WorkerId};
+use prediction::{DeliveryId, Event, ModelName, PredictionId, Priority, StreamKey, Version, WorkerId};
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool, sqlite::SqliteConnectOptions, types::Uuid};
-use store::{Claimed, Location, NewPrediction, Run, Store, Sweep};
+use store::{
+    Answer, Attempt, Claimed, ClaimedDelivery, DeliveryFilter, Location, NewPrediction, NextStep, Run, Settled, Store,
+    Sweep, Webhook, Written,
+};
 use tempfile::TempDir;
 
 /// Long enough that no lease runs out in a test that does not want it.
@@ -122,6 +125,26 @@ impl Fixture {
         claim.claimed.first().expect("it waits").run
     }
 
+    /// Takes deliveries, at most 16 to each origin.
+    pub(crate) async fn send(&self, limit: u32, lease: Duration) -> Vec<ClaimedDelivery> {
+        let sent = self.store.claim_deliveries(WorkerId::generate(), &[], 16, limit, lease).await;
+        sent.expect("the claim is answered")
+    }
+
+    /// Writes what became of one delivery, after an attempt with this answer.
+    pub(crate) async fn settle(&self, delivery: &ClaimedDelivery, status: u16, next: NextStep) -> Written {
+        let settled = attempted(delivery, status, next);
+        self.store.settle_deliveries(&[settled]).await.expect("the word is taken")[0]
+    }
+
+    /// The tenant's deliveries, sorted.
+    pub(crate) async fn deliveries(&self, tenant: &str) -> Vec<DeliveryId> {
+        let page = self.store.deliveries(tenant, &DeliveryFilter::default(), None, 10_000).await.expect("a page");
+        let mut ids: Vec<DeliveryId> = page.entries.iter().map(|delivery| delivery.id).collect();
+        ids.sort();
+        ids
+    }
+
     /// Claims a suspect to run alone, if there is one.
     pub(crate) async fn claim_suspect(&self, lease: Duration) -> Option<Claimed> {
         self.store.claim_suspect(WorkerId::generate(), &serves(), lease).await.expect("the claim is answered")
@@ -166,7 +189,30 @@ pub(crate) fn new() -> NewPrediction {
         max_retries: 3,
         retention: Duration::from_secs(3600),
         queued: false,
+        webhook: None,
     }
+}
+
+/// A webhook at this origin for these events.
+pub(crate) fn webhook(origin: &str, events: &[Event]) -> Webhook {
+    Webhook {
+        url: format!("{origin}/hook?to=me"),
+        endpoint: format!("{origin}/hook"),
+        origin: origin.to_owned(),
+        events: events.iter().copied().collect(),
+    }
+}
+
+/// A prediction whose caller is told of these events.
+pub(crate) fn told(events: &[Event]) -> NewPrediction {
+    NewPrediction { webhook: Some(webhook("https://example.com:443", events)), ..new() }
+}
+
+/// What a sender writes after an attempt with this answer.
+pub(crate) fn attempted(delivery: &ClaimedDelivery, status: u16, next: NextStep) -> Settled {
+    let result = Ok(Answer { status, body: b"an answer".to_vec() });
+    let attempt = Attempt { at: delivery.claimed_at, latency: Duration::from_millis(3), result };
+    Settled { sending: delivery.sending, attempt: Some(attempt), next }
 }
 
 /// Waits until `condition` gives something; the time-out is for a test that would otherwise hang.

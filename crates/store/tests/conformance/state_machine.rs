@@ -2,16 +2,16 @@
 //! `AUGUR_TEST_SEQUENCES` says how many schedules, `AUGUR_TEST_SEED` which is the first; a failure names its seed.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use prediction::{Failure, FailureCode, PredictionId, Status, WorkerId};
+use prediction::{DeliveryId, Event, Failure, FailureCode, PredictionId, Status, WorkerId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use store::{CancelResult, Claimed, Due, NewPrediction, Outcome, Run, RunMetrics, Sweep, Written};
 
-use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, State, json, new, serves, stream};
+use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, State, json, new, serves, stream, told};
 
 on_both!(random_schedules_follow_the_model);
 
@@ -46,6 +46,9 @@ struct Known {
     paused: bool,
     /// Its deadline passed when it was accepted.
     late: bool,
+    /// What its caller wants to be told of, and what happened of that.
+    wants: Vec<Event>,
+    told: Vec<Event>,
 }
 
 impl Known {
@@ -65,7 +68,17 @@ impl Known {
         self.is(Status::Processing) && self.state.epoch == run.epoch
     }
 
+    fn tell(&mut self, event: Event) {
+        if self.wants.contains(&event) {
+            self.told.push(event);
+        }
+    }
+
     fn end(&mut self, status: Status) {
+        if status == Status::Succeeded {
+            self.tell(Event::Output);
+        }
+        self.tell(Event::Completed);
         self.state.status = status.code();
         self.state.outputs = 1;
         self.state.solo = false;
@@ -90,6 +103,8 @@ impl<'a> Schedule<'a> {
                 fixture.store.cancel("", id).await.unwrap();
             }
         }
+        let given_up = "UPDATE deliveries SET status = 3, completed_at = created_at WHERE status = 0";
+        fixture.execute(given_up).await.unwrap();
         fixture.store.purge(LEASE, u32::MAX).await.unwrap();
         assert!(fixture.states().await.is_empty());
         Self {
@@ -133,17 +148,25 @@ impl<'a> Schedule<'a> {
         let expected: BTreeMap<PredictionId, State> =
             self.known.iter().map(|(id, known)| (*id, known.state.clone())).collect();
         assert_eq!(self.fixture.states().await, expected);
+        let expected: BTreeSet<DeliveryId> = (self.known.iter())
+            .flat_map(|(id, known)| known.told.iter().map(|event| DeliveryId { prediction: *id, event: *event }))
+            .collect();
+        assert!(self.fixture.deliveries("").await.into_iter().eq(expected));
     }
 
     async fn accept(&mut self) {
-        let batch: Vec<(NewPrediction, bool)> = (0..self.random.random_range(1..4))
+        let batch: Vec<(NewPrediction, bool, Vec<Event>)> = (0..self.random.random_range(1..4))
             .map(|_| {
                 let late = self.random.random_bool(0.1);
-                (NewPrediction { deadline: late.then_some(Duration::ZERO), retention: Duration::ZERO, ..new() }, late)
+                let mut wants = vec![Event::Start, Event::Output, Event::Completed];
+                wants.retain(|_| self.random.random_bool(0.5));
+                let new = if wants.is_empty() { new() } else { told(&wants) };
+                let deadline = late.then_some(Duration::ZERO);
+                (NewPrediction { deadline, retention: Duration::ZERO, ..new }, late, wants)
             })
             .collect();
-        self.fixture.accept(batch.iter().map(|(new, _)| new.clone())).await;
-        for (new, late) in batch {
+        self.fixture.accept(batch.iter().map(|(new, ..)| new.clone())).await;
+        for (new, late, wants) in batch {
             let state = State {
                 id: new.id.0,
                 status: 0,
@@ -157,7 +180,7 @@ impl<'a> Schedule<'a> {
                 inputs: 1,
                 outputs: 0,
             };
-            self.known.insert(new.id, Known { state, spent: false, paused: false, late });
+            self.known.insert(new.id, Known { state, spent: false, paused: false, late, wants, told: vec![] });
         }
     }
 
@@ -168,6 +191,11 @@ impl<'a> Schedule<'a> {
             known.state.status = Status::Processing.code();
             known.state.epoch += 1;
             known.state.attempts += 1;
+            assert_eq!(claimed.is_first, known.state.attempts == 1);
+            assert!(claimed.webhook_events.iter().eq(known.wants.iter().copied()));
+            if claimed.is_first {
+                known.tell(Event::Start);
+            }
             known.state.solo = known.state.suspect;
             known.spent = lease == SPENT;
             assert_eq!(claimed.run.epoch, known.state.epoch);

@@ -134,6 +134,7 @@ async fn addresses_of_names_are_vetted_at_both_gates() {
 #[tokio::test]
 async fn malformed_and_disguised_urls_are_refused_at_both_gates() {
     let long = format!("https://example.com/{}", "a".repeat(2048));
+    let long_once_encoded = format!("http://example.com/{}", "ä".repeat(400));
     let long_name = format!("https://{}example.com/", "a.".repeat(128));
     for (url, expected) in [
         ("file:///etc/passwd", Refused::Scheme),
@@ -183,6 +184,7 @@ async fn malformed_and_disguised_urls_are_refused_at_both_gates() {
         ("http://ex%0d%0aample.com/", Refused::Malformed),
         (&long_name, Refused::Malformed),
         (&long, Refused::TooLong),
+        (&long_once_encoded, Refused::TooLong),
     ] {
         let (registered, attempted, _) = refusals(url, "127.0.0.1").await;
         assert_eq!((registered, attempted), (Some(expected), Some(expected)), "{url:?}");

@@ -1,4 +1,4 @@
-//! Predictions through workers, on real parts: SQLite with the in-process queue, and Postgres with Redis.
+//! Predictions through workers and their events through senders, on real parts: SQLite with the in-process queue, and Postgres with Redis.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,9 +18,13 @@ macro_rules! on_both {
     )+};
 }
 
+mod delivering;
 mod ending;
 mod finishing;
 mod leases;
 mod outages;
+mod receiver;
+mod secrets;
 mod stage;
 mod tickets;
+mod undelivered;

@@ -1,19 +1,23 @@
-//! What every scenario needs: a store, a queue, predictions in them and workers beside them.
+//! What every scenario needs: a store, a queue, predictions and deliveries in them, workers and senders beside them.
 
 use std::{collections::HashSet, future::Future, path::Path, time::Duration};
 
 use inference::Models;
-use prediction::{ModelName, ModelSpec, Prediction, PredictionId, Priority, Status, StreamKey, Ticket, Version};
+use prediction::{
+    DeliveryId, DeliveryStatus, Event, ModelName, ModelSpec, Prediction, PredictionId, Priority, Status, StreamKey,
+    Ticket, Version,
+};
 use queue::Queue;
 use serde_json::{Value, json, value::to_raw_value};
-use store::{NewPrediction, Store, StoreError};
+use store::{Delivery, NewPrediction, Store, StoreError, Webhook};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
-use worker::Config;
+use webhook::{Guard, Policy, Sealer};
+use worker::{Config, DeliveryConfig};
 
 /// Longer than anything takes; a scenario that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store and a queue of one test's own.
 pub(crate) struct Stage {
@@ -22,7 +26,7 @@ pub(crate) struct Stage {
     _dir: TempDir,
 }
 
-/// A worker that runs.
+/// A worker or a sender that runs.
 pub(crate) struct Worker {
     stop: CancellationToken,
     task: JoinHandle<Result<(), StoreError>>,
@@ -118,6 +122,42 @@ impl Stage {
         is_ready.await.unwrap();
         Worker { stop, task }
     }
+
+    /// Starts a sender that may send to loopback.
+    pub(crate) fn sender(&self, change: impl FnOnce(&mut DeliveryConfig)) -> Worker {
+        let mut config = DeliveryConfig {
+            guard: Guard::new(Policy { allowed: vec!["127.0.0.0/8".parse().unwrap()] }),
+            sealer: sealer(),
+            in_flight: 256,
+            grace: PATIENCE,
+            public_url: None,
+        };
+        change(&mut config);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker::deliver(self.store.clone(), self.queue.clone(), config, stop.clone()));
+        Worker { stop, task }
+    }
+
+    /// Adds a delivery of a test.
+    pub(crate) async fn test(&self, webhook: &Webhook) -> DeliveryId {
+        self.store.add_test("", PredictionId::generate(), webhook).await.unwrap().id
+    }
+
+    pub(crate) async fn delivery(&self, id: DeliveryId) -> Delivery {
+        self.store.delivery("", id).await.unwrap().unwrap()
+    }
+
+    /// Waits until the delivery stands so, with so many attempts.
+    pub(crate) async fn wait_for_delivery(&self, id: DeliveryId, status: DeliveryStatus, attempts: u32) -> Delivery {
+        let stands_so = async || {
+            let delivery = self.store.delivery("", id).await.unwrap();
+            delivery.is_some_and(|delivery| delivery.status == status && delivery.attempts == attempts)
+        };
+        if time::timeout(PATIENCE, until(stands_so)).await.is_err() {
+            panic!("not {status:?} after {attempts} attempts: {:?}", self.store.delivery("", id).await);
+        }
+        self.delivery(id).await
+    }
 }
 
 impl Worker {
@@ -125,6 +165,12 @@ impl Worker {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
+    }
+
+    /// As if its process was killed.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
     }
 }
 
@@ -169,6 +215,7 @@ pub(crate) fn new(spec: &ModelSpec, input: &Value, change: impl Fn(&mut NewPredi
         max_retries: 3,
         retention: Duration::from_secs(3600),
         queued: true,
+        webhook: None,
     };
     change(&mut new);
     new
@@ -185,6 +232,16 @@ pub(crate) fn stream(model: ModelName, version: Version, priority: Priority) -> 
 /// The output, read.
 pub(crate) fn output(prediction: &Prediction) -> Value {
     serde_json::from_str(prediction.output.as_ref().unwrap().get()).unwrap()
+}
+
+/// What senders read secrets with, unless told otherwise.
+pub(crate) fn sealer() -> Sealer {
+    Sealer::new([7; 32])
+}
+
+/// The delivery of this event.
+pub(crate) fn of(prediction: PredictionId, event: Event) -> DeliveryId {
+    DeliveryId { prediction, event }
 }
 
 /// The ids as a set.

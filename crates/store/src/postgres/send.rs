@@ -1,0 +1,221 @@
+//! Sending: deliveries claimed under a lease, settled behind the fence, and swept.
+
+use std::{collections::HashSet, time::Duration};
+
+use prediction::WorkerId;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Postgres, on_connection};
+use crate::{
+    ClaimedDelivery, Sending, Settled, Spare, StoreError, SweptDeliveries, Written,
+    numbers::{count, micros},
+    settled::{self, Item},
+    webhook_rows::{ClaimedDeliveryRow, delivery_id},
+};
+
+/// Each origin's line is found by one look into the index, and those with nothing to spare are left there, however long. The
+/// others are read twice: first to see how deep, so that no more rows are locked than are taken (or one more per line).
+const CLAIM: &str = "
+    WITH RECURSIVE clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+    origins (origin) AS (
+        (SELECT origin FROM deliveries WHERE status = 0 ORDER BY origin LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT origin FROM deliveries
+            WHERE status = 0 AND origin > origins.origin
+            ORDER BY origin
+            LIMIT 1
+        )
+        FROM origins
+        WHERE origins.origin IS NOT NULL
+    ),
+    lines AS MATERIALIZED (
+        SELECT origin, COALESCE(attempts, $5) AS spare
+        FROM origins
+        LEFT JOIN UNNEST($3::text[], $4::integer[]) AS said (origin, attempts) USING (origin)
+        WHERE origin IS NOT NULL AND COALESCE(attempts, $5) > 0
+    ),
+    depth AS MATERIALIZED (
+        SELECT max(place) AS places
+        FROM (
+            SELECT row_number() OVER (PARTITION BY lines.origin) AS place
+            FROM lines
+            CROSS JOIN LATERAL (
+                SELECT FROM deliveries
+                WHERE status = 0 AND origin = lines.origin AND due_at <= (SELECT at FROM clock)
+                ORDER BY due_at, prediction_id, event
+                LIMIT LEAST(spare, $6)
+            ) AS due
+            ORDER BY place
+            LIMIT $6
+        ) AS taken
+    ),
+    due AS MATERIALIZED (
+        SELECT line.*, row_number() OVER (PARTITION BY lines.origin ORDER BY due_at, prediction_id, event) AS place
+        FROM lines
+        CROSS JOIN depth
+        CROSS JOIN LATERAL (
+            SELECT prediction_id, event, due_at FROM deliveries
+            WHERE status = 0 AND origin = lines.origin AND due_at <= (SELECT at FROM clock)
+            ORDER BY due_at, prediction_id, event
+            LIMIT LEAST(spare, places)
+            FOR UPDATE SKIP LOCKED
+        ) AS line
+    ),
+    chosen AS MATERIALIZED (
+        SELECT prediction_id, event FROM due ORDER BY place, due_at, prediction_id, event LIMIT $6
+    ),
+    taken AS (
+        UPDATE deliveries
+        SET status = 1, epoch = epoch + 1, sender = $1, lease_until = at + $2::bigint * interval '1 microsecond'
+        FROM chosen CROSS JOIN clock
+        WHERE deliveries.prediction_id = chosen.prediction_id AND deliveries.event = chosen.event
+        RETURNING deliveries.*
+    )
+    SELECT taken.prediction_id, event, epoch, taken.tenant, taken.url, endpoint, origin, round, at AS claimed_at,
+           taken.created_at, body, disabled_at IS NOT NULL AS is_disabled,
+           (COALESCE(octet_length(input), 0) + COALESCE(octet_length(output), 0))::bigint AS payload_bytes
+    FROM taken
+    CROSS JOIN clock
+    LEFT JOIN endpoints ON endpoints.tenant = taken.tenant AND endpoints.url = endpoint
+    LEFT JOIN inputs ON inputs.prediction_id = taken.prediction_id
+    LEFT JOIN outputs ON outputs.prediction_id = taken.prediction_id
+    ORDER BY due_at, taken.prediction_id, event";
+
+/// Compare-and-set on the epoch, for a whole batch, as COMPLETE in complete.rs; an attempt is stored only for a row that was
+/// changed. Endpoints that want no more are locked in the order of their keys.
+const SETTLE: &str = "
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+    item AS MATERIALIZED (
+        SELECT * FROM UNNEST(
+            $1::uuid[], $2::smallint[], $3::integer[], $4::smallint[], $5::bigint[], $6::boolean[], $7::timestamptz[],
+            $8::bigint[], $9::smallint[], $10::bytea[], $11::text[], $12::text[]
+        ) AS item (
+            id, event, epoch, becomes, wait, is_gone, tried_at,
+            latency, answered, answer, error, message
+        )
+        ORDER BY id, event
+    ),
+    held AS MATERIALIZED (
+        SELECT item.*
+        FROM item
+        CROSS JOIN LATERAL (
+            SELECT FROM deliveries
+            WHERE prediction_id = item.id AND event = item.event AND epoch = item.epoch AND sender IS NOT NULL
+            FOR UPDATE
+        ) AS locked
+    ),
+    applied AS (
+        UPDATE deliveries
+        SET status = becomes, sender = NULL, lease_until = NULL,
+            due_at = CASE WHEN wait IS NULL THEN due_at ELSE at + wait * interval '1 microsecond' END,
+            completed_at = CASE WHEN becomes >= 2 THEN at END,
+            attempts = attempts + (tried_at IS NOT NULL)::integer, round = round + (tried_at IS NOT NULL)::integer
+        FROM held CROSS JOIN clock
+        WHERE prediction_id = id AND deliveries.event = held.event
+        RETURNING held.*, attempts, tenant, endpoint, at
+    ),
+    written AS (
+        INSERT INTO delivery_attempts (prediction_id, event, attempt, at, latency, status, answer, error, message)
+        SELECT id, event, attempts, tried_at, latency, answered, answer, error, message
+        FROM applied
+        WHERE tried_at IS NOT NULL
+    ),
+    gone AS (
+        INSERT INTO endpoints (id, tenant, url, created_at, disabled_at)
+        SELECT gen_random_uuid(), tenant, endpoint, at, at
+        FROM applied
+        WHERE is_gone
+        GROUP BY tenant, endpoint, at
+        ORDER BY tenant, endpoint
+        ON CONFLICT (tenant, url) DO UPDATE SET disabled_at = COALESCE(endpoints.disabled_at, excluded.disabled_at)
+    )
+    SELECT id, event, epoch FROM applied";
+
+const SWEEP_LEASES: &str = "
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+    dead AS MATERIALIZED (
+        SELECT prediction_id, event FROM deliveries
+        WHERE status = 1 AND lease_until < (SELECT at FROM clock)
+        ORDER BY lease_until
+        LIMIT $1
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE deliveries
+    SET status = 0, epoch = epoch + 1, sender = NULL, lease_until = NULL
+    FROM dead
+    WHERE deliveries.prediction_id = dead.prediction_id AND deliveries.event = dead.event";
+
+const SWEEP_OLD: &str = "
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+    old AS MATERIALIZED (
+        SELECT prediction_id, event FROM deliveries
+        WHERE status = 0 AND begun_at < (SELECT at - $1::bigint * interval '1 microsecond' FROM clock)
+        ORDER BY begun_at
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE deliveries
+    SET status = 3, completed_at = at
+    FROM old CROSS JOIN clock
+    WHERE deliveries.prediction_id = old.prediction_id AND deliveries.event = old.event";
+
+impl Postgres {
+    pub(crate) async fn claim_deliveries(
+        &self,
+        sender: WorkerId,
+        spare: &[Spare],
+        usual_spare: u32,
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        let origins: Vec<&str> = spare.iter().map(|spare| spare.origin.as_str()).collect();
+        let attempts: Vec<i32> = spare.iter().map(|spare| count(spare.attempts)).collect();
+        let rows: Vec<ClaimedDeliveryRow<OffsetDateTime>> = on_connection!(self, |connection| sqlx::query_as(CLAIM)
+            .bind(sender.0)
+            .bind(micros(lease))
+            .bind(&origins)
+            .bind(&attempts)
+            .bind(count(usual_spare))
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await)?;
+        rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect()
+    }
+
+    pub(crate) async fn settle_deliveries(&self, settled: &[Settled]) -> Result<Vec<Written>, StoreError> {
+        let mut seen = HashSet::new();
+        let items: Vec<Item<'_>> = settled.iter().map(Item::from).filter(|item| seen.insert(item.sending)).collect();
+        let applied: Vec<(Uuid, i16, i32)> = on_connection!(self, |connection| sqlx::query_as(SETTLE)
+            .bind(items.iter().map(|item| item.sending.id.prediction.0).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.sending.id.event.code()).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.sending.epoch).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.status.code()).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.wait.map(micros)).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.is_gone).collect::<Vec<_>>())
+            .bind(items.iter().map(Item::at).collect::<Vec<_>>())
+            .bind(items.iter().map(Item::latency).collect::<Vec<_>>())
+            .bind(items.iter().map(Item::http_status).collect::<Vec<_>>())
+            .bind(items.iter().map(Item::body).collect::<Vec<_>>())
+            .bind(items.iter().map(Item::error).collect::<Vec<_>>())
+            .bind(items.iter().map(Item::message).collect::<Vec<_>>())
+            .fetch_all(connection)
+            .await)?;
+        let sending = |(prediction, event, epoch)| Ok(Sending { id: delivery_id(prediction, event)?, epoch });
+        let applied = applied.into_iter().map(sending).collect::<Result<_, StoreError>>()?;
+        Ok(settled::written(settled, applied))
+    }
+
+    pub(crate) async fn sweep_deliveries(&self, longest: Duration, limit: u32) -> Result<SweptDeliveries, StoreError> {
+        let limit = i64::from(limit);
+        let requeued =
+            on_connection!(self, |connection| sqlx::query(SWEEP_LEASES).bind(limit).execute(connection).await)?;
+        let exhausted = on_connection!(self, |connection| sqlx::query(SWEEP_OLD)
+            .bind(micros(longest))
+            .bind(limit)
+            .execute(connection)
+            .await)?;
+        Ok(SweptDeliveries { requeued: requeued.rows_affected(), exhausted: exhausted.rows_affected() })
+    }
+}

@@ -1,0 +1,92 @@
+//! Deleting what nobody needs any more: records that expired, with all that belongs to them.
+
+use std::time::Duration;
+
+use prediction::PredictionId;
+use uuid::Uuid;
+
+use super::{Sqlite, clock, id_list};
+use crate::{Purged, StoreError, numbers::micros, rows};
+
+const PURGE_PREDICTIONS: &str = "
+    DELETE FROM predictions
+    WHERE id IN (
+        SELECT id FROM predictions
+        WHERE status >= 2 AND expires_at <= ?1
+          AND NOT (webhook_events <> 0
+                   AND EXISTS (SELECT 1 FROM deliveries WHERE prediction_id = predictions.id AND deliveries.status < 2))
+        ORDER BY expires_at
+        LIMIT ?2
+    )
+    RETURNING id";
+
+/// All that belongs to predictions that are gone.
+const PURGE_REST: [&str; 4] = [
+    "DELETE FROM inputs WHERE prediction_id IN (SELECT unhex(value) FROM json_each(?1))",
+    "DELETE FROM outputs WHERE prediction_id IN (SELECT unhex(value) FROM json_each(?1))",
+    "DELETE FROM deliveries WHERE prediction_id IN (SELECT unhex(value) FROM json_each(?1))",
+    PURGE_ATTEMPTS,
+];
+
+const PURGE_ATTEMPTS: &str =
+    "DELETE FROM delivery_attempts WHERE prediction_id IN (SELECT unhex(value) FROM json_each(?1))";
+
+/// Tests belong to no prediction.
+const PURGE_TESTS: &str = "
+    DELETE FROM deliveries
+    WHERE event = 0 AND prediction_id IN (
+        SELECT prediction_id FROM deliveries
+        WHERE event = 0 AND status >= 2 AND created_at <= ?1
+        ORDER BY created_at
+        LIMIT ?2
+    )
+    RETURNING prediction_id";
+
+const PURGE_SECRETS: &str = "
+    DELETE FROM webhook_secrets
+    WHERE id IN (SELECT id FROM webhook_secrets WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+
+const PURGE_KEYS: &str = "
+    DELETE FROM idempotency_keys
+    WHERE (tenant, key) IN (
+        SELECT tenant, key FROM idempotency_keys WHERE created_at <= ?1 ORDER BY created_at LIMIT ?2
+    )";
+
+const PURGE_WORKERS: &str = "
+    DELETE FROM workers
+    WHERE id IN (SELECT id FROM workers WHERE seen_at < ?1 LIMIT ?2)
+    RETURNING stale";
+
+/// What a worker counted outlives its row.
+const KEEP_COUNT: &str = "UPDATE installation SET stale_completions = stale_completions + ?1";
+
+const WORKERS_KEPT_FOR: Duration = Duration::from_secs(86_400);
+
+impl Sqlite {
+    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
+        let mut transaction = self.begin().await?;
+        let now = clock::now(&mut transaction).await?;
+        let purged: Vec<Uuid> =
+            sqlx::query_scalar(PURGE_PREDICTIONS).bind(now).bind(limit).fetch_all(&mut *transaction).await?;
+        let purged = rows::ids(purged);
+        for rest in PURGE_REST {
+            sqlx::query(rest).bind(id_list(&purged)).execute(&mut *transaction).await?;
+        }
+        let old = now.plus(-micros(keys_for));
+        let keys = sqlx::query(PURGE_KEYS).bind(old).bind(limit).execute(&mut *transaction).await?;
+        let tests: Vec<Uuid> =
+            sqlx::query_scalar(PURGE_TESTS).bind(old).bind(limit).fetch_all(&mut *transaction).await?;
+        let tests = rows::ids(tests);
+        sqlx::query(PURGE_ATTEMPTS).bind(id_list(&tests)).execute(&mut *transaction).await?;
+        sqlx::query(PURGE_SECRETS).bind(now).bind(limit).execute(&mut *transaction).await?;
+        let counts: Vec<i64> = sqlx::query_scalar(PURGE_WORKERS)
+            .bind(now.plus(-micros(WORKERS_KEPT_FOR)))
+            .bind(limit)
+            .fetch_all(&mut *transaction)
+            .await?;
+        sqlx::query(KEEP_COUNT).bind(counts.iter().sum::<i64>()).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        let number = |ids: Vec<PredictionId>| u64::try_from(ids.len()).unwrap_or(u64::MAX);
+        Ok(Purged { predictions: number(purged), keys: keys.rows_affected(), tests: number(tests) })
+    }
+}

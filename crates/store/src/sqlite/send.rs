@@ -1,0 +1,199 @@
+//! Sending: deliveries claimed under a lease, settled behind the fence, and swept.
+
+use std::{collections::HashSet, time::Duration};
+
+use prediction::{DeliveryId, WorkerId};
+use sqlx::{SqliteConnection, types::Json};
+use uuid::Uuid;
+
+use super::{
+    Sqlite,
+    clock::{self, Stamp},
+};
+use crate::{
+    ClaimedDelivery, Settled, Spare, StoreError, SweptDeliveries, Written,
+    numbers::micros,
+    settled::{self, Item},
+    webhook_rows::ClaimedDeliveryRow,
+};
+
+/// The origins of all lines, each found by one look into the index.
+const ORIGINS: &str = "
+    WITH RECURSIVE origins (origin) AS (
+        SELECT min(origin) FROM deliveries WHERE status = 0
+        UNION ALL
+        SELECT (SELECT min(origin) FROM deliveries WHERE status = 0 AND origin > origins.origin)
+        FROM origins
+        WHERE origins.origin IS NOT NULL
+    )
+    SELECT origin FROM origins WHERE origin IS NOT NULL";
+
+/// The front of one origin's line.
+const FRONT: &str = "
+    SELECT due_at, prediction_id, event FROM deliveries
+    WHERE status = 0 AND origin = ?1 AND due_at <= ?2
+    ORDER BY due_at, prediction_id, event
+    LIMIT ?3";
+
+const TAKE: &str = "
+    UPDATE deliveries
+    SET status = 1, epoch = epoch + 1, sender = ?2, lease_until = ?3
+    WHERE (prediction_id, event) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?1))";
+
+const READ_TAKEN: &str = "
+    SELECT held.prediction_id, event, epoch, held.tenant, held.url, endpoint, origin, round, ?2 AS claimed_at,
+           held.created_at, body, disabled_at IS NOT NULL AS is_disabled,
+           COALESCE(octet_length(input), 0) + COALESCE(octet_length(output), 0) AS payload_bytes
+    FROM json_each(?1) AS wanted
+    CROSS JOIN deliveries AS held
+        ON held.prediction_id = unhex(wanted.value ->> 0) AND held.event = wanted.value ->> 1
+    LEFT JOIN endpoints ON endpoints.tenant = held.tenant AND endpoints.url = endpoint
+    LEFT JOIN inputs ON inputs.prediction_id = held.prediction_id
+    LEFT JOIN outputs ON outputs.prediction_id = held.prediction_id
+    ORDER BY due_at, held.prediction_id, event";
+
+/// Compare-and-set on the epoch.
+const SETTLE: &str = "
+    UPDATE deliveries
+    SET status = ?5, sender = NULL, lease_until = NULL, due_at = COALESCE(?4 + ?6, due_at),
+        completed_at = CASE WHEN ?5 >= 2 THEN ?4 END, attempts = attempts + ?7, round = round + ?7
+    WHERE prediction_id = ?1 AND event = ?2 AND epoch = ?3 AND status = 1
+    RETURNING attempts, tenant, endpoint";
+
+const WRITE_ATTEMPT: &str = "
+    INSERT INTO delivery_attempts (prediction_id, event, attempt, at, latency, status, answer, error, message)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
+const DISABLE: &str = "
+    INSERT INTO endpoints (id, tenant, url, created_at, disabled_at)
+    VALUES (?1, ?2, ?3, ?4, ?4)
+    ON CONFLICT (tenant, url) DO UPDATE SET disabled_at = COALESCE(disabled_at, excluded.disabled_at)";
+
+const SWEEP_LEASES: &str = "
+    UPDATE deliveries
+    SET status = 0, epoch = epoch + 1, sender = NULL, lease_until = NULL
+    WHERE (prediction_id, event) IN (
+        SELECT prediction_id, event FROM deliveries
+        WHERE status = 1 AND lease_until < ?1
+        ORDER BY lease_until
+        LIMIT ?2
+    )";
+
+const SWEEP_OLD: &str = "
+    UPDATE deliveries
+    SET status = 3, completed_at = ?1
+    WHERE (prediction_id, event) IN (
+        SELECT prediction_id, event FROM deliveries
+        WHERE status = 0 AND begun_at < ?1 - ?3
+        ORDER BY begun_at
+        LIMIT ?2
+    )";
+
+impl Sqlite {
+    pub(crate) async fn claim_deliveries(
+        &self,
+        sender: WorkerId,
+        spare: &[Spare],
+        usual_spare: u32,
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let now = clock::now(&mut transaction).await?;
+        let spare_of = |origin: &str| {
+            let said = spare.iter().find(|spare| spare.origin == origin);
+            said.map_or(usual_spare, |spare| spare.attempts).min(limit)
+        };
+        let front = front(&mut transaction, now, spare_of, limit).await?;
+        if front.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lease_until = now.plus(micros(lease));
+        let take = sqlx::query(TAKE).bind(Json(&front)).bind(sender.0).bind(lease_until);
+        take.execute(&mut *transaction).await?;
+        let rows: Vec<ClaimedDeliveryRow<Stamp>> =
+            sqlx::query_as(READ_TAKEN).bind(Json(&front)).bind(now).fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect()
+    }
+
+    pub(crate) async fn settle_deliveries(&self, settled: &[Settled]) -> Result<Vec<Written>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let now = clock::now(&mut transaction).await?;
+        let mut applied = HashSet::new();
+        for item in settled.iter().map(Item::from) {
+            if settle(&mut transaction, now, &item).await? {
+                applied.insert(item.sending);
+            }
+        }
+        transaction.commit().await?;
+        Ok(settled::written(settled, applied))
+    }
+
+    pub(crate) async fn sweep_deliveries(&self, longest: Duration, limit: u32) -> Result<SweptDeliveries, StoreError> {
+        let mut transaction = self.begin().await?;
+        let now = clock::now(&mut transaction).await?;
+        let requeued = sqlx::query(SWEEP_LEASES).bind(now).bind(limit).execute(&mut *transaction).await?;
+        let old = sqlx::query(SWEEP_OLD).bind(now).bind(limit).bind(micros(longest));
+        let exhausted = old.execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(SweptDeliveries { requeued: requeued.rows_affected(), exhausted: exhausted.rows_affected() })
+    }
+}
+
+/// The first `limit` of all lines together, evenly: first the first of each, then the second.
+async fn front(
+    connection: &mut SqliteConnection,
+    now: Stamp,
+    spare_of: impl Fn(&str) -> u32,
+    limit: u32,
+) -> sqlx::Result<Vec<(String, i16)>> {
+    let origins: Vec<String> = sqlx::query_scalar(ORIGINS).fetch_all(&mut *connection).await?;
+    let mut front: Vec<(usize, (Stamp, Uuid, i16))> = Vec::new();
+    for origin in &origins {
+        let spare = spare_of(origin);
+        if spare > 0 {
+            let line: Vec<(Stamp, Uuid, i16)> =
+                sqlx::query_as(FRONT).bind(origin).bind(now).bind(spare).fetch_all(&mut *connection).await?;
+            front.extend(line.into_iter().enumerate());
+        }
+    }
+    front.sort_unstable();
+    front.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(front.into_iter().map(|(_, (_, prediction, event))| (prediction.simple().to_string(), event)).collect())
+}
+
+/// Whether the fence let it pass.
+async fn settle(connection: &mut SqliteConnection, now: Stamp, item: &Item<'_>) -> sqlx::Result<bool> {
+    let DeliveryId { prediction, event } = item.sending.id;
+    let changed: Option<(i32, String, String)> = sqlx::query_as(SETTLE)
+        .bind(prediction.0)
+        .bind(event.code())
+        .bind(item.sending.epoch)
+        .bind(now)
+        .bind(item.status.code())
+        .bind(item.wait.map(micros))
+        .bind(item.at().is_some())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some((attempts, tenant, endpoint)) = changed else { return Ok(false) };
+    if let Some(at) = item.at() {
+        sqlx::query(WRITE_ATTEMPT)
+            .bind(prediction.0)
+            .bind(event.code())
+            .bind(attempts)
+            .bind(Stamp::from(at))
+            .bind(item.latency())
+            .bind(item.http_status())
+            .bind(item.body())
+            .bind(item.error())
+            .bind(item.message())
+            .execute(&mut *connection)
+            .await?;
+    }
+    if item.is_gone {
+        let disable = sqlx::query(DISABLE).bind(Uuid::new_v4()).bind(tenant).bind(endpoint).bind(now);
+        disable.execute(connection).await?;
+    }
+    Ok(true)
+}

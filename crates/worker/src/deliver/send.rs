@@ -1,0 +1,211 @@
+//! From a claim to an attempt: secrets and predictions are read for a whole batch, large predictions one by one within a budget
+//! of memory, then each delivery is sent once.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use prediction::{DeliveryId, Event, Prediction, PredictionId};
+use store::{Answer, Attempt, ClaimedDelivery, NextStep, Unanswered};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use webhook::{ExtraHeader, Failed, Message, MessageId, Refused, Secrets, Verdict, schedule};
+
+use super::{
+    body, secrets,
+    sender::{Ready, Sender},
+};
+/// Predictions with no more than so many bytes of input and output are read together and without a budget: as many as there
+/// are slots are few bytes.
+const SMALL: u64 = 64 * 1024;
+/// How long a delivery waits for memory; the lease has little more to spare.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// When a delivery is due again that could not be attempted for a reason which will pass.
+const SOON: Duration = Duration::from_secs(1);
+/// When a delivery is due again whose secrets cannot be read: somebody has to set the right key.
+const AFTER_UNREADABLE: Duration = Duration::from_secs(60);
+
+/// The header that names the event, for receivers of the bare prediction.
+const HEADER_EVENT: &str = "augur-event";
+/// The header with the event's place among its prediction's.
+const HEADER_SEQUENCE: &str = "augur-sequence";
+
+/// Memory for large predictions and their bodies, in KiB.
+pub(super) struct Budget(Arc<Semaphore>);
+
+impl Budget {
+    const KIB: u32 = 64 * 1024;
+
+    /// Memory for one delivery: its prediction and its body, of which both are there while the one is made of the other.
+    /// None when there is not enough in time. One that is larger than the whole budget has it alone.
+    async fn take(&self, payload_bytes: u64, patience: Duration) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(2 * payload_bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(Self::KIB);
+        timeout(patience, Arc::clone(&self.0).acquire_many_owned(kib)).await.ok()?.ok()
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(Self::KIB as usize)))
+    }
+}
+
+/// Sends each of these, or hands it back.
+pub(super) async fn send_all(sender: Arc<Sender>, batch: Vec<Ready>) {
+    let small: Vec<PredictionId> = batch.iter().map(Ready::delivery).filter(|one| is_small(one)).map(about).collect();
+    let keyring = secrets::read(&sender, batch.iter().map(Ready::delivery));
+    let predictions = sender.ask(sender.store.predictions(&small));
+    let (Ok(keyring), Ok(predictions)) = tokio::join!(keyring, predictions) else {
+        batch.into_iter().for_each(|ready| ready.hand_back(&sender, SOON));
+        return;
+    };
+    let predictions: HashMap<PredictionId, Prediction> =
+        predictions.into_iter().map(|prediction| (prediction.id, prediction)).collect();
+    for ready in batch {
+        let delivery = ready.delivery();
+        let Ok(secrets) = keyring.secrets(delivery) else {
+            sender
+                .unreadable
+                .say(|| tracing::error!("secrets of webhooks cannot be read: they have another webhook key"));
+            ready.hand_back(&sender, AFTER_UNREADABLE);
+            continue;
+        };
+        let prediction = match delivery.sending.id.event {
+            Event::Test => Some(body::made_up(delivery)),
+            _ => predictions.get(&about(delivery)).cloned(),
+        };
+        match prediction {
+            Some(prediction) => {
+                let body = body::of(delivery, prediction, sender.public_url.as_deref());
+                let own = Arc::clone(&sender);
+                sender.spawn(async move { attempt(&own, ready, &secrets, body).await });
+            }
+            None if is_small(delivery) => give_up(&sender, ready),
+            None => sender.spawn(send_large(Arc::clone(&sender), ready, secrets)),
+        }
+    }
+}
+
+fn about(delivery: &ClaimedDelivery) -> PredictionId {
+    delivery.sending.id.prediction
+}
+
+fn is_small(delivery: &ClaimedDelivery) -> bool {
+    delivery.payload_bytes <= SMALL
+}
+
+/// There is nothing to tell of: somebody removed the prediction and left its deliveries.
+fn give_up(sender: &Sender, ready: Ready) {
+    tracing::error!(delivery = %ready.delivery().sending.id, "given up: its prediction is not there");
+    ready.give_up(sender, NextStep::Exhausted);
+}
+
+async fn send_large(sender: Arc<Sender>, ready: Ready, secrets: Arc<Secrets>) {
+    let Some(mut memory) = sender.budget.take(ready.delivery().payload_bytes, PATIENCE).await else {
+        return ready.hand_back(&sender, SOON);
+    };
+    let Ok(mut predictions) = sender.ask(sender.store.predictions(&[about(ready.delivery())])).await else {
+        return ready.hand_back(&sender, SOON);
+    };
+    let Some(prediction) = predictions.pop() else { return give_up(&sender, ready) };
+    let body = body::of(ready.delivery(), prediction, sender.public_url.as_deref());
+    // Of the two, only the body is left.
+    drop(memory.split(memory.num_permits() / 2));
+    attempt(&sender, ready, &secrets, body).await;
+}
+
+/// Sends it once.
+async fn attempt(sender: &Sender, ready: Ready, secrets: &Secrets, body: Bytes) {
+    if !ready.has_time() {
+        return ready.hand_back(sender, SOON);
+    }
+    let delivery = ready.delivery();
+    let id = message_id(delivery.sending.id);
+    let message = Message {
+        url: &delivery.url,
+        id: &id,
+        timestamp: delivery.claimed_at.unix_timestamp(),
+        body,
+        secrets,
+        headers: &headers(delivery.sending.id.event),
+    };
+    let attempt = tokio::select! {
+        biased;
+        () = sender.hand_back.cancelled() => return ready.hand_back(sender, Duration::ZERO),
+        attempt = sender.deliverer.attempt(&message) => attempt,
+    };
+    let (next, health) = (next_step(delivery, &id, &attempt), attempt.health());
+    tracing::debug!(delivery = %id, ?next, "attempted");
+    let record = record(delivery, attempt);
+    ready.attempted(sender, record, health, next);
+}
+
+fn message_id(id: DeliveryId) -> MessageId {
+    id.to_string().parse().expect("ids and events are letters, digits, '-' and '_'")
+}
+
+fn headers(event: Event) -> [ExtraHeader; 2] {
+    let header = |name, value: &str| ExtraHeader::new(name, value).expect("a good header, and not reserved");
+    [header(HEADER_EVENT, event.as_str()), header(HEADER_SEQUENCE, &event.code().to_string())]
+}
+
+fn next_step(delivery: &ClaimedDelivery, id: &MessageId, attempt: &webhook::Attempt) -> NextStep {
+    let ended_at = delivery.claimed_at + attempt.latency;
+    match attempt.verdict(ended_at.unix_timestamp()) {
+        Verdict::Delivered => NextStep::Delivered,
+        Verdict::Gone => NextStep::Gone,
+        Verdict::Retry { at_least } => {
+            let wait = schedule::next_wait(delivery.round.saturating_add(1), schedule::jitter(id), at_least);
+            wait.map_or(NextStep::Exhausted, |wait| NextStep::Retry { wait })
+        }
+    }
+}
+
+fn record(delivery: &ClaimedDelivery, attempt: webhook::Attempt) -> Attempt {
+    let result = match attempt.outcome {
+        Ok(answer) => Ok(Answer { status: answer.status, body: answer.body }),
+        Err(failed) => Err(Unanswered { error: failed.as_str().to_owned(), message: message(&failed) }),
+    };
+    Attempt { at: delivery.claimed_at, latency: attempt.latency, result }
+}
+
+/// For the owner of the delivery. Without the address that a host led to: what our name servers answer, who may know more than
+/// the public ones, is not for everybody.
+fn message(failed: &Failed) -> String {
+    match failed {
+        Failed::Refused(Refused::Address { special, .. }) => format!("webhooks may not go to {}", special.as_str()),
+        _ => failed.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[tokio::test]
+    async fn large_bodies_share_a_budget() {
+        let budget = Budget::default();
+        let take = |mib: u64| budget.take(mib * MIB, Duration::ZERO);
+        let first = take(20).await.expect("40 of 64 MiB");
+        assert!(take(20).await.is_none(), "24 MiB are left");
+        let second = take(12).await.expect("24 MiB are left");
+        assert!(take(1).await.is_none());
+        drop((first, second));
+        let whole = take(1000).await.expect("alone");
+        assert!(take(1).await.is_none());
+        drop(whole);
+        assert!(take(32).await.is_some());
+    }
+
+    #[test]
+    fn every_event_has_its_headers_and_an_id() {
+        for event in Event::ALL {
+            let id = DeliveryId { prediction: PredictionId::generate(), event };
+            assert_eq!(message_id(id).as_str(), id.to_string());
+            assert_eq!(headers(event).len(), 2);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! How events arrive: each once it has happened, signed, in the form that its endpoint wants, whoever sends it.
+
+use futures::{StreamExt as _, stream};
+use prediction::{BodyForm, DeliveryStatus, Event, Events, Status};
+use serde_json::{Value, json};
+
+use crate::{
+    receiver::Receiver,
+    stage::{PATIENCE, Stage, of, until},
+};
+
+on_both!(
+    each_event_arrives_once_in_its_form,
+    only_what_is_wanted_is_told,
+    a_large_output_arrives_whole,
+    a_test_arrives,
+    a_stopping_sender_hands_back_what_is_not_answered,
+    a_killed_senders_deliveries_are_sent_again_with_the_same_id,
+    a_dead_receiver_does_not_hold_up_another
+);
+
+async fn each_event_arrives_once_in_its_form(stage: Stage) {
+    let worker = stage.worker(|_| {}).await;
+    let sender = stage.sender(|config| config.public_url = Some("https://augur.example".to_owned()));
+    let (bare, enveloped) = (Receiver::start("204 No Content").await, Receiver::start("200 OK").await);
+    stage.store.add_endpoint("", &enveloped.endpoint(), BodyForm::Event).await.unwrap();
+    let events = [Event::Start, Event::Output, Event::Logs, Event::Completed];
+    for (receiver, form) in [(&bare, BodyForm::Prediction), (&enveloped, BodyForm::Event)] {
+        let id = stage.send(vec![json!({"value": 7})], |new| new.webhook = Some(receiver.webhook(events))).await[0];
+        // Echo prints nothing, so that there are no logs to tell of.
+        let told = [Event::Start, Event::Output, Event::Completed];
+        for event in told {
+            stage.wait_for_delivery(of(id, event), DeliveryStatus::Delivered, 1).await;
+        }
+        let whole = &stage.get(&[id]).await[0];
+        let mut requests = receiver.requests();
+        requests.sort_by_key(|request| request.header("augur-sequence").to_owned());
+        assert_eq!(requests.len(), told.len());
+        for (request, event) in requests.iter().zip(told) {
+            assert_eq!(request.line(), "POST /hook?x=1 HTTP/1.1");
+            assert_eq!(request.header("webhook-id"), format!("{id}_{event}"));
+            assert_eq!(request.header("augur-event"), event.as_str());
+            let body = request.json();
+            let prediction = match form {
+                BodyForm::Prediction => &body,
+                BodyForm::Event => {
+                    assert_eq!(body["type"], format!("prediction.{event}"));
+                    &body["data"]
+                }
+            };
+            let (status, output) = match event {
+                Event::Completed => ("succeeded", json!(7)),
+                Event::Output => ("processing", json!(7)),
+                _ => ("processing", Value::Null),
+            };
+            assert_eq!((&prediction["status"], &prediction["output"]), (&json!(status), &output), "{event}");
+            assert_eq!(prediction["urls"]["get"], format!("https://augur.example/v1/predictions/{id}"));
+            if event == Event::Completed {
+                let mut stored = serde_json::to_value(whole).unwrap();
+                stored["urls"] = prediction["urls"].clone();
+                assert_eq!(prediction, &stored);
+            }
+        }
+    }
+    sender.stop().await;
+    worker.stop().await;
+}
+
+async fn only_what_is_wanted_is_told(stage: Stage) {
+    let (worker, sender) = (stage.worker(|_| {}).await, stage.sender(|_| {}));
+    let receiver = Receiver::start("200 OK").await;
+    let ids = stage
+        .send(vec![json!({"value": 1}), json!({"value": 1, "fail": "permanent"})], |new| {
+            new.webhook = Some(receiver.webhook(Events::USUAL.iter()));
+        })
+        .await;
+    stage.wait_for(&ids[..1], Status::Succeeded).await;
+    stage.wait_for(&ids[1..], Status::Failed).await;
+    let told = [(ids[0], Event::Output), (ids[0], Event::Completed), (ids[1], Event::Completed)];
+    for (id, event) in told {
+        stage.wait_for_delivery(of(id, event), DeliveryStatus::Delivered, 1).await;
+    }
+    for (id, event) in [(ids[0], Event::Start), (ids[1], Event::Output)] {
+        assert_eq!(stage.store.delivery("", of(id, event)).await.unwrap(), None);
+    }
+    assert_eq!(receiver.requests().len(), told.len());
+    sender.stop().await;
+    worker.stop().await;
+}
+
+async fn a_large_output_arrives_whole(stage: Stage) {
+    let (worker, sender) = (stage.worker(|_| {}).await, stage.sender(|_| {}));
+    let receiver = Receiver::start("200 OK").await;
+    let value = "x".repeat(300_000);
+    let input = json!({"value": value});
+    let id = stage.send(vec![input], |new| new.webhook = Some(receiver.webhook([Event::Completed]))).await[0];
+    stage.wait_for_delivery(of(id, Event::Completed), DeliveryStatus::Delivered, 1).await;
+    assert_eq!(receiver.request().json()["output"], value);
+    sender.stop().await;
+    worker.stop().await;
+}
+
+async fn a_test_arrives(stage: Stage) {
+    let sender = stage.sender(|_| {});
+    let receiver = Receiver::start("200 OK").await;
+    let id = stage.test(&receiver.webhook([])).await;
+    let delivery = stage.wait_for_delivery(id, DeliveryStatus::Delivered, 1).await;
+    let attempts = stage.store.delivery_attempts("", id, None, 10).await.unwrap();
+    let [(1, attempt)] = &attempts[..] else { panic!("{attempts:?}") };
+    let answer = attempt.result.as_ref().unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"ok"[..]));
+    assert_eq!(delivery.latest.unwrap().at, attempt.at);
+    let request = receiver.request();
+    assert_eq!(request.header("webhook-timestamp"), attempt.at.unix_timestamp().to_string());
+    assert_eq!(request.header("augur-event"), "test");
+    assert_eq!(request.json()["source"], "test");
+    sender.stop().await;
+}
+
+async fn a_stopping_sender_hands_back_what_is_not_answered(stage: Stage) {
+    let receiver = Receiver::start("").await;
+    let id = stage.test(&receiver.webhook([])).await;
+    let first = stage.sender(|config| config.grace = std::time::Duration::ZERO);
+    until(async || !receiver.requests().is_empty()).await;
+    first.stop().await;
+    let delivery = stage.delivery(id).await;
+    assert_eq!((delivery.status, delivery.attempts), (DeliveryStatus::Waiting, 0));
+    assert!(delivery.due_at.unwrap() <= stage.store.now().await.unwrap(), "at once");
+    receiver.say("200 OK");
+    let second = stage.sender(|_| {});
+    stage.wait_for_delivery(id, DeliveryStatus::Delivered, 1).await;
+    second.stop().await;
+}
+
+async fn a_killed_senders_deliveries_are_sent_again_with_the_same_id(stage: Stage) {
+    let receiver = Receiver::start("").await;
+    let id = stage.test(&receiver.webhook([])).await;
+    let first = stage.sender(|_| {});
+    until(async || !receiver.requests().is_empty()).await;
+    first.kill().await;
+    receiver.say("200 OK");
+    let second = stage.sender(|_| {});
+    stage.wait_for_delivery(id, DeliveryStatus::Delivered, 1).await;
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        assert_eq!(request.header("webhook-id"), id.to_string());
+    }
+    second.stop().await;
+}
+
+async fn a_dead_receiver_does_not_hold_up_another(stage: Stage) {
+    let (dead, healthy) = (Receiver::start("").await, Receiver::start("200 OK").await);
+    let (to_dead, to_healthy) = (dead.webhook([]), healthy.webhook([]));
+    let add = async |_| {
+        stage.test(&to_dead).await;
+    };
+    stream::iter(0..2000).for_each_concurrent(8, add).await;
+    let sender = stage.sender(|config| config.grace = std::time::Duration::ZERO);
+    until(async || !dead.requests().is_empty()).await;
+    let ids: Vec<_> = stream::iter(0..50).then(async |_| stage.test(&to_healthy).await).collect().await;
+    for id in ids {
+        stage.wait_for_delivery(id, DeliveryStatus::Delivered, 1).await;
+    }
+    // 16 at once, and a few that see whether it is well again when this machine is slow.
+    let attempts = dead.requests().len();
+    assert!((1..=16 + PATIENCE.as_secs() as usize).contains(&attempts), "{attempts} attempts at the dead one");
+    sender.stop().await;
+}
