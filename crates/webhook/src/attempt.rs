@@ -81,6 +81,13 @@ impl From<Unvetted> for Failed {
 }
 
 impl Failed {
+    /// Whether the reason is this process's own: nobody was asked and nothing was sent, so the attempt says nothing of the
+    /// receiver and is none of its ten.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        *self == Self::Unresolved(io::ErrorKind::ResourceBusy)
+    }
+
     /// One word for records and metrics; it does not change between versions.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

@@ -1,7 +1,11 @@
 //! From a claim to an attempt: secrets and predictions are read for a whole batch, large predictions one by one within a budget
 //! of memory, then each delivery is sent once.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use prediction::{DeliveryId, Event, Prediction, PredictionId};
@@ -16,6 +20,8 @@ use super::{
     body, secrets,
     sender::{Ready, Sender},
 };
+use crate::outage::Trouble;
+
 /// Predictions with no more than so many bytes of input and output are read together and without a budget: as many as there
 /// are slots are few bytes.
 const SMALL: u64 = 64 * 1024;
@@ -23,7 +29,8 @@ const SMALL: u64 = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// When a delivery is due again that could not be attempted for a reason which will pass.
 const SOON: Duration = Duration::from_secs(1);
-/// When a delivery is due again whose secrets cannot be read: somebody has to set the right key.
+/// When a delivery is due again whose secrets or prediction cannot be read: somebody has to set the right key, or to start a
+/// newer program.
 const AFTER_UNREADABLE: Duration = Duration::from_secs(60);
 
 /// The header that names the event, for receivers of the bare prediction.
@@ -55,13 +62,10 @@ impl Default for Budget {
 pub(super) async fn send_all(sender: Arc<Sender>, batch: Vec<Ready>) {
     let small: Vec<PredictionId> = batch.iter().map(Ready::delivery).filter(|one| is_small(one)).map(about).collect();
     let keyring = secrets::read(&sender, batch.iter().map(Ready::delivery));
-    let predictions = sender.ask(sender.store.predictions(&small));
-    let (Ok(keyring), Ok(predictions)) = tokio::join!(keyring, predictions) else {
+    let (Ok(keyring), Ok(read)) = tokio::join!(keyring, read(&sender, &small)) else {
         batch.into_iter().for_each(|ready| ready.hand_back(&sender, SOON));
         return;
     };
-    let predictions: HashMap<PredictionId, Prediction> =
-        predictions.into_iter().map(|prediction| (prediction.id, prediction)).collect();
     for ready in batch {
         let delivery = ready.delivery();
         let Ok(secrets) = keyring.secrets(delivery) else {
@@ -73,7 +77,7 @@ pub(super) async fn send_all(sender: Arc<Sender>, batch: Vec<Ready>) {
         };
         let prediction = match delivery.sending.id.event {
             Event::Test => Some(body::made_up(delivery)),
-            _ => predictions.get(&about(delivery)).cloned(),
+            _ => read.predictions.get(&about(delivery)).cloned(),
         };
         match prediction {
             Some(prediction) => {
@@ -81,8 +85,39 @@ pub(super) async fn send_all(sender: Arc<Sender>, batch: Vec<Ready>) {
                 let own = Arc::clone(&sender);
                 sender.spawn(async move { attempt(&own, ready, &secrets, body).await });
             }
+            None if read.unreadable.contains(&about(delivery)) => ready.hand_back(&sender, AFTER_UNREADABLE),
             None if is_small(delivery) => give_up(&sender, ready),
             None => sender.spawn(send_large(Arc::clone(&sender), ready, secrets)),
+        }
+    }
+}
+
+/// Predictions read for a batch of deliveries.
+#[derive(Default)]
+struct Read {
+    predictions: HashMap<PredictionId, Prediction>,
+    /// Those that are there, and that this program cannot make sense of.
+    unreadable: HashSet<PredictionId>,
+}
+
+/// Reads these; one by one when the store refuses all of them because of some.
+async fn read(sender: &Sender, ids: &[PredictionId]) -> Result<Read, Trouble> {
+    let by_id = |predictions: Vec<Prediction>| predictions.into_iter().map(|prediction| (prediction.id, prediction));
+    match sender.ask(sender.store.predictions(ids)).await {
+        Ok(predictions) => Ok(Read { predictions: by_id(predictions).collect(), ..Read::default() }),
+        Err(Trouble::Away) => Err(Trouble::Away),
+        Err(Trouble::Refused) => {
+            let mut read = Read::default();
+            for id in ids {
+                match sender.ask(sender.store.predictions(&[*id])).await {
+                    Ok(predictions) => read.predictions.extend(by_id(predictions)),
+                    Err(Trouble::Away) => return Err(Trouble::Away),
+                    Err(Trouble::Refused) => {
+                        read.unreadable.insert(*id);
+                    }
+                }
+            }
+            Ok(read)
         }
     }
 }
@@ -105,10 +140,12 @@ async fn send_large(sender: Arc<Sender>, ready: Ready, secrets: Arc<Secrets>) {
     let Some(mut memory) = sender.budget.take(ready.delivery().payload_bytes, PATIENCE).await else {
         return ready.hand_back(&sender, SOON);
     };
-    let Ok(mut predictions) = sender.ask(sender.store.predictions(&[about(ready.delivery())])).await else {
-        return ready.hand_back(&sender, SOON);
-    };
-    let Some(prediction) = predictions.pop() else { return give_up(&sender, ready) };
+    let id = about(ready.delivery());
+    let Ok(mut read) = read(&sender, &[id]).await else { return ready.hand_back(&sender, SOON) };
+    if read.unreadable.contains(&id) {
+        return ready.hand_back(&sender, AFTER_UNREADABLE);
+    }
+    let Some(prediction) = read.predictions.remove(&id) else { return give_up(&sender, ready) };
     let body = body::of(ready.delivery(), prediction, sender.public_url.as_deref());
     // Of the two, only the body is left.
     drop(memory.split(memory.num_permits() / 2));
@@ -135,6 +172,9 @@ async fn attempt(sender: &Sender, ready: Ready, secrets: &Secrets, body: Bytes) 
         () = sender.hand_back.cancelled() => return ready.hand_back(sender, Duration::ZERO),
         attempt = sender.deliverer.attempt(&message) => attempt,
     };
+    if attempt.outcome.as_ref().is_err_and(Failed::is_ours) {
+        return ready.hand_back(sender, SOON);
+    }
     let (next, health) = (next_step(delivery, &id, &attempt), attempt.health());
     tracing::debug!(delivery = %id, ?next, "attempted");
     let record = record(delivery, attempt);
