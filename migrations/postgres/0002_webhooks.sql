@@ -53,13 +53,17 @@ CREATE TABLE deliveries (
     autovacuum_analyze_scale_factor = 0.05
 );
 
--- One line for each origin, so that a claim takes from every line and skips the lines of origins that are not well, however
--- long those are. Events of one moment go in the order in which they happened.
-CREATE INDEX deliveries_waiting ON deliveries (origin, due_at, prediction_id, event) WHERE status = 0;
--- What has waited too long in all.
-CREATE INDEX deliveries_begun ON deliveries (begun_at) WHERE status = 0;
+-- One line for each endpoint, those of an origin side by side, so that a claim takes from every line and skips the lines of
+-- endpoints and of origins that are not well, however long and however many those are. Events of one moment go in the order in
+-- which they happened.
+CREATE INDEX deliveries_waiting ON deliveries (origin, endpoint, due_at, prediction_id, event) WHERE status = 0;
+-- What has waited too long in all. Its condition is not that of the lines: statistics of a moment when nothing waits would make
+-- this index, the smaller one, look as good for a claim, which would then read all that waits once per line.
+CREATE INDEX deliveries_begun ON deliveries (begun_at) WHERE completed_at IS NULL;
 CREATE INDEX deliveries_leases ON deliveries (lease_until) WHERE status = 1;
 CREATE INDEX deliveries_newest ON deliveries (tenant, created_at DESC, prediction_id DESC, event DESC);
+-- What was given up, for those who look after it.
+CREATE INDEX deliveries_given_up ON deliveries (tenant, created_at DESC, prediction_id DESC, event DESC) WHERE status >= 3;
 CREATE INDEX deliveries_of_endpoint ON deliveries (tenant, endpoint, created_at DESC, prediction_id DESC, event DESC);
 -- Tests belong to no prediction and are removed by themselves.
 CREATE INDEX deliveries_tests ON deliveries (created_at) WHERE event = 0 AND status >= 2;

@@ -42,10 +42,11 @@ CREATE TABLE deliveries (
     CONSTRAINT deliveries_delivered_was_tried CHECK (status <> 2 OR round > 0)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX deliveries_waiting ON deliveries (origin, due_at, prediction_id, event) WHERE status = 0;
+CREATE INDEX deliveries_waiting ON deliveries (origin, endpoint, due_at, prediction_id, event) WHERE status = 0;
 CREATE INDEX deliveries_begun ON deliveries (begun_at) WHERE status = 0;
 CREATE INDEX deliveries_leases ON deliveries (lease_until) WHERE status = 1;
 CREATE INDEX deliveries_newest ON deliveries (tenant, created_at DESC, prediction_id DESC, event DESC);
+CREATE INDEX deliveries_given_up ON deliveries (tenant, created_at DESC, prediction_id DESC, event DESC) WHERE status >= 3;
 CREATE INDEX deliveries_of_endpoint ON deliveries (tenant, endpoint, created_at DESC, prediction_id DESC, event DESC);
 CREATE INDEX deliveries_tests ON deliveries (created_at) WHERE event = 0 AND status >= 2;
 

@@ -6,25 +6,26 @@ use prediction::{BodyForm, DeliveryId, Prediction, PredictionId, WorkerId};
 use uuid::Uuid;
 
 use crate::{
-    Backend, ClaimedDelivery, Delivery, DeliveryFilter, Endpoint, EndpointChange, PageOf, Place, SealedSecret, Settled,
-    Spare, Store, StoreError, SweptDeliveries, Webhook, Written, webhooks::Attempt,
+    Backend, Delivery, DeliveryClaim, DeliveryFilter, Endpoint, EndpointChange, Line, PageOf, Place, Room,
+    SealedSecret, Settled, Store, StoreError, SweptDeliveries, Webhook, Written, webhooks::Attempt,
 };
 
 /// # Errors
 /// As with every call on the store.
 impl Store {
     // ---- deliveries
-    /// Takes deliveries that are due under a lease: from each origin at most what `spare` says of it, or `usual_spare` if it
-    /// says nothing, and at most `limit` in all, evenly from the origins and from each the longest due.
+    /// Takes deliveries that are due under a lease: at each origin and each endpoint at most what `room` has for it, and at
+    /// most `limit` in all, evenly from the origins, from the endpoints of each in turn, and to each the longest due. It looks
+    /// at some hundreds of lines, those behind `after`; without that, the first ones.
     pub async fn claim_deliveries(
         &self,
         sender: WorkerId,
-        spare: &[Spare],
-        usual_spare: u32,
+        room: &Room,
+        after: Option<&Line>,
         limit: u32,
         lease: Duration,
-    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
-        on_backend!(self, backend => backend.claim_deliveries(sender, spare, usual_spare, limit, lease).await)
+    ) -> Result<DeliveryClaim, StoreError> {
+        on_backend!(self, backend => backend.claim_deliveries(sender, room, after, limit, lease).await)
     }
 
     /// Writes what became of deliveries, each with its attempt; one answer per item, in order: [`Written::Stale`] when the

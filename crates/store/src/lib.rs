@@ -19,6 +19,7 @@ mod contract;
 mod deliveries;
 mod error;
 mod failures;
+mod lines;
 mod numbers;
 mod outcomes;
 mod page;
@@ -37,8 +38,8 @@ pub use contract::{
 };
 pub use error::StoreError;
 pub use webhooks::{
-    Answer, Attempt, ClaimedDelivery, Delivery, DeliveryFilter, Endpoint, EndpointChange, NextStep, PageOf, Place,
-    SealedSecret, Sending, Settled, Spare, SweptDeliveries, Unanswered, Webhook,
+    Answer, Attempt, ClaimedDelivery, Delivery, DeliveryClaim, DeliveryFilter, Endpoint, EndpointChange, Line,
+    NextStep, PageOf, Place, Room, SealedSecret, Sending, Settled, Spare, SweptDeliveries, Unanswered, Webhook,
 };
 
 use prediction::{ModelName, ModelSpec, Prediction, PredictionId, StreamKey, Version, WorkerId};

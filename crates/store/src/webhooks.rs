@@ -1,6 +1,6 @@
 //! The webhook side of the contract: what goes into the outbox and what comes out.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use prediction::{BodyForm, DeliveryId, DeliveryStatus, Events, PredictionId};
 use time::OffsetDateTime;
@@ -28,13 +28,62 @@ pub struct Sending {
     pub epoch: i32,
 }
 
-/// How many more attempts an origin may have in flight.
-#[derive(Clone, Debug)]
+/// How many more attempts each may have in flight: of origins, or of endpoints.
+#[derive(Clone, Debug, Default)]
 pub struct Spare {
+    /// Those of which something is known; 0 leaves one out.
+    pub known: HashMap<String, u32>,
+    /// Each of the others.
+    pub usual: u32,
+}
+
+impl Spare {
+    /// The same for all.
+    #[must_use]
+    pub fn each(usual: u32) -> Self {
+        Self { known: HashMap::new(), usual }
+    }
+
+    /// What this one has.
+    #[must_use]
+    pub fn of(&self, name: &str) -> u32 {
+        self.known.get(name).copied().unwrap_or(self.usual)
+    }
+}
+
+/// What a claim may take: a delivery counts for its origin and for its endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Room {
+    /// By origin.
+    pub origins: Spare,
+    /// By endpoint.
+    pub endpoints: Spare,
+}
+
+impl Room {
+    /// The same for all origins and all endpoints.
+    #[must_use]
+    pub fn each(usual: u32) -> Self {
+        Self { origins: Spare::each(usual), endpoints: Spare::each(usual) }
+    }
+}
+
+/// The deliveries that wait for one endpoint, the longest due first. Lines are ordered by origin and endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
     /// The origin.
     pub origin: String,
-    /// So many; 0 leaves it out.
-    pub attempts: u32,
+    /// The endpoint.
+    pub endpoint: String,
+}
+
+/// What a claim of deliveries took.
+#[derive(Clone, Debug)]
+pub struct DeliveryClaim {
+    /// The deliveries.
+    pub claimed: Vec<ClaimedDelivery>,
+    /// The last line that was looked at, if there may be more behind it: the next claim goes on there.
+    pub looked_to: Option<Line>,
 }
 
 /// A delivery held under a lease.

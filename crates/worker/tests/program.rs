@@ -35,6 +35,10 @@ async fn it_refuses_an_old_schema_and_broken_models_else_it_gets_ready() {
     assert_eq!(status, Some(1), "{said}");
     assert!(said.starts_with("error: ") && said.contains("/nonexistent/models"), "{said}");
 
+    let (status, said) = refusal(&[&database, "--only=deliveries"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("there is nothing to do") && said.contains("AUGUR_WEBHOOK_KEY"), "{said}");
+
     let command = [env!("CARGO_BIN_EXE_augur-worker"), &database, "--enable-echo", "--models-dir=none"];
     let process = Process::new("augur-worker", command.map(Into::into).to_vec());
     process.start().await;

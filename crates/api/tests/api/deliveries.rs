@@ -7,7 +7,7 @@ use crate::harness::{Server, header, id_of, json_of, problem, until};
 use prediction::{PredictionId, WorkerId};
 use queue::Notice;
 use serde_json::{Value, json};
-use store::{Answer, Attempt, NextStep, Settled, Unanswered, Written};
+use store::{Answer, Attempt, NextStep, Room, Settled, Unanswered, Written};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::broadcast::Receiver;
 
@@ -20,7 +20,8 @@ pub(crate) async fn create(server: &Server, webhook: &str, events: Value) -> Pre
 /// Takes all that is due as a sender does, and settles each with this attempt.
 pub(crate) async fn send_all(server: &Server, result: Result<Answer, Unanswered>, next: NextStep) -> usize {
     let lease = Duration::from_secs(60);
-    let claimed = server.store.claim_deliveries(WorkerId::generate(), &[], 100, 100, lease).await.unwrap();
+    let (sender, room) = (WorkerId::generate(), Room::each(100));
+    let claimed = server.store.claim_deliveries(sender, &room, None, 100, lease).await.unwrap().claimed;
     let settle = |claimed: &store::ClaimedDelivery| {
         let attempt = Attempt { at: claimed.claimed_at, latency: Duration::from_millis(250), result: result.clone() };
         Settled { sending: claimed.sending, attempt: Some(attempt), next: next.clone() }

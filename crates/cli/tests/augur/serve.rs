@@ -1,5 +1,7 @@
 //! `augur serve` with nothing but a directory: it starts, stops, dies and comes back.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::{
@@ -83,4 +85,28 @@ async fn a_broken_model_ends_it_with_a_clear_word() {
     assert_eq!(ran.status, Some(1), "{ran:?}");
     let said = ran.err.lines().last().unwrap_or_default();
     assert!(said.starts_with("error: ") && said.contains("/nonexistent/models"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn weights_that_are_truncated_corrupt_or_missing_end_it_with_the_files_name() {
+    const WEIGHTS: &str = "model.safetensors";
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/augur/digits");
+    let whole = std::fs::read(shipped.join(WEIGHTS)).expect("the weights");
+    let corrupt: Vec<u8> = [&[0xff; 8], &whole[8..]].concat();
+    for weights in [Some(&whole[..whole.len() / 2]), Some(&corrupt), Some(&[]), None] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let model = directory.path().join("digits");
+        std::fs::create_dir(&model).expect("it can be made");
+        for file in ["model.toml", "input.schema.json", "output.schema.json"] {
+            std::fs::copy(shipped.join(file), model.join(file)).expect("it can be copied");
+        }
+        if let Some(weights) = weights {
+            std::fs::write(model.join(WEIGHTS), weights).expect("it can be written");
+        }
+        let (data, model) = (flag("data-dir", directory.path()), flag("model", &model));
+        let ran = augur(&["serve", &data, &model, "--listen=127.0.0.1:0", "--models-dir=none"]).await;
+        let said = ran.err.lines().last().unwrap_or_default();
+        assert_eq!((ran.status, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(said.starts_with("error: ") && said.contains(WEIGHTS), "{}", ran.err);
+    }
 }

@@ -3,68 +3,70 @@
 use std::{collections::HashSet, time::Duration};
 
 use prediction::WorkerId;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Postgres, on_connection};
 use crate::{
-    ClaimedDelivery, Sending, Settled, Spare, StoreError, SweptDeliveries, Written,
+    DeliveryClaim, Line, Room, Sending, Settled, StoreError, SweptDeliveries, Written,
+    lines::{self, Front, LOOKS, PAST_ENDPOINTS},
     numbers::{count, micros},
     settled::{self, Item},
     webhook_rows::{ClaimedDeliveryRow, delivery_id},
 };
 
-/// Each origin's line is found by one look into the index, and those with nothing to spare are left there, however long. The
-/// others are read twice: first to see how deep, so that no more rows are locked than are taken (or one more per line).
-const CLAIM: &str = "
+/// Each line is found by one look into the index, and so is the next origin behind one with nothing to spare, however many
+/// and long its lines are.
+const LOOK: &str = "
     WITH RECURSIVE clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
-    origins (origin) AS (
-        (SELECT origin FROM deliveries WHERE status = 0 ORDER BY origin LIMIT 1)
-        UNION ALL
-        SELECT (
-            SELECT origin FROM deliveries
-            WHERE status = 0 AND origin > origins.origin
-            ORDER BY origin
+    lines (origin, endpoint, look) AS (
+        (
+            SELECT origin, endpoint, 1 FROM deliveries
+            WHERE status = 0 AND (origin, endpoint) > ($1, $2)
+            ORDER BY origin, endpoint
             LIMIT 1
         )
-        FROM origins
-        WHERE origins.origin IS NOT NULL
-    ),
-    lines AS MATERIALIZED (
-        SELECT origin, COALESCE(attempts, $5) AS spare
-        FROM origins
-        LEFT JOIN UNNEST($3::text[], $4::integer[]) AS said (origin, attempts) USING (origin)
-        WHERE origin IS NOT NULL AND COALESCE(attempts, $5) > 0
-    ),
-    depth AS MATERIALIZED (
-        SELECT max(place) AS places
-        FROM (
-            SELECT row_number() OVER (PARTITION BY lines.origin) AS place
-            FROM lines
-            CROSS JOIN LATERAL (
-                SELECT FROM deliveries
-                WHERE status = 0 AND origin = lines.origin AND due_at <= (SELECT at FROM clock)
-                ORDER BY due_at, prediction_id, event
-                LIMIT LEAST(spare, $6)
-            ) AS due
-            ORDER BY place
-            LIMIT $6
-        ) AS taken
-    ),
-    due AS MATERIALIZED (
-        SELECT line.*, row_number() OVER (PARTITION BY lines.origin ORDER BY due_at, prediction_id, event) AS place
+        UNION ALL
+        SELECT next.origin, next.endpoint, look + 1
         FROM lines
-        CROSS JOIN depth
         CROSS JOIN LATERAL (
-            SELECT prediction_id, event, due_at FROM deliveries
-            WHERE status = 0 AND origin = lines.origin AND due_at <= (SELECT at FROM clock)
+            SELECT origin, endpoint FROM deliveries
+            WHERE status = 0 AND (origin, endpoint) > (
+                lines.origin,
+                CASE WHEN COALESCE(($3::jsonb ->> lines.origin)::bigint, $4) > 0 THEN lines.endpoint ELSE $8 END
+            )
+            ORDER BY origin, endpoint
+            LIMIT 1
+        ) AS next
+        WHERE look < $9
+    )
+    SELECT origin, endpoint, ARRAY(
+        SELECT due_at FROM deliveries
+        WHERE status = 0 AND origin = lines.origin AND endpoint = lines.endpoint AND due_at <= (SELECT at FROM clock)
+        ORDER BY due_at
+        LIMIT LEAST(
+            COALESCE(($3::jsonb ->> lines.origin)::bigint, $4),
+            COALESCE(($5::jsonb ->> lines.endpoint)::bigint, $6),
+            $7
+        )
+    )
+    FROM lines
+    ORDER BY look";
+
+/// From each line as many as are wanted, and no more are locked; what another sender is just taking does not count.
+const CLAIM: &str = "
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+    chosen AS MATERIALIZED (
+        SELECT line.*
+        FROM UNNEST($3::text[], $4::text[], $5::integer[]) AS wanted (origin, endpoint, number)
+        CROSS JOIN LATERAL (
+            SELECT prediction_id, event FROM deliveries
+            WHERE status = 0 AND origin = wanted.origin AND endpoint = wanted.endpoint AND due_at <= (SELECT at FROM clock)
             ORDER BY due_at, prediction_id, event
-            LIMIT LEAST(spare, places)
+            LIMIT number
             FOR UPDATE SKIP LOCKED
         ) AS line
-    ),
-    chosen AS MATERIALIZED (
-        SELECT prediction_id, event FROM due ORDER BY place, due_at, prediction_id, event LIMIT $6
     ),
     taken AS (
         UPDATE deliveries
@@ -151,7 +153,7 @@ const SWEEP_OLD: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     old AS MATERIALIZED (
         SELECT prediction_id, event FROM deliveries
-        WHERE status = 0 AND begun_at < (SELECT at - $1::bigint * interval '1 microsecond' FROM clock)
+        WHERE status = 0 AND completed_at IS NULL AND begun_at < (SELECT at - $1::bigint * interval '1 microsecond' FROM clock)
         ORDER BY begun_at
         LIMIT $2
         FOR UPDATE SKIP LOCKED
@@ -165,23 +167,40 @@ impl Postgres {
     pub(crate) async fn claim_deliveries(
         &self,
         sender: WorkerId,
-        spare: &[Spare],
-        usual_spare: u32,
+        room: &Room,
+        after: Option<&Line>,
         limit: u32,
         lease: Duration,
-    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
-        let origins: Vec<&str> = spare.iter().map(|spare| spare.origin.as_str()).collect();
-        let attempts: Vec<i32> = spare.iter().map(|spare| count(spare.attempts)).collect();
+    ) -> Result<DeliveryClaim, StoreError> {
+        let (origin, endpoint) = after.map_or(("", ""), |line| (&line.origin, &line.endpoint));
+        let seen: Vec<(String, String, Vec<OffsetDateTime>)> = on_connection!(self, |connection| sqlx::query_as(LOOK)
+            .bind(origin)
+            .bind(endpoint)
+            .bind(Json(&room.origins.known))
+            .bind(i64::from(room.origins.usual))
+            .bind(Json(&room.endpoints.known))
+            .bind(i64::from(room.endpoints.usual))
+            .bind(i64::from(limit))
+            .bind(PAST_ENDPOINTS)
+            .bind(count(LOOKS))
+            .fetch_all(connection)
+            .await)?;
+        let front = |(origin, endpoint, due)| Front { line: Line { origin, endpoint }, due };
+        let fronts: Vec<_> = seen.into_iter().map(front).collect();
+        let shares = lines::shares(&fronts, room, limit);
+        if shares.is_empty() {
+            return Ok(DeliveryClaim::nothing(lines::looked_to(fronts)));
+        }
         let rows: Vec<ClaimedDeliveryRow<OffsetDateTime>> = on_connection!(self, |connection| sqlx::query_as(CLAIM)
             .bind(sender.0)
             .bind(micros(lease))
-            .bind(&origins)
-            .bind(&attempts)
-            .bind(count(usual_spare))
-            .bind(i64::from(limit))
+            .bind(shares.iter().map(|(line, _)| line.origin.as_str()).collect::<Vec<_>>())
+            .bind(shares.iter().map(|(line, _)| line.endpoint.as_str()).collect::<Vec<_>>())
+            .bind(shares.iter().map(|(_, number)| *number).collect::<Vec<_>>())
             .fetch_all(connection)
             .await)?;
-        rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect()
+        let claimed = rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect::<Result<_, _>>()?;
+        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
     }
 
     pub(crate) async fn settle_deliveries(&self, settled: &[Settled]) -> Result<Vec<Written>, StoreError> {

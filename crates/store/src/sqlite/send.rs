@@ -11,29 +11,26 @@ use super::{
     clock::{self, Stamp},
 };
 use crate::{
-    ClaimedDelivery, Settled, Spare, StoreError, SweptDeliveries, Written,
-    numbers::micros,
+    DeliveryClaim, Line, Room, Settled, StoreError, SweptDeliveries, Written,
+    lines::{self, Front, LOOKS, PAST_ENDPOINTS},
+    numbers::{count, micros},
     settled::{self, Item},
     webhook_rows::ClaimedDeliveryRow,
 };
 
-/// The origins of all lines, each found by one look into the index.
-const ORIGINS: &str = "
-    WITH RECURSIVE origins (origin) AS (
-        SELECT min(origin) FROM deliveries WHERE status = 0
-        UNION ALL
-        SELECT (SELECT min(origin) FROM deliveries WHERE status = 0 AND origin > origins.origin)
-        FROM origins
-        WHERE origins.origin IS NOT NULL
-    )
-    SELECT origin FROM origins WHERE origin IS NOT NULL";
+/// The next line, by one look into the index.
+const NEXT_LINE: &str = "
+    SELECT origin, endpoint FROM deliveries
+    WHERE status = 0 AND (origin, endpoint) > (?1, ?2)
+    ORDER BY origin, endpoint
+    LIMIT 1";
 
-/// The front of one origin's line.
+/// The front of one line.
 const FRONT: &str = "
     SELECT due_at, prediction_id, event FROM deliveries
-    WHERE status = 0 AND origin = ?1 AND due_at <= ?2
+    WHERE status = 0 AND origin = ?1 AND endpoint = ?2 AND due_at <= ?3
     ORDER BY due_at, prediction_id, event
-    LIMIT ?3";
+    LIMIT ?4";
 
 const TAKE: &str = "
     UPDATE deliveries
@@ -93,28 +90,53 @@ impl Sqlite {
     pub(crate) async fn claim_deliveries(
         &self,
         sender: WorkerId,
-        spare: &[Spare],
-        usual_spare: u32,
+        room: &Room,
+        after: Option<&Line>,
         limit: u32,
         lease: Duration,
-    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    ) -> Result<DeliveryClaim, StoreError> {
+        // Not by the writer, which others wait for.
+        let fronts = self.look(room, after, limit).await?;
+        let shares = lines::shares(&fronts, room, limit);
+        if shares.is_empty() {
+            return Ok(DeliveryClaim::nothing(lines::looked_to(fronts)));
+        }
         let mut transaction = self.begin().await?;
         let now = clock::now(&mut transaction).await?;
-        let spare_of = |origin: &str| {
-            let said = spare.iter().find(|spare| spare.origin == origin);
-            said.map_or(usual_spare, |spare| spare.attempts).min(limit)
-        };
-        let front = front(&mut transaction, now, spare_of, limit).await?;
-        if front.is_empty() {
-            return Ok(Vec::new());
+        let mut chosen: Vec<(String, i16)> = Vec::new();
+        for (line, number) in shares {
+            let front = front(&mut transaction, line, now, number).await?.into_iter();
+            chosen.extend(front.map(|(_, prediction, event)| (prediction.simple().to_string(), event)));
         }
         let lease_until = now.plus(micros(lease));
-        let take = sqlx::query(TAKE).bind(Json(&front)).bind(sender.0).bind(lease_until);
+        let take = sqlx::query(TAKE).bind(Json(&chosen)).bind(sender.0).bind(lease_until);
         take.execute(&mut *transaction).await?;
         let rows: Vec<ClaimedDeliveryRow<Stamp>> =
-            sqlx::query_as(READ_TAKEN).bind(Json(&front)).bind(now).fetch_all(&mut *transaction).await?;
+            sqlx::query_as(READ_TAKEN).bind(Json(&chosen)).bind(now).fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
-        rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect()
+        let claimed = rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect::<Result<_, _>>()?;
+        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+    }
+
+    /// Lines behind `after`; of each origin with nothing to spare one at most.
+    async fn look(&self, room: &Room, after: Option<&Line>, limit: u32) -> Result<Vec<Front<Stamp>>, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        let now = clock::now(&mut connection).await?;
+        let (mut origin, mut past) =
+            after.map_or_else(Default::default, |line| (line.origin.clone(), line.endpoint.clone()));
+        let mut fronts = Vec::new();
+        for _ in 0..LOOKS {
+            let next = sqlx::query_as(NEXT_LINE).bind(&origin).bind(&past).fetch_optional(&mut *connection).await?;
+            let Some((of, endpoint)) = next else { break };
+            let line = Line { origin: of, endpoint };
+            let of_origin = room.origins.of(&line.origin);
+            let most = of_origin.min(room.endpoints.of(&line.endpoint)).min(limit);
+            let due = if most > 0 { front(&mut connection, &line, now, count(most)).await? } else { Vec::new() };
+            origin.clone_from(&line.origin);
+            past = if of_origin > 0 { line.endpoint.clone() } else { PAST_ENDPOINTS.to_owned() };
+            fronts.push(Front { line, due: due.into_iter().map(|(due_at, ..)| due_at).collect() });
+        }
+        Ok(fronts)
     }
 
     pub(crate) async fn settle_deliveries(&self, settled: &[Settled]) -> Result<Vec<Written>, StoreError> {
@@ -141,26 +163,13 @@ impl Sqlite {
     }
 }
 
-/// The first `limit` of all lines together, evenly: first the first of each, then the second.
 async fn front(
     connection: &mut SqliteConnection,
+    line: &Line,
     now: Stamp,
-    spare_of: impl Fn(&str) -> u32,
-    limit: u32,
-) -> sqlx::Result<Vec<(String, i16)>> {
-    let origins: Vec<String> = sqlx::query_scalar(ORIGINS).fetch_all(&mut *connection).await?;
-    let mut front: Vec<(usize, (Stamp, Uuid, i16))> = Vec::new();
-    for origin in &origins {
-        let spare = spare_of(origin);
-        if spare > 0 {
-            let line: Vec<(Stamp, Uuid, i16)> =
-                sqlx::query_as(FRONT).bind(origin).bind(now).bind(spare).fetch_all(&mut *connection).await?;
-            front.extend(line.into_iter().enumerate());
-        }
-    }
-    front.sort_unstable();
-    front.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(front.into_iter().map(|(_, (_, prediction, event))| (prediction.simple().to_string(), event)).collect())
+    number: i32,
+) -> sqlx::Result<Vec<(Stamp, Uuid, i16)>> {
+    sqlx::query_as(FRONT).bind(&line.origin).bind(&line.endpoint).bind(now).bind(number).fetch_all(connection).await
 }
 
 /// Whether the fence let it pass.

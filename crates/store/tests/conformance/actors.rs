@@ -12,7 +12,7 @@ use std::{
 
 use prediction::{Event, Failure, FailureCode, PredictionId, Status, WorkerId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use store::{ClaimedDelivery, NextStep, Outcome, Run, RunMetrics, Settled, Store, Written};
+use store::{ClaimedDelivery, NextStep, Outcome, Room, Run, RunMetrics, Settled, Store, Written};
 use tokio::task::JoinSet;
 
 use crate::fixture::{Fixture, LEASE, SWEEP, State, attempted, eventually, json, serves, told};
@@ -174,7 +174,7 @@ async fn settle_all(
     lease: Duration,
     mut next: impl FnMut(&ClaimedDelivery) -> NextStep,
 ) {
-    let claimed = store.claim_deliveries(sender, &[], 1000, 1000, lease).await.unwrap();
+    let claimed = store.claim_deliveries(sender, &Room::each(1000), None, 1000, lease).await.unwrap().claimed;
     tokio::time::sleep(Duration::from_millis(10)).await;
     let settled: Vec<Settled> = claimed.iter().map(|delivery| attempted(delivery, 200, next(delivery))).collect();
     for written in store.settle_deliveries(&settled).await.unwrap() {

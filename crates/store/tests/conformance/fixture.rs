@@ -6,8 +6,8 @@ use prediction::{DeliveryId, Event, ModelName, PredictionId, Priority, StreamKey
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool, sqlite::SqliteConnectOptions, types::Uuid};
 use store::{
-    Answer, Attempt, Claimed, ClaimedDelivery, DeliveryFilter, Location, NewPrediction, NextStep, Run, Settled, Store,
-    Sweep, Webhook, Written,
+    Answer, Attempt, Claimed, ClaimedDelivery, DeliveryFilter, Location, NewPrediction, NextStep, Room, Run, Settled,
+    Store, Sweep, Webhook, Written,
 };
 use tempfile::TempDir;
 
@@ -125,10 +125,10 @@ impl Fixture {
         claim.claimed.first().expect("it waits").run
     }
 
-    /// Takes deliveries, at most 16 to each origin.
+    /// Takes deliveries, at most 16 to each origin and endpoint, from the first lines.
     pub(crate) async fn send(&self, limit: u32, lease: Duration) -> Vec<ClaimedDelivery> {
-        let sent = self.store.claim_deliveries(WorkerId::generate(), &[], 16, limit, lease).await;
-        sent.expect("the claim is answered")
+        let sent = self.store.claim_deliveries(WorkerId::generate(), &Room::each(16), None, limit, lease).await;
+        sent.expect("the claim is answered").claimed
     }
 
     /// Writes what became of one delivery, after an attempt with this answer.

@@ -4,8 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use prediction::{BodyForm, DeliveryId, DeliveryStatus, Event, PredictionId, WorkerId};
 use store::{
-    Answer, Attempt, ClaimedDelivery, EndpointChange, NewPrediction, NextStep, Sending, Settled, Spare,
-    SweptDeliveries, Unanswered, Written,
+    Answer, Attempt, ClaimedDelivery, EndpointChange, Line, NewPrediction, NextStep, Room, Sending, Settled, Spare,
+    SweptDeliveries, Unanswered, Webhook, Written,
 };
 
 use crate::fixture::{Fixture, LEASE, SPENT, attempted, eventually, new, told, webhook};
@@ -13,6 +13,9 @@ use crate::fixture::{Fixture, LEASE, SPENT, attempted, eventually, new, told, we
 on_both!(
     a_claim_hands_over_all_that_sending_needs,
     origins_take_turns_within_their_spare,
+    an_ill_endpoint_does_not_hold_up_its_neighbours,
+    an_origin_has_its_share_whatever_its_paths,
+    claims_get_round_to_every_line,
     the_longest_due_go_first,
     concurrent_senders_never_share,
     a_late_word_writes_nothing,
@@ -34,6 +37,20 @@ async fn ended(fixture: &Fixture, origin: &str, number: usize) -> Vec<Prediction
 
 fn to<'a>(sent: &'a [ClaimedDelivery], origin: &str) -> Vec<&'a ClaimedDelivery> {
     sent.iter().filter(|delivery| delivery.origin == origin).collect()
+}
+
+/// A delivery for each of these endpoints, in this order, all due.
+async fn due_at(fixture: &Fixture, origin: &str, endpoints: impl IntoIterator<Item = String>) {
+    let to_endpoint =
+        |endpoint: String| Webhook { url: endpoint.clone(), endpoint, ..webhook(origin, &[Event::Start]) };
+    let told = |endpoint| NewPrediction { webhook: Some(to_endpoint(endpoint)), ..new() };
+    let ids = fixture.accept(endpoints.into_iter().map(told)).await;
+    fixture.store.claim(WorkerId::generate(), &ids, LEASE).await.unwrap();
+}
+
+fn said(usual: u32, known: &[(&str, u32)]) -> Spare {
+    let known = known.iter().map(|(name, attempts)| ((*name).to_owned(), *attempts)).collect();
+    Spare { known, usual }
 }
 
 async fn a_claim_hands_over_all_that_sending_needs(fixture: Fixture) {
@@ -70,9 +87,8 @@ async fn origins_take_turns_within_their_spare(fixture: Fixture) {
     }
     let sender = WorkerId::generate();
     let claim = async |spare: &[(&str, u32)], usual: u32, limit: u32| {
-        let said = |(origin, attempts): &(&str, u32)| Spare { origin: (*origin).to_owned(), attempts: *attempts };
-        let spare: Vec<Spare> = spare.iter().map(said).collect();
-        let sent = fixture.store.claim_deliveries(sender, &spare, usual, limit, LEASE).await.unwrap();
+        let room = Room { origins: said(usual, spare), endpoints: Spare::each(100) };
+        let sent = fixture.store.claim_deliveries(sender, &room, None, limit, LEASE).await.unwrap().claimed;
         [many, few, one].map(|origin| to(&sent, origin).len())
     };
     assert_eq!(claim(&[], 0, 10).await, [0, 0, 0]);
@@ -85,6 +101,57 @@ async fn origins_take_turns_within_their_spare(fixture: Fixture) {
     ended(&fixture, one, 1).await;
     // The youngest of all, but the first of its line, goes before the fifth of another.
     assert_eq!(claim(&[], 16, 10).await, [5, 4, 1]);
+}
+
+async fn an_ill_endpoint_does_not_hold_up_its_neighbours(fixture: Fixture) {
+    let (origin, ill, well) = ("https://gateway:443", "https://gateway/dead", "https://gateway/ok");
+    due_at(&fixture, origin, (0..300).map(|_| ill.to_owned())).await;
+    due_at(&fixture, origin, (0..5).map(|_| well.to_owned())).await;
+    let claim = async |origins: Spare, endpoints: Spare| {
+        let room = Room { origins, endpoints };
+        let claim = fixture.store.claim_deliveries(WorkerId::generate(), &room, None, 64, LEASE).await.unwrap();
+        assert_eq!(claim.looked_to, None, "there are two lines");
+        [ill, well].map(|endpoint| claim.claimed.iter().filter(|one| one.endpoint == endpoint).count())
+    };
+    // One attempt to see whether the origin is well again goes to whom there is no doubt about.
+    assert_eq!(claim(said(64, &[(origin, 1)]), said(16, &[(ill, 1)])).await, [0, 1]);
+    assert_eq!(claim(Spare::each(2), said(16, &[])).await, [1, 1]);
+    assert_eq!(claim(Spare::each(64), said(2, &[(ill, 0)])).await, [0, 2]);
+    assert_eq!(claim(Spare::each(64), said(16, &[(ill, 3)])).await, [3, 1]);
+    assert_eq!(claim(Spare::each(20), said(16, &[])).await, [16, 0]);
+    assert_eq!(claim(Spare::each(0), said(16, &[])).await, [0, 0]);
+}
+
+async fn an_origin_has_its_share_whatever_its_paths(fixture: Fixture) {
+    let (many, one) = ("https://a:443", "https://b:443");
+    due_at(&fixture, many, (0..500).map(|job| format!("https://a/hook/{job:03}"))).await;
+    due_at(&fixture, one, (0..20).map(|_| "https://b/hook".to_owned())).await;
+    let claim = async |origins: Spare, after: Option<&Line>, limit: u32| {
+        let room = Room { origins, endpoints: Spare::each(16) };
+        let claim = fixture.store.claim_deliveries(WorkerId::generate(), &room, after, limit, LEASE).await.unwrap();
+        ([many, one].map(|origin| to(&claim.claimed, origin).len()), claim.looked_to)
+    };
+    let (taken, looked_to) = claim(Spare::each(64), None, 256).await;
+    assert_eq!((taken, looked_to.is_some()), ([64, 0], true));
+    let (taken, looked_to) = claim(Spare::each(64), looked_to.as_ref(), 10).await;
+    assert_eq!((taken, looked_to), ([5, 5], None));
+    // An origin with nothing to spare is passed by at once.
+    assert_eq!(claim(said(64, &[(many, 0)]), None, 256).await, ([0, 15], None));
+}
+
+async fn claims_get_round_to_every_line(fixture: Fixture) {
+    let endpoints: Vec<String> = (0..2000).map(|path| format!("https://a/{path:04}")).collect();
+    due_at(&fixture, "https://a:443", endpoints.iter().cloned()).await;
+    let (mut found, mut after, mut tours) = (Vec::new(), None, 0);
+    while tours < 2 {
+        let sender = WorkerId::generate();
+        let claim = fixture.store.claim_deliveries(sender, &Room::each(400), after.as_ref(), 400, LEASE).await.unwrap();
+        found.extend(claim.claimed.into_iter().map(|one| one.endpoint));
+        tours += usize::from(claim.looked_to.is_none());
+        after = claim.looked_to;
+    }
+    found.sort();
+    assert_eq!(found, endpoints);
 }
 
 async fn the_longest_due_go_first(fixture: Fixture) {
@@ -116,7 +183,7 @@ async fn concurrent_senders_never_share(fixture: Fixture) {
             let sender = WorkerId::generate();
             let mut held: Vec<Sending> = Vec::new();
             loop {
-                let sent = store.claim_deliveries(sender, &[], 4, 7, LEASE).await.unwrap();
+                let sent = store.claim_deliveries(sender, &Room::each(4), None, 7, LEASE).await.unwrap().claimed;
                 held.extend(sent.iter().map(|delivery| delivery.sending));
                 if sent.is_empty() {
                     return held;

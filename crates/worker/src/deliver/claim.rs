@@ -7,7 +7,7 @@ use std::{
 };
 
 use queue::Notice;
-use store::{ClaimedDelivery, NextStep, Spare};
+use store::{ClaimedDelivery, DeliveryClaim, Line, NextStep, Room, Spare};
 use tokio::{
     sync::{OwnedSemaphorePermit, broadcast::error::RecvError},
     time::sleep,
@@ -22,15 +22,42 @@ use crate::{backoff::Backoff, outage::Trouble};
 /// How often the store is asked by somebody who heard of nothing: retries come due, and notices are lost.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What a claim says of what is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How soon a claim that found nothing goes on with the lines that it did not look at.
+const UNSEEN_AFTER: Duration = Duration::from_millis(50);
+
+/// What a claim says of what is left, by how soon that matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Left {
-    /// There may be more that could be taken at once.
-    More,
+    /// Nothing that could be taken.
+    #[default]
+    Nothing,
     /// There may be more where attempts must end first.
     Blocked,
-    /// Nothing that could be taken.
-    Nothing,
+    /// There are lines that were not looked at.
+    Unseen,
+    /// There may be more that could be taken at once.
+    More,
+}
+
+/// A look at all lines, in as many claims as that takes.
+#[derive(Debug, Default)]
+struct Tour {
+    /// The last line that was looked at.
+    after: Option<Line>,
+    /// What the claims so far say.
+    left: Left,
+}
+
+impl Tour {
+    /// Notes what one claim says; answers what is left in all.
+    fn note(&mut self, left: Left, looked_to: Option<Line>) -> Left {
+        self.after = looked_to;
+        self.left = self.left.max(left);
+        match self.after {
+            Some(_) => left.max(Left::Unseen),
+            None => std::mem::take(&mut self.left),
+        }
+    }
 }
 
 /// Listens until the sender is over or the queue has nothing to tell.
@@ -47,9 +74,9 @@ pub(super) async fn hear_due(sender: Arc<Sender>) {
 
 /// Claims until the sender stops.
 pub(super) async fn claim_due(sender: Arc<Sender>) {
-    let mut backoff = Backoff::for_store();
+    let (mut backoff, mut tour) = (Backoff::for_store(), Tour::default());
     while let Some(slots) = sender.stop.run_until_cancelled(free_slots(&sender)).await {
-        let wait = match claim(&sender, slots).await {
+        let wait = match claim(&sender, slots, &mut tour).await {
             Ok(left) => {
                 backoff.reset();
                 wait(&sender, left).await
@@ -69,7 +96,8 @@ async fn wait(sender: &Sender, left: Left) -> bool {
         () = sender.stop.cancelled() => false,
         () = sender.freed.notified(), if left == Left::Blocked => true,
         () = sender.due.notified() => true,
-        () = sleep(EVERY), if left != Left::More => true,
+        () = sleep(UNSEEN_AFTER), if left == Left::Unseen => true,
+        () = sleep(EVERY), if left < Left::Unseen => true,
         () = std::future::ready(()), if left == Left::More => true,
     }
 }
@@ -84,13 +112,13 @@ async fn free_slots(sender: &Sender) -> Vec<OwnedSemaphorePermit> {
 }
 
 /// Takes as much as there are slots, and begins to send it.
-async fn claim(sender: &Arc<Sender>, slots: Vec<OwnedSemaphorePermit>) -> Result<Left, Trouble> {
-    let (spare, limit) = (sender.spare(), slots.len());
+async fn claim(sender: &Arc<Sender>, slots: Vec<OwnedSemaphorePermit>, tour: &mut Tour) -> Result<Left, Trouble> {
+    let (room, limit) = (sender.room(), slots.len());
     let asked = u32::try_from(limit).unwrap_or(u32::MAX);
     let claimed_at = Instant::now();
-    let call = sender.store.claim_deliveries(sender.id, &spare, sender.usual_spare, asked, LEASE);
-    let claimed = sender.ask(call).await?;
-    let left = left(&claimed, &spare, sender.usual_spare, limit);
+    let call = sender.store.claim_deliveries(sender.id, &room, tour.after.as_ref(), asked, LEASE);
+    let DeliveryClaim { claimed, looked_to } = sender.ask(call).await?;
+    let left = tour.note(left(&claimed, &room, limit), looked_to);
     let mut ready = Vec::with_capacity(claimed.len());
     for (delivery, slot) in claimed.into_iter().zip(slots) {
         let held = Held::new(delivery, slot, claimed_at);
@@ -106,20 +134,25 @@ async fn claim(sender: &Arc<Sender>, slots: Vec<OwnedSemaphorePermit>) -> Result
     Ok(left)
 }
 
-fn left(claimed: &[ClaimedDelivery], spare: &[Spare], usual_spare: u32, limit: usize) -> Left {
-    // What is not attempted leaves its origin as much to spare as it had.
+fn left(claimed: &[ClaimedDelivery], room: &Room, limit: usize) -> Left {
+    // What is not attempted leaves its receiver as much to spare as it had.
     if claimed.len() == limit || claimed.iter().any(|delivery| delivery.is_disabled) {
         return Left::More;
     }
-    let spare: HashMap<&str, u32> = spare.iter().map(|spare| (spare.origin.as_str(), spare.attempts)).collect();
-    let mut taken: HashMap<&str, u32> = HashMap::new();
-    for delivery in claimed {
-        *taken.entry(&delivery.origin).or_default() += 1;
-    }
-    // An origin with nothing to spare was left out, whatever is due there.
-    let is_blocked = spare.values().any(|spare| *spare == 0)
-        || taken.iter().any(|(origin, taken)| taken >= spare.get(origin).unwrap_or(&usual_spare));
+    let origins = claimed.iter().map(|delivery| delivery.origin.as_str());
+    let endpoints = claimed.iter().map(|delivery| delivery.endpoint.as_str());
+    let is_blocked = is_used_up(&room.origins, origins) || is_used_up(&room.endpoints, endpoints);
     if is_blocked { Left::Blocked } else { Left::Nothing }
+}
+
+/// Whether one of these has nothing to spare once so many were taken.
+fn is_used_up<'a>(spare: &Spare, taken: impl Iterator<Item = &'a str>) -> bool {
+    let mut numbers: HashMap<&str, u32> = HashMap::new();
+    for name in taken {
+        *numbers.entry(name).or_default() += 1;
+    }
+    // One with nothing to spare was left out, whatever is due there.
+    spare.known.values().any(|spare| *spare == 0) || numbers.iter().any(|(name, taken)| *taken >= spare.of(name))
 }
 
 #[cfg(test)]
@@ -150,18 +183,40 @@ mod tests {
     #[test]
     fn a_claim_says_whether_there_may_be_more() {
         let of = |origins: &[&str]| -> Vec<_> { origins.iter().map(|origin| claimed(origin, false)).collect() };
-        let spare = |attempts| [Spare { origin: "a".to_owned(), attempts }];
-        for (origins, spare, expected) in [
+        let room = |usual, known: &[(&str, u32)]| {
+            let known = known.iter().map(|(name, attempts)| ((*name).to_owned(), *attempts)).collect();
+            Spare { known, usual }
+        };
+        for (origins, known, expected) in [
             (&[][..], &[][..], Left::Nothing),
             (&["a", "b"], &[], Left::Nothing),
             (&["a", "a"], &[], Left::Blocked),
-            (&["a"], &spare(1), Left::Blocked),
-            (&["a"], &spare(2), Left::Nothing),
-            (&["b"], &spare(0), Left::Blocked),
+            (&["a"], &[("a", 1)], Left::Blocked),
+            (&["a"], &[("a", 2)], Left::Nothing),
+            (&["b"], &[("a", 0)], Left::Blocked),
             (&["a", "b", "c"], &[], Left::More),
         ] {
-            assert_eq!(left(&of(origins), spare, 2, 3), expected, "{origins:?} {spare:?}");
+            let by_origin = Room { origins: room(2, known), endpoints: Spare::each(9) };
+            assert_eq!(left(&of(origins), &by_origin, 3), expected, "{origins:?} {known:?}");
+            let known: Vec<_> = known.iter().map(|(name, attempts)| (format!("{name}/"), *attempts)).collect();
+            let known: Vec<_> = known.iter().map(|(name, attempts)| (name.as_str(), *attempts)).collect();
+            let by_endpoint = Room { origins: Spare::each(9), endpoints: room(2, &known) };
+            assert_eq!(left(&of(origins), &by_endpoint, 3), expected, "{origins:?} {known:?}");
         }
-        assert_eq!(left(&[claimed("a", true)], &[], 2, 3), Left::More);
+        assert_eq!(left(&[claimed("a", true)], &Room::each(2), 3), Left::More);
+    }
+
+    #[test]
+    fn a_tour_goes_on_to_the_last_line_and_remembers_what_it_saw() {
+        let line = || Some(Line { origin: "a".to_owned(), endpoint: "a/".to_owned() });
+        let mut tour = Tour::default();
+        assert_eq!(tour.note(Left::Nothing, None), Left::Nothing);
+        assert_eq!(tour.note(Left::Blocked, line()), Left::Unseen);
+        assert_eq!(tour.note(Left::Nothing, line()), Left::Unseen);
+        assert_eq!((tour.note(Left::Nothing, None), &tour.after), (Left::Blocked, &None));
+        assert_eq!(tour.note(Left::More, line()), Left::More);
+        assert_eq!(tour.note(Left::Nothing, line()), Left::Unseen);
+        assert_eq!(tour.note(Left::Nothing, None), Left::More);
+        assert_eq!(tour.note(Left::Nothing, None), Left::Nothing);
     }
 }

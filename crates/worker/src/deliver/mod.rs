@@ -1,9 +1,10 @@
 //! Deliveries: those that are due are claimed, sent to their webhooks, and what became of them is written.
 //!
 //! One [`deliver`] is one sender. A delivery passes from hand to hand: claimed with a slot of this sender's (`Held`), let
-//! through by fairness between origins (`Ready`), signed and sent once its body is made, settled together with others. The
-//! slot comes back when the store has said that it is settled, so that a sender holds no more than it has slots, whatever
-//! is due and whatever is away. No lease is renewed: an attempt that outlives its own is made again, with the same id.
+//! through by fairness between origins and between endpoints (`Ready`), signed and sent once its body is made, settled
+//! together with others. The slot comes back when the store has said that it is settled, so that a sender holds no more than
+//! it has slots, whatever is due and whatever is away. No lease is renewed: an attempt that outlives its own is made again,
+//! with the same id.
 
 mod body;
 mod claim;

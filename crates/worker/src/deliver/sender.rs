@@ -8,7 +8,7 @@ use std::{
 
 use prediction::WorkerId;
 use queue::Queue;
-use store::{Attempt, ClaimedDelivery, NextStep, Settled, Spare, Store, StoreError};
+use store::{Attempt, ClaimedDelivery, NextStep, Room, Settled, Spare, Store, StoreError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender};
 use tokio_util::sync::CancellationToken;
 use webhook::{Deliverer, EndpointLimits, Fairness, Health, Limits, Permit, Sealer, Tls};
@@ -25,6 +25,10 @@ pub(super) const LEASE: Duration = Duration::from_secs(20);
 /// How much of a lease must be left for an attempt to be worth it: its whole time, and some to write what became of it.
 const NEEDED: Duration = Duration::from_secs(16);
 
+/// The most attempts in flight at one origin, whatever its paths: room for several endpoints, and not for all slots when a
+/// dead one has a path for each job.
+const AT_ORIGIN: usize = 64;
+
 /// Secrets that cannot be read are logged this often.
 const UNREADABLE_EVERY: Duration = Duration::from_secs(60);
 
@@ -36,10 +40,10 @@ pub(super) struct Sender {
     pub(super) deliverer: Deliverer,
     pub(super) sealer: Sealer,
     pub(super) public_url: Option<String>,
-    /// Between origins.
-    fairness: Fairness<String>,
-    /// The most attempts in flight at one origin.
-    pub(super) usual_spare: u32,
+    /// Between origins, which are ill when they do not answer at all.
+    origins: Bounds,
+    /// Between endpoints, which are ill too when their answers say so.
+    endpoints: Bounds,
     /// One permit for each delivery held.
     pub(super) slots: Arc<Semaphore>,
     all_slots: u32,
@@ -49,7 +53,7 @@ pub(super) struct Sender {
     pub(super) unreadable: Sparingly,
     /// Something may be due.
     pub(super) due: Notify,
-    /// An origin may have one more attempt.
+    /// A receiver may have one more attempt.
     pub(super) freed: Notify,
     /// Nothing new is taken.
     pub(super) stop: CancellationToken,
@@ -57,6 +61,12 @@ pub(super) struct Sender {
     pub(super) hand_back: CancellationToken,
     /// Nothing more is done at all.
     pub(super) over: CancellationToken,
+}
+
+/// Who may be tried now, by name, and what one of whom nothing is known may have in flight.
+struct Bounds {
+    fairness: Fairness<String>,
+    usual: usize,
 }
 
 /// A delivery that this sender holds, and the slot that it takes.
@@ -70,7 +80,21 @@ pub(super) struct Held {
 /// A delivery that may be attempted now.
 pub(super) struct Ready {
     held: Held,
-    permit: Permit<String>,
+    of_origin: Permit<String>,
+    of_endpoint: Permit<String>,
+}
+
+impl Bounds {
+    fn new(in_flight: usize) -> Self {
+        let limits = EndpointLimits { in_flight, ..EndpointLimits::default() };
+        Self { fairness: Fairness::new(limits), usual: in_flight }
+    }
+
+    fn spare(&self, now: Instant) -> Spare {
+        let number = |attempts| u32::try_from(attempts).unwrap_or(u32::MAX);
+        let known = self.fairness.spare(now).into_iter().map(|(name, attempts)| (name, number(attempts))).collect();
+        Spare { known, usual: number(self.usual) }
+    }
 }
 
 impl Sender {
@@ -82,9 +106,8 @@ impl Sender {
         stop: CancellationToken,
     ) -> Self {
         let in_flight = u32::try_from(config.in_flight).unwrap_or(u32::MAX).clamp(1, 1 << 16);
-        let limits = EndpointLimits::default();
         // However few they are, one dead origin does not take all of them.
-        let limits = EndpointLimits { in_flight: limits.in_flight.min(in_flight as usize / 4).max(1), ..limits };
+        let at_origin = AT_ORIGIN.min(in_flight as usize / 4).max(1);
         Self {
             id: WorkerId::generate(),
             store,
@@ -92,8 +115,8 @@ impl Sender {
             deliverer: Deliverer::new(config.guard, Tls::default(), Limits::default()),
             sealer: config.sealer,
             public_url: config.public_url,
-            fairness: Fairness::new(limits),
-            usual_spare: u32::try_from(limits.in_flight).unwrap_or(u32::MAX),
+            origins: Bounds::new(at_origin),
+            endpoints: Bounds::new(EndpointLimits::default().in_flight.min(at_origin)),
             slots: Arc::new(Semaphore::new(in_flight as usize)),
             all_slots: in_flight,
             budget: Budget::default(),
@@ -137,19 +160,22 @@ impl Sender {
         let _ = self.slots.acquire_many(self.all_slots).await;
     }
 
-    /// How many more attempts each origin may have of which anything is known.
-    pub(super) fn spare(&self) -> Vec<Spare> {
-        let spare = self.fairness.spare(Instant::now()).into_iter();
-        spare
-            .map(|(origin, attempts)| Spare { origin, attempts: u32::try_from(attempts).unwrap_or(u32::MAX) })
-            .collect()
+    /// How many more attempts origins and endpoints may have now.
+    pub(super) fn room(&self) -> Room {
+        let now = Instant::now();
+        Room { origins: self.origins.spare(now), endpoints: self.endpoints.spare(now) }
     }
 
-    /// Lets a delivery through to be attempted; it goes back when its origin has become ill since it was claimed.
+    /// Lets a delivery through to be attempted; it goes back when its receiver has become ill since it was claimed.
     pub(super) fn admit(&self, held: Held) -> Option<Ready> {
         let now = Instant::now();
-        match self.fairness.try_acquire(held.delivery.origin.clone(), now) {
-            Ok(permit) => Some(Ready { held, permit }),
+        let ClaimedDelivery { origin, endpoint, .. } = &held.delivery;
+        let permits = self.origins.fairness.try_acquire(origin.clone(), now).and_then(|of_origin| {
+            let of_endpoint = self.endpoints.fairness.try_acquire(endpoint.clone(), now)?;
+            Ok((of_origin, of_endpoint))
+        });
+        match permits {
+            Ok((of_origin, of_endpoint)) => Some(Ready { held, of_origin, of_endpoint }),
             Err(not_now) => {
                 held.hand_back(self, not_now.due.saturating_duration_since(now));
                 None
@@ -195,14 +221,18 @@ impl Ready {
 
     /// It was not attempted; `next` says what follows.
     pub(super) fn give_up(self, sender: &Sender, next: NextStep) {
-        drop(self.permit);
+        drop((self.of_origin, self.of_endpoint));
         sender.freed.notify_one();
         self.held.settle(sender, None, next);
     }
 
-    /// It was attempted, and the attempt says something of the origin.
+    /// It was attempted, which says how its endpoint is. Its origin is well as long as there is any answer: one path that is
+    /// broken says nothing of the others.
     pub(super) fn attempted(self, sender: &Sender, attempt: Attempt, health: Health, next: NextStep) {
-        self.permit.settle(health, Instant::now());
+        let now = Instant::now();
+        let of_origin = if attempt.result.is_ok() { Health::Well } else { Health::Ill };
+        self.of_origin.settle(of_origin, now);
+        self.of_endpoint.settle(health, now);
         sender.freed.notify_one();
         self.held.settle(sender, Some(attempt), next);
     }

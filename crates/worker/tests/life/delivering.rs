@@ -16,7 +16,9 @@ on_both!(
     a_test_arrives,
     a_stopping_sender_hands_back_what_is_not_answered,
     a_killed_senders_deliveries_are_sent_again_with_the_same_id,
-    a_dead_receiver_does_not_hold_up_another
+    a_dead_receiver_does_not_hold_up_another,
+    a_broken_path_does_not_hold_up_its_neighbour,
+    a_dead_receiver_with_many_paths_does_not_take_all_slots
 );
 
 async fn each_event_arrives_once_in_its_form(stage: Stage) {
@@ -165,5 +167,49 @@ async fn a_dead_receiver_does_not_hold_up_another(stage: Stage) {
     // 16 at once, and a few that see whether it is well again when this machine is slow.
     let attempts = dead.requests().len();
     assert!((1..=16 + PATIENCE.as_secs() as usize).contains(&attempts), "{attempts} attempts at the dead one");
+    sender.stop().await;
+}
+
+async fn a_broken_path_does_not_hold_up_its_neighbour(stage: Stage) {
+    let gateway = Receiver::start("200 OK").await;
+    gateway.say_at("/dead", "500 Broken");
+    let (dead, ok) = (gateway.webhook_at("/dead"), gateway.webhook_at("/ok"));
+    let add = async |_| {
+        stage.test(&dead).await;
+    };
+    stream::iter(0..2000).for_each_concurrent(8, add).await;
+    let sender = stage.sender(|config| config.grace = std::time::Duration::ZERO);
+    // Enough for the broken one to be given a rest.
+    until(async || gateway.requests().len() >= 5).await;
+    let ids: Vec<_> = stream::iter(0..50).then(async |_| stage.test(&ok).await).collect().await;
+    for id in ids {
+        stage.wait_for_delivery(id, DeliveryStatus::Delivered, 1).await;
+    }
+    let attempts = gateway.requests().iter().filter(|request| request.path() == "/dead").count();
+    // 16 at once, and a few that see whether it is well again when this machine is slow.
+    assert!((5..=32 + PATIENCE.as_secs() as usize).contains(&attempts), "{attempts} attempts at the broken one");
+    sender.stop().await;
+}
+
+async fn a_dead_receiver_with_many_paths_does_not_take_all_slots(stage: Stage) {
+    let (dead, healthy) = (Receiver::start("").await, Receiver::start("200 OK").await);
+    let paths: Vec<_> = (0..500).map(|job| dead.webhook_at(&format!("/hook/{job}"))).collect();
+    let add = async |to| {
+        stage.test(to).await;
+    };
+    stream::iter(&paths).for_each_concurrent(8, add).await;
+    let sender = stage.sender(|config| {
+        config.in_flight = 16;
+        config.grace = std::time::Duration::ZERO;
+    });
+    until(async || dead.requests().len() >= 4).await;
+    let to_healthy = healthy.webhook([]);
+    let ids: Vec<_> = stream::iter(0..50).then(async |_| stage.test(&to_healthy).await).collect().await;
+    for id in ids {
+        stage.wait_for_delivery(id, DeliveryStatus::Delivered, 1).await;
+    }
+    let attempts = dead.requests().len();
+    // A quarter of the slots, again after each time-out until it is given a rest, when this machine is slow.
+    assert!(attempts < 50, "{attempts} attempts at the dead one");
     sender.stop().await;
 }

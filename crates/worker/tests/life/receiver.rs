@@ -1,6 +1,9 @@
 //! Receivers of webhooks on loopback that answer what a test says, or never.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use prediction::{Event, Events};
 use serde_json::Value;
@@ -20,6 +23,8 @@ pub(crate) struct Receiver {
 
 struct Shared {
     says: String,
+    /// By path.
+    elsewhere: HashMap<String, String>,
     requests: Vec<Request>,
 }
 
@@ -35,7 +40,8 @@ impl Receiver {
     pub(crate) async fn start(says: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let shared = Arc::new(Mutex::new(Shared { says: says.to_owned(), requests: Vec::new() }));
+        let shared =
+            Arc::new(Mutex::new(Shared { says: says.to_owned(), elsewhere: HashMap::new(), requests: Vec::new() }));
         let (own, mut task) = (Arc::clone(&shared), JoinSet::new());
         task.spawn(async move {
             let mut open = JoinSet::new();
@@ -49,6 +55,11 @@ impl Receiver {
     /// Answers so from now on.
     pub(crate) fn say(&self, says: &str) {
         says.clone_into(&mut lock(&self.shared).says);
+    }
+
+    /// Answers so at this path.
+    pub(crate) fn say_at(&self, path: &str, says: &str) {
+        lock(&self.shared).elsewhere.insert(path.to_owned(), says.to_owned());
     }
 
     /// Everything that came.
@@ -66,6 +77,12 @@ impl Receiver {
     /// Its URL without a query.
     pub(crate) fn endpoint(&self) -> String {
         format!("{}/hook", self.origin)
+    }
+
+    /// Wants to be told of tests, at this path.
+    pub(crate) fn webhook_at(&self, path: &str) -> Webhook {
+        let url = format!("{}{path}", self.origin);
+        Webhook { url: url.clone(), endpoint: url, origin: self.origin.clone(), events: Events::default() }
     }
 
     /// Wants to be told of these.
@@ -88,6 +105,12 @@ impl Request {
         self.head.lines().next().unwrap()
     }
 
+    /// The path without its query.
+    pub(crate) fn path(&self) -> &str {
+        let target = self.line().split(' ').nth(1).unwrap();
+        target.split_once('?').map_or(target, |(path, _)| path)
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -101,8 +124,9 @@ async fn answer(mut stream: TcpStream, shared: Arc<Mutex<Shared>>) {
     let Some(request) = read(&mut stream).await else { return };
     let says = {
         let mut shared = lock(&shared);
+        let says = shared.elsewhere.get(request.path()).unwrap_or(&shared.says).clone();
         shared.requests.push(request);
-        shared.says.clone()
+        says
     };
     if says.is_empty() {
         // Until the sender has enough of it.
