@@ -5,6 +5,7 @@
 """
 
 import os
+from threading import Lock
 
 from flask import Flask, request
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -13,6 +14,7 @@ app = Flask(__name__)
 webhook = Webhook(os.environ["AUGUR_WEBHOOK_SECRET"])
 # The ids of the events taken. Yours belong in a database, written in the transaction that does the event's work.
 taken = set()
+lock = Lock()  # Flask answers on many threads, and a repetition may come while the first one is at work.
 
 
 @app.post("/hook")
@@ -23,9 +25,10 @@ def receive():
     except (WebhookVerificationError, ValueError):
         return "not signed with our secret", 400
     event = request.headers["webhook-id"]
-    if event not in taken:
-        print(event, prediction["status"], flush=True)  # Do the work here, or put it into a queue of your own.
-        taken.add(event)
+    with lock:
+        if event not in taken:
+            print(event, prediction["status"], flush=True)  # Do the work here, or put it into a queue of your own.
+            taken.add(event)
     return "", 204
 
 

@@ -1,5 +1,5 @@
 //! What the database itself notes while a test runs: every claim, every ending, and every change to what was over. Only here
-//! do the tests know the schema.
+//! and in the outbox do the tests know the schema.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +54,13 @@ pub(crate) async fn tamper(database: &PgPool, statements: &'static str) {
 pub(crate) async fn workers(database: &PgPool) -> BTreeSet<Uuid> {
     let rows = sqlx::query("SELECT id FROM workers").fetch_all(database).await.expect("Postgres answers");
     rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// How many of these are stored.
+pub(crate) async fn stored(database: &PgPool, ids: &[Uuid]) -> usize {
+    let stored = sqlx::query_scalar("SELECT id FROM predictions WHERE id = ANY($1)").bind(ids).fetch_all(database);
+    let stored: Vec<Uuid> = stored.await.expect("Postgres answers");
+    stored.len()
 }
 
 /// How many predictions are not terminal.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::{Journal, Load, PATIENCE, audit, program};
+use crate::{Journal, Load, PATIENCE, Tripwire, Webhooks, audit, outbox, program};
 
 /// A cluster fills a small machine, so tests of one program take turns.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -26,12 +26,16 @@ pub struct Plan {
     pub lease: Duration,
     /// The most predictions that one holds.
     pub slots: u32,
+    /// Whether and how webhooks are sent.
+    pub webhooks: Option<Webhooks>,
+    /// Whether programs see a database's clock that [`Cluster::advance`] moves.
+    pub has_fake_clock: bool,
 }
 
 impl Default for Plan {
     /// Four workers, with a lease that is short for the sake of the tests' duration.
     fn default() -> Self {
-        Self { workers: 4, lease: Duration::from_secs(3), slots: 16 }
+        Self { workers: 4, lease: Duration::from_secs(3), slots: 16, webhooks: None, has_fake_clock: false }
     }
 }
 
@@ -41,15 +45,22 @@ pub struct Cluster {
     pub postgres: Postgres,
     /// Its Redis.
     pub redis: Redis,
+    /// The API's way to Redis.
+    pub tripwire: Tripwire,
     /// Its `augur-api`, always at the same address.
     pub api: Process,
     /// Its `augur-worker`s.
     pub workers: Vec<Process>,
     /// Who the workers are at present: each start gives a new id.
     pub worker_ids: Vec<Uuid>,
+    /// Its senders of webhooks: `augur-worker`s that do nothing else.
+    pub senders: Vec<Process>,
+    pub(crate) sender_command: Vec<OsString>,
+    pub(crate) api_command: Vec<OsString>,
+    pub(crate) has_fake_clock: bool,
     pub(crate) database: PgPool,
-    address: String,
-    client: reqwest::Client,
+    pub(crate) address: String,
+    pub(crate) client: reqwest::Client,
     _models: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -67,27 +78,48 @@ impl Cluster {
 
         migrate(&database_url).await;
         audit::install(&database).await;
+        let database_url = match plan.has_fake_clock {
+            true => outbox::install_clock(&database, &database_url).await,
+            false => database_url,
+        };
 
-        let servers = [("--database-url", database_url), ("--redis-url", redis.url())];
+        let tripwire = Tripwire::start(&redis.url()).await;
+        let servers = [("--database-url", database_url.clone()), ("--redis-url", redis.url())];
+        let servers_of_api = [("--database-url", database_url), ("--redis-url", tripwire.url())];
         let models = tempfile::tempdir().expect("temporary directories can be made");
         let worker = command("augur-worker", &servers)
             .chain(["--enable-echo".into(), "--models-dir".into(), models.path().into()])
             .chain(["--lease".into(), format!("{}s", plan.lease.as_secs()).into()])
             .chain(["--slots".into(), plan.slots.to_string().into()])
             // Tests kill workers at random: what was hit alone several times is unlucky, not poison.
-            .chain(["--max-crashes".into(), "1000".into()]);
+            .chain(["--max-crashes".into(), "1000".into()])
+            .chain(["--only".into(), "predictions".into()]);
         let worker: Vec<OsString> = worker.collect();
         let workers = (0..plan.workers).map(|_| Process::new("augur-worker", worker.clone())).collect();
 
+        let sender = command("augur-worker", &servers).chain(["--only".into(), "deliveries".into()]);
+        let sender_command: Vec<OsString> =
+            sender.chain(plan.webhooks.iter().flat_map(Webhooks::settings_of_sender)).collect();
+        let senders = 0..plan.webhooks.map_or(0, |webhooks| webhooks.senders);
+        let senders = senders.map(|_| Process::new("augur-sender", sender_command.clone())).collect();
+
         let port = servers::free_port();
-        let api = command("augur-api", &servers).chain(["--listen".into(), format!("127.0.0.1:{port}").into()]);
-        let api = Process::new("augur-api", api.collect());
+        let api = command("augur-api", &servers_of_api)
+            .chain(["--listen".into(), format!("127.0.0.1:{port}").into()])
+            .chain(plan.webhooks.iter().flat_map(Webhooks::settings_of_api));
+        let api_command: Vec<OsString> = api.collect();
+        let api = Process::new("augur-api", api_command.clone());
         let mut cluster = Self {
             postgres,
             redis,
+            tripwire,
             api,
             workers,
             worker_ids: vec![Uuid::nil(); plan.workers],
+            senders,
+            sender_command,
+            api_command,
+            has_fake_clock: plan.has_fake_clock,
             database,
             address: format!("http://127.0.0.1:{port}"),
             client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client"),
@@ -98,6 +130,9 @@ impl Cluster {
             cluster.start_worker(index).await;
         }
         cluster.start_api().await;
+        for index in 0..cluster.senders.len() {
+            cluster.start_sender(index).await;
+        }
         cluster
     }
 
@@ -162,6 +197,14 @@ impl Cluster {
         audit::tamper(&self.database, statements).await;
     }
 
+    /// How many of these are stored.
+    ///
+    /// # Panics
+    /// When Postgres does not answer.
+    pub async fn stored(&self, ids: &[Uuid]) -> usize {
+        audit::stored(&self.database, ids).await
+    }
+
     /// How many predictions are not finished; one that is canceled or failed is.
     ///
     /// # Panics
@@ -205,7 +248,8 @@ impl Drop for Cluster {
             return;
         }
         let workers = self.workers.iter().enumerate().map(|(index, worker)| (format!("augur-worker {index}"), worker));
-        for (name, process) in std::iter::once(("augur-api".to_owned(), &self.api)).chain(workers) {
+        let senders = self.senders.iter().enumerate().map(|(index, sender)| (format!("sender {index}"), sender));
+        for (name, process) in std::iter::once(("augur-api".to_owned(), &self.api)).chain(workers).chain(senders) {
             let log = process.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");

@@ -4,16 +4,24 @@
 mod audit;
 mod cluster;
 mod load;
+mod outbox;
 mod programs;
+mod receiver;
 mod recovery;
 mod seed;
+mod senders;
+mod tripwire;
 mod verdict;
 
 pub use cluster::{Cluster, Plan};
-pub use load::{Entry, Journal, Load};
+pub use load::{EVENTS, Entry, Journal, Load};
+pub use outbox::{Outbox, Recorded};
 pub use programs::program;
+pub use receiver::{Conduct, Received, Receiver};
 pub use recovery::{Kill, percentile};
 pub use seed::seed;
+pub use senders::{KEY, Webhooks};
+pub use tripwire::{Catch, Tripwire};
 pub use verdict::Verdict;
 
 use std::time::Duration;

@@ -31,12 +31,17 @@ pub struct Load {
     pub per_second: u32,
     /// How long each runs, in milliseconds.
     pub sleep_ms: RangeInclusive<u64>,
+    /// Who is told of every event: each prediction names the next of these URLs. None: nobody is told.
+    pub webhooks: Vec<String>,
 }
+
+/// The events that there are of a prediction that succeeds and logs nothing.
+pub const EVENTS: [&str; 3] = ["start", "output", "completed"];
 
 impl Default for Load {
     /// 2,000 predictions over 20 seconds, of 20 to 100 ms each: every worker holds some at any time.
     fn default() -> Self {
-        Self { count: 2000, per_second: 100, sleep_ms: 20..=100 }
+        Self { count: 2000, per_second: 100, sleep_ms: 20..=100, webhooks: Vec::new() }
     }
 }
 
@@ -75,6 +80,11 @@ impl Journal {
         self.entries.iter().map(|entry| entry.indeterminate).sum()
     }
 
+    /// The ids of the webhooks that tell of its predictions.
+    pub fn webhook_ids(&self) -> impl Iterator<Item = String> {
+        self.entries.iter().flat_map(|entry| EVENTS.map(|event| format!("{}_{event}", entry.id)))
+    }
+
     /// How many requests were refused for the time being.
     #[must_use]
     pub fn refused(&self) -> u32 {
@@ -102,10 +112,12 @@ impl Load {
             let expected =
                 json!({ "number": number, "seed": seed, "die": dice.random::<u32>(), "text": "ä\u{2028}\"\\" });
             let input = json!({ "value": expected, "sleep_ms": dice.random_range(self.sleep_ms.clone()) });
-            let request = client
-                .post(&url)
-                .header("Idempotency-Key", format!("{seed}-{number}"))
-                .json(&json!({ "input": input }));
+            let mut body = json!({ "input": input });
+            if !self.webhooks.is_empty() {
+                body["webhook"] = json!(self.webhooks[number as usize % self.webhooks.len()]);
+                body["webhook_events_filter"] = json!(EVENTS);
+            }
+            let request = client.post(&url).header("Idempotency-Key", format!("{seed}-{number}")).json(&body);
             requests.spawn(async move {
                 let entry = insist(request, expected).await;
                 drop(place);
