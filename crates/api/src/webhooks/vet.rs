@@ -10,7 +10,7 @@ use std::{
 use prediction::Events;
 use store::Webhook;
 use tokio::time::{Instant, timeout};
-use webhook::{Policy, Refused, Target, Unvetted};
+use webhook::{Policy, Refused, Unvetted};
 
 use crate::{
     api::Api,
@@ -65,7 +65,7 @@ pub(crate) async fn vet(api: &Api, pointer: &str, url: &str, events: Events) -> 
             Ok(Ok(_) | Err(Unvetted::Unresolved(_))) | Err(_) => api.vetted.remember(&origin, Instant::now()),
         }
     }
-    Ok(Webhook { endpoint: endpoint(&target), url: target.as_str().to_owned(), origin, events })
+    Ok(Webhook { endpoint: target.endpoint(), url: target.as_str().to_owned(), origin, events })
 }
 
 /// The endpoint of a webhook's URL, read as at registration. Wherever it may lead: what was registered while other networks
@@ -75,12 +75,7 @@ pub(super) fn endpoint_named(url: &str) -> Option<String> {
         let networks = ["0.0.0.0/0", "::/0"].map(str::parse);
         Policy { allowed: networks.into_iter().flatten().collect() }
     });
-    ANYWHERE.vet_url(url).ok().map(|target| endpoint(&target))
-}
-
-/// The URL without query and fragment; within a normalised URL nothing else has their marks.
-fn endpoint(target: &Target) -> String {
-    target.as_str().split(['?', '#']).next().unwrap_or_default().to_owned()
+    ANYWHERE.vet_url(url).ok().map(|target| target.endpoint())
 }
 
 fn invalid(fault: Fault) -> Problem {
