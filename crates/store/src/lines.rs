@@ -19,6 +19,7 @@ pub(crate) struct Front<T> {
 /// How many to take from each line, of those from which any are taken. Each origin has its turns, at most as many as there is
 /// room for; first come the first of its lines, then the second. Among those the endpoint with the most to spare goes first: one
 /// that was found ill has a single attempt, and would otherwise use up the single attempt of an origin in doubt each time.
+/// Turns that go off the room that origins share end where that ends, and leave the rest to those known to be well.
 pub(crate) fn shares<'a, T: Ord>(fronts: &'a [Front<T>], room: &Room, limit: u32) -> Vec<(&'a Line, i32)> {
     let mut waiting: Vec<_> = fronts
         .iter()
@@ -39,6 +40,13 @@ pub(crate) fn shares<'a, T: Ord>(fronts: &'a [Front<T>], room: &Room, limit: u32
         })
         .collect();
     turned.sort_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
+    let mut shared = 0;
+    turned.retain(|(_, _, line)| {
+        room.shared(&line.origin).is_none_or(|spare| {
+            shared += 1;
+            shared <= spare
+        })
+    });
     turned.truncate(limit as usize);
     let mut shares: HashMap<&str, (&Line, u32)> = HashMap::new();
     for (_, _, line) in turned {
@@ -61,7 +69,10 @@ impl DeliveryClaim {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::Others;
 
     fn front(origin: &str, path: &str, due: &[u32]) -> Front<u32> {
         let line = Line { origin: origin.to_owned(), endpoint: format!("{origin}/{path}") };
@@ -97,6 +108,19 @@ mod tests {
         assert_eq!(taken(&fronts, &room, 100), [("a/y".into(), 2), ("b/z".into(), 2)]);
         room.origins.known.insert("b".to_owned(), 0);
         assert_eq!(taken(&fronts, &room, 100), [("a/y".into(), 2)]);
+    }
+
+    #[test]
+    fn origins_not_known_to_be_well_share_their_room() {
+        let fronts = [front("a", "x", &[1, 2, 3]), front("b", "y", &[4]), front("c", "z", &[5, 6, 7])];
+        let share = |spare| {
+            let others = Some(Others { spare, well: HashSet::from(["c".to_owned()]) });
+            taken(&fronts, &Room { others, ..Room::each(16) }, 6)
+        };
+        assert_eq!(share(0), [("c/z".into(), 3)]);
+        assert_eq!(share(1), [("a/x".into(), 1), ("c/z".into(), 3)]);
+        assert_eq!(share(2), [("a/x".into(), 1), ("b/y".into(), 1), ("c/z".into(), 3)]);
+        assert_eq!(share(9), [("a/x".into(), 3), ("b/y".into(), 1), ("c/z".into(), 2)], "six in all");
     }
 
     #[test]

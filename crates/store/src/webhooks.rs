@@ -1,6 +1,9 @@
 //! The webhook side of the contract: what goes into the outbox and what comes out.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use prediction::{BodyForm, DeliveryId, DeliveryStatus, Events, PredictionId};
 use time::OffsetDateTime;
@@ -58,13 +61,30 @@ pub struct Room {
     pub origins: Spare,
     /// By endpoint.
     pub endpoints: Spare,
+    /// What bounds some origins together; nothing when there is none.
+    pub others: Option<Others>,
+}
+
+/// Room that is kept for origins which are known to be well: all others have a part together.
+#[derive(Clone, Debug, Default)]
+pub struct Others {
+    /// How many more attempts they may have in flight together.
+    pub spare: u32,
+    /// The origins that are known to be well, which this does not bound.
+    pub well: HashSet<String>,
 }
 
 impl Room {
     /// The same for all origins and all endpoints.
     #[must_use]
     pub fn each(usual: u32) -> Self {
-        Self { origins: Spare::each(usual), endpoints: Spare::each(usual) }
+        Self { origins: Spare::each(usual), endpoints: Spare::each(usual), others: None }
+    }
+
+    /// How many more attempts this origin and others have together, where that is bounded.
+    #[must_use]
+    pub fn shared(&self, origin: &str) -> Option<u32> {
+        self.others.as_ref().filter(|others| !others.well.contains(origin)).map(|others| others.spare)
     }
 }
 

@@ -29,7 +29,7 @@ pub use address::Special;
 pub use answer::{Answer, BodyEnd, RetryAfter};
 pub use attempt::{Attempt, Failed, Health, Step, Verdict};
 pub use deliver::{Deliverer, Limits};
-pub use fairness::{EndpointLimits, Fairness, NotNow, Permit, Wait};
+pub use fairness::{EndpointLimits, Fairness, NotNow, Others, Permit, Wait};
 pub use guard::{Guard, Unvetted};
 pub use headers::{ExtraHeader, RefusedHeader};
 pub use message::{InvalidMessageId, Message, MessageId};

@@ -4,8 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use prediction::{BodyForm, DeliveryId, DeliveryStatus, Event, PredictionId, WorkerId};
 use store::{
-    Answer, Attempt, ClaimedDelivery, EndpointChange, Line, NewPrediction, NextStep, Room, Sending, Settled, Spare,
-    SweptDeliveries, Unanswered, Webhook, Written,
+    Answer, Attempt, ClaimedDelivery, EndpointChange, Line, NewPrediction, NextStep, Others, Room, Sending, Settled,
+    Spare, SweptDeliveries, Unanswered, Webhook, Written,
 };
 
 use crate::fixture::{Fixture, LEASE, SPENT, attempted, eventually, new, told, webhook};
@@ -15,6 +15,7 @@ on_both!(
     origins_take_turns_within_their_spare,
     an_ill_endpoint_does_not_hold_up_its_neighbours,
     an_origin_has_its_share_whatever_its_paths,
+    room_is_kept_for_origins_known_to_be_well,
     claims_get_round_to_every_line,
     the_longest_due_go_first,
     concurrent_senders_never_share,
@@ -87,7 +88,7 @@ async fn origins_take_turns_within_their_spare(fixture: Fixture) {
     }
     let sender = WorkerId::generate();
     let claim = async |spare: &[(&str, u32)], usual: u32, limit: u32| {
-        let room = Room { origins: said(usual, spare), endpoints: Spare::each(100) };
+        let room = Room { origins: said(usual, spare), ..Room::each(100) };
         let sent = fixture.store.claim_deliveries(sender, &room, None, limit, LEASE).await.unwrap().claimed;
         [many, few, one].map(|origin| to(&sent, origin).len())
     };
@@ -108,7 +109,7 @@ async fn an_ill_endpoint_does_not_hold_up_its_neighbours(fixture: Fixture) {
     due_at(&fixture, origin, (0..300).map(|_| ill.to_owned())).await;
     due_at(&fixture, origin, (0..5).map(|_| well.to_owned())).await;
     let claim = async |origins: Spare, endpoints: Spare| {
-        let room = Room { origins, endpoints };
+        let room = Room { origins, endpoints, others: None };
         let claim = fixture.store.claim_deliveries(WorkerId::generate(), &room, None, 64, LEASE).await.unwrap();
         assert_eq!(claim.looked_to, None, "there are two lines");
         [ill, well].map(|endpoint| claim.claimed.iter().filter(|one| one.endpoint == endpoint).count())
@@ -127,7 +128,7 @@ async fn an_origin_has_its_share_whatever_its_paths(fixture: Fixture) {
     due_at(&fixture, many, (0..500).map(|job| format!("https://a/hook/{job:03}"))).await;
     due_at(&fixture, one, (0..20).map(|_| "https://b/hook".to_owned())).await;
     let claim = async |origins: Spare, after: Option<&Line>, limit: u32| {
-        let room = Room { origins, endpoints: Spare::each(16) };
+        let room = Room { origins, ..Room::each(16) };
         let claim = fixture.store.claim_deliveries(WorkerId::generate(), &room, after, limit, LEASE).await.unwrap();
         ([many, one].map(|origin| to(&claim.claimed, origin).len()), claim.looked_to)
     };
@@ -137,6 +138,27 @@ async fn an_origin_has_its_share_whatever_its_paths(fixture: Fixture) {
     assert_eq!((taken, looked_to), ([5, 5], None));
     // An origin with nothing to spare is passed by at once.
     assert_eq!(claim(said(64, &[(many, 0)]), None, 256).await, ([0, 15], None));
+}
+
+async fn room_is_kept_for_origins_known_to_be_well(fixture: Fixture) {
+    let well = "https://well:443";
+    for stranger in 0..30 {
+        ended(&fixture, &format!("https://stranger-{stranger}:443"), 3).await;
+    }
+    ended(&fixture, well, 20).await;
+    let claim = async |spare: u32, limit: u32| {
+        let others = Some(Others { spare, well: HashSet::from([well.to_owned()]) });
+        let room = Room { others, ..Room::each(16) };
+        let sent =
+            fixture.store.claim_deliveries(WorkerId::generate(), &room, None, limit, LEASE).await.unwrap().claimed;
+        let to_well = to(&sent, well).len();
+        let origins: HashSet<_> = sent.iter().map(|one| &one.origin).filter(|origin| **origin != well).collect();
+        (sent.len() - to_well, origins.len(), to_well)
+    };
+    assert_eq!(claim(0, 4).await, (0, 0, 4));
+    assert_eq!(claim(10, 14).await, (10, 10, 4), "the longest due go first, one of each");
+    assert_eq!(claim(40, 100).await, (40, 30, 12));
+    assert_eq!(claim(100, 100).await, (40, 20, 0));
 }
 
 async fn claims_get_round_to_every_line(fixture: Fixture) {

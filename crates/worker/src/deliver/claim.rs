@@ -58,6 +58,13 @@ impl Tour {
             None => std::mem::take(&mut self.left),
         }
     }
+
+    /// Notes that something fell due: perhaps in a line that this tour has passed, so that the next must not wait.
+    fn told(&mut self) {
+        if self.after.is_some() {
+            self.left = Left::More;
+        }
+    }
 }
 
 /// Listens until the sender is over or the queue has nothing to tell.
@@ -79,7 +86,7 @@ pub(super) async fn claim_due(sender: Arc<Sender>) {
         let wait = match claim(&sender, slots, &mut tour).await {
             Ok(left) => {
                 backoff.reset();
-                wait(&sender, left).await
+                wait(&sender, left, &mut tour).await
             }
             Err(_) => sender.pause(backoff.next()).await,
         };
@@ -90,12 +97,15 @@ pub(super) async fn claim_due(sender: Arc<Sender>) {
 }
 
 /// Waits for a reason to claim; false when the sender stops.
-async fn wait(sender: &Sender, left: Left) -> bool {
+async fn wait(sender: &Sender, left: Left, tour: &mut Tour) -> bool {
     tokio::select! {
         biased;
         () = sender.stop.cancelled() => false,
         () = sender.freed.notified(), if left == Left::Blocked => true,
-        () = sender.due.notified() => true,
+        () = sender.due.notified() => {
+            tour.told();
+            true
+        }
         () = sleep(UNSEEN_AFTER), if left == Left::Unseen => true,
         () = sleep(EVERY), if left < Left::Unseen => true,
         () = std::future::ready(()), if left == Left::More => true,
@@ -141,7 +151,8 @@ fn left(claimed: &[ClaimedDelivery], room: &Room, limit: usize) -> Left {
     }
     let origins = claimed.iter().map(|delivery| delivery.origin.as_str());
     let endpoints = claimed.iter().map(|delivery| delivery.endpoint.as_str());
-    let is_blocked = is_used_up(&room.origins, origins) || is_used_up(&room.endpoints, endpoints);
+    let is_blocked =
+        is_used_up(&room.origins, origins) || is_used_up(&room.endpoints, endpoints) || is_shared_up(room, claimed);
     if is_blocked { Left::Blocked } else { Left::Nothing }
 }
 
@@ -155,10 +166,18 @@ fn is_used_up<'a>(spare: &Spare, taken: impl Iterator<Item = &'a str>) -> bool {
     spare.known.values().any(|spare| *spare == 0) || numbers.iter().any(|(name, taken)| *taken >= spare.of(name))
 }
 
+/// Whether origins that share their room have used it up.
+fn is_shared_up(room: &Room, taken: &[ClaimedDelivery]) -> bool {
+    let number = taken.iter().filter(|delivery| room.shared(&delivery.origin).is_some()).count();
+    room.others.as_ref().is_some_and(|others| number >= others.spare as usize)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use prediction::{BodyForm, DeliveryId, Event, PredictionId};
-    use store::Sending;
+    use store::{Others, Sending};
     use time::OffsetDateTime;
 
     use super::*;
@@ -196,14 +215,29 @@ mod tests {
             (&["b"], &[("a", 0)], Left::Blocked),
             (&["a", "b", "c"], &[], Left::More),
         ] {
-            let by_origin = Room { origins: room(2, known), endpoints: Spare::each(9) };
+            let by_origin = Room { origins: room(2, known), ..Room::each(9) };
             assert_eq!(left(&of(origins), &by_origin, 3), expected, "{origins:?} {known:?}");
             let known: Vec<_> = known.iter().map(|(name, attempts)| (format!("{name}/"), *attempts)).collect();
             let known: Vec<_> = known.iter().map(|(name, attempts)| (name.as_str(), *attempts)).collect();
-            let by_endpoint = Room { origins: Spare::each(9), endpoints: room(2, &known) };
+            let by_endpoint = Room { endpoints: room(2, &known), ..Room::each(9) };
             assert_eq!(left(&of(origins), &by_endpoint, 3), expected, "{origins:?} {known:?}");
         }
         assert_eq!(left(&[claimed("a", true)], &Room::each(2), 3), Left::More);
+
+        let shared = |spare| {
+            let others = Some(Others { spare, well: HashSet::from(["well".to_owned()]) });
+            Room { others, ..Room::each(9) }
+        };
+        for (origins, spare, expected) in [
+            (&[][..], 0, Left::Blocked),
+            (&["well"], 0, Left::Blocked),
+            (&["well"], 1, Left::Nothing),
+            (&["well", "well"], 1, Left::Nothing),
+            (&["a", "well"], 1, Left::Blocked),
+            (&["a", "well"], 2, Left::Nothing),
+        ] {
+            assert_eq!(left(&of(origins), &shared(spare), 3), expected, "{origins:?} {spare}");
+        }
     }
 
     #[test]
@@ -217,6 +251,12 @@ mod tests {
         assert_eq!(tour.note(Left::More, line()), Left::More);
         assert_eq!(tour.note(Left::Nothing, line()), Left::Unseen);
         assert_eq!(tour.note(Left::Nothing, None), Left::More);
+        assert_eq!(tour.note(Left::Nothing, None), Left::Nothing);
+        tour.told();
+        assert_eq!(tour.note(Left::Nothing, None), Left::Nothing, "a tour begins with it");
+        assert_eq!(tour.note(Left::Nothing, line()), Left::Unseen);
+        tour.told();
+        assert_eq!(tour.note(Left::Nothing, None), Left::More, "it may be behind this tour");
         assert_eq!(tour.note(Left::Nothing, None), Left::Nothing);
     }
 }

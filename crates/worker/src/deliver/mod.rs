@@ -8,6 +8,7 @@
 
 mod body;
 mod claim;
+mod memory;
 mod secrets;
 mod send;
 mod sender;

@@ -1,5 +1,5 @@
-//! From a claim to an attempt: secrets and predictions are read for a whole batch, large predictions one by one within a budget
-//! of memory, then each delivery is sent once.
+//! From a claim to an attempt: secrets and predictions are read for a whole batch, large predictions one by one as there is
+//! memory for them, then each delivery is sent once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,10 +10,6 @@ use std::{
 use bytes::Bytes;
 use prediction::{DeliveryId, Event, Prediction, PredictionId};
 use store::{Answer, Attempt, ClaimedDelivery, NextStep, Unanswered};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
 use webhook::{ExtraHeader, Failed, Message, MessageId, Refused, Secrets, Verdict, schedule};
 
 use super::{
@@ -22,8 +18,8 @@ use super::{
 };
 use crate::outage::Trouble;
 
-/// Predictions with no more than so many bytes of input and output are read together and without a budget: as many as there
-/// are slots are few bytes.
+/// Predictions with no more than so many bytes of input and output are read together and without asking for memory:
+/// as many as there are slots are few bytes.
 const SMALL: u64 = 64 * 1024;
 /// How long a delivery waits for memory; the lease has little more to spare.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -37,26 +33,6 @@ const AFTER_UNREADABLE: Duration = Duration::from_secs(60);
 const HEADER_EVENT: &str = "augur-event";
 /// The header with the event's place among its prediction's.
 const HEADER_SEQUENCE: &str = "augur-sequence";
-
-/// Memory for large predictions and their bodies, in KiB.
-pub(super) struct Budget(Arc<Semaphore>);
-
-impl Budget {
-    const KIB: u32 = 64 * 1024;
-
-    /// Memory for one delivery: its prediction and its body, of which both are there while the one is made of the other.
-    /// None when there is not enough in time. One that is larger than the whole budget has it alone.
-    async fn take(&self, payload_bytes: u64, patience: Duration) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(2 * payload_bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(Self::KIB);
-        timeout(patience, Arc::clone(&self.0).acquire_many_owned(kib)).await.ok()?.ok()
-    }
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(Self::KIB as usize)))
-    }
-}
 
 /// Sends each of these, or hands it back.
 pub(super) async fn send_all(sender: Arc<Sender>, batch: Vec<Ready>) {
@@ -137,9 +113,9 @@ fn give_up(sender: &Sender, ready: Ready) {
 }
 
 async fn send_large(sender: Arc<Sender>, ready: Ready, secrets: Arc<Secrets>) {
-    let Some(mut memory) = sender.budget.take(ready.delivery().payload_bytes, PATIENCE).await else {
-        return ready.hand_back(&sender, SOON);
-    };
+    let ClaimedDelivery { origin, payload_bytes, .. } = ready.delivery();
+    let place = sender.memory.take(origin, ready.is_other(), *payload_bytes, PATIENCE).await;
+    let Some(mut place) = place else { return ready.hand_back(&sender, SOON) };
     let id = about(ready.delivery());
     let Ok(mut read) = read(&sender, &[id]).await else { return ready.hand_back(&sender, SOON) };
     if read.unreadable.contains(&id) {
@@ -147,8 +123,7 @@ async fn send_large(sender: Arc<Sender>, ready: Ready, secrets: Arc<Secrets>) {
     }
     let Some(prediction) = read.predictions.remove(&id) else { return give_up(&sender, ready) };
     let body = body::of(ready.delivery(), prediction, sender.public_url.as_deref());
-    // Of the two, only the body is left.
-    drop(memory.split(memory.num_permits() / 2));
+    place.is_made();
     attempt(&sender, ready, &secrets, body).await;
 }
 
@@ -222,23 +197,6 @@ fn message(failed: &Failed) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    #[tokio::test]
-    async fn large_bodies_share_a_budget() {
-        let budget = Budget::default();
-        let take = |mib: u64| budget.take(mib * MIB, Duration::ZERO);
-        let first = take(20).await.expect("40 of 64 MiB");
-        assert!(take(20).await.is_none(), "24 MiB are left");
-        let second = take(12).await.expect("24 MiB are left");
-        assert!(take(1).await.is_none());
-        drop((first, second));
-        let whole = take(1000).await.expect("alone");
-        assert!(take(1).await.is_none());
-        drop(whole);
-        assert!(take(32).await.is_some());
-    }
 
     #[test]
     fn every_event_has_its_headers_and_an_id() {

@@ -8,12 +8,12 @@ use std::{
 
 use prediction::WorkerId;
 use queue::Queue;
-use store::{Attempt, ClaimedDelivery, NextStep, Room, Settled, Spare, Store, StoreError};
+use store::{Attempt, ClaimedDelivery, NextStep, Others, Room, Settled, Spare, Store, StoreError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender};
 use tokio_util::sync::CancellationToken;
 use webhook::{Deliverer, EndpointLimits, Fairness, Health, Limits, Permit, Sealer, Tls};
 
-use super::{DeliveryConfig, send::Budget, settle::Item};
+use super::{DeliveryConfig, memory::Memory, settle::Item};
 use crate::{
     outage::{Outage, Trouble},
     sparingly::Sparingly,
@@ -28,6 +28,10 @@ const NEEDED: Duration = Duration::from_secs(16);
 /// The most attempts in flight at one origin, whatever its paths: room for several endpoints, and not for all slots when a
 /// dead one has a path for each job.
 const AT_ORIGIN: usize = 64;
+
+/// Of so many slots, one is for origins not found well of late: the rest is room for those that were, whatever many unheard-of
+/// hosts do that never answer.
+const OTHERS: usize = 2;
 
 /// Secrets that cannot be read are logged this often.
 const UNREADABLE_EVERY: Duration = Duration::from_secs(60);
@@ -47,7 +51,7 @@ pub(super) struct Sender {
     /// One permit for each delivery held.
     pub(super) slots: Arc<Semaphore>,
     all_slots: u32,
-    pub(super) budget: Budget,
+    pub(super) memory: Memory,
     settled: UnboundedSender<Item>,
     outage: Outage,
     pub(super) unreadable: Sparingly,
@@ -85,16 +89,24 @@ pub(super) struct Ready {
 }
 
 impl Bounds {
-    fn new(in_flight: usize) -> Self {
-        let limits = EndpointLimits { in_flight, ..EndpointLimits::default() };
+    fn new(in_flight: usize, others: usize) -> Self {
+        let limits = EndpointLimits { in_flight, others, ..EndpointLimits::default() };
         Self { fairness: Fairness::new(limits), usual: in_flight }
     }
 
     fn spare(&self, now: Instant) -> Spare {
-        let number = |attempts| u32::try_from(attempts).unwrap_or(u32::MAX);
         let known = self.fairness.spare(now).into_iter().map(|(name, attempts)| (name, number(attempts))).collect();
         Spare { known, usual: number(self.usual) }
     }
+
+    fn others(&self, now: Instant) -> Others {
+        let webhook::Others { spare, well } = self.fairness.others(now);
+        Others { spare: number(spare), well }
+    }
+}
+
+fn number(attempts: usize) -> u32 {
+    u32::try_from(attempts).unwrap_or(u32::MAX)
 }
 
 impl Sender {
@@ -115,11 +127,11 @@ impl Sender {
             deliverer: Deliverer::new(config.guard, Tls::default(), Limits::default()),
             sealer: config.sealer,
             public_url: config.public_url,
-            origins: Bounds::new(at_origin),
-            endpoints: Bounds::new(EndpointLimits::default().in_flight.min(at_origin)),
+            origins: Bounds::new(at_origin, (in_flight as usize / OTHERS).max(1)),
+            endpoints: Bounds::new(EndpointLimits::default().in_flight.min(at_origin), usize::MAX),
             slots: Arc::new(Semaphore::new(in_flight as usize)),
             all_slots: in_flight,
-            budget: Budget::default(),
+            memory: Memory::default(),
             settled,
             outage: Outage::default(),
             unreadable: Sparingly::new(UNREADABLE_EVERY),
@@ -163,7 +175,8 @@ impl Sender {
     /// How many more attempts origins and endpoints may have now.
     pub(super) fn room(&self) -> Room {
         let now = Instant::now();
-        Room { origins: self.origins.spare(now), endpoints: self.endpoints.spare(now) }
+        let others = Some(self.origins.others(now));
+        Room { origins: self.origins.spare(now), endpoints: self.endpoints.spare(now), others }
     }
 
     /// Lets a delivery through to be attempted; it goes back when its receiver has become ill since it was claimed.
@@ -206,6 +219,11 @@ impl Held {
 impl Ready {
     pub(super) fn delivery(&self) -> &ClaimedDelivery {
         &self.held.delivery
+    }
+
+    /// Whether its origin had not been found well of late.
+    pub(super) fn is_other(&self) -> bool {
+        self.of_origin.is_other()
     }
 
     /// Whether its lease lasts long enough for an attempt: one that outlived it would be made again beside it, and count for

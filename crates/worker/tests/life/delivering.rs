@@ -1,8 +1,11 @@
 //! How events arrive: each once it has happened, signed, in the form that its endpoint wants, whoever sends it.
 
+use std::time::Duration;
+
 use futures::{StreamExt as _, stream};
-use prediction::{BodyForm, DeliveryStatus, Event, Events, Status};
+use prediction::{BodyForm, DeliveryStatus, Event, Events, PredictionId, Status};
 use serde_json::{Value, json};
+use store::Webhook;
 
 use crate::{
     receiver::Receiver,
@@ -13,6 +16,7 @@ on_both!(
     each_event_arrives_once_in_its_form,
     only_what_is_wanted_is_told,
     a_large_output_arrives_whole,
+    receivers_that_hold_on_to_large_bodies_leave_memory_to_others,
     a_test_arrives,
     a_stopping_sender_hands_back_what_is_not_answered,
     a_killed_senders_deliveries_are_sent_again_with_the_same_id,
@@ -102,6 +106,36 @@ async fn a_large_output_arrives_whole(stage: Stage) {
     worker.stop().await;
 }
 
+async fn receivers_that_hold_on_to_large_bodies_leave_memory_to_others(stage: Stage) {
+    let worker = stage.worker(|_| {}).await;
+    let sender = stage.sender(|config| config.grace = Duration::ZERO);
+    let (tarpit, healthy) = (Receiver::start("").await, Receiver::start("200 OK").await);
+    // With its input, a body of the largest size, of which there are two at once.
+    let input = json!({"value": "x".repeat(700_000)});
+    let send = async |webhooks: Vec<Webhook>| {
+        let mut ids = Vec::new();
+        for webhook in webhooks {
+            ids.extend(stage.send(vec![input.clone()], |new| new.webhook = Some(webhook.clone())).await);
+        }
+        ids
+    };
+    let to_healthy = healthy.webhook([Event::Completed]);
+    let arrive = async |ids: Vec<PredictionId>| {
+        for id in ids {
+            stage.wait_for_delivery(of(id, Event::Completed), DeliveryStatus::Delivered, 1).await;
+        }
+    };
+    arrive(send(vec![to_healthy.clone()]).await).await;
+
+    let tarpits = (1..=6).map(|host| tarpit.webhook_on(&format!("127.0.1.{host}"), [Event::Completed]));
+    send(tarpits.collect()).await;
+    until(async || !tarpit.requests().is_empty()).await;
+    arrive(send(vec![to_healthy; 10]).await).await;
+    assert_eq!(tarpit.requests().len(), 1, "the first of them still holds on to its body, and the rest wait for it");
+    sender.stop().await;
+    worker.stop().await;
+}
+
 async fn a_test_arrives(stage: Stage) {
     let sender = stage.sender(|_| {});
     let receiver = Receiver::start("200 OK").await;
@@ -122,7 +156,7 @@ async fn a_test_arrives(stage: Stage) {
 async fn a_stopping_sender_hands_back_what_is_not_answered(stage: Stage) {
     let receiver = Receiver::start("").await;
     let id = stage.test(&receiver.webhook([])).await;
-    let first = stage.sender(|config| config.grace = std::time::Duration::ZERO);
+    let first = stage.sender(|config| config.grace = Duration::ZERO);
     until(async || !receiver.requests().is_empty()).await;
     first.stop().await;
     let delivery = stage.delivery(id).await;
@@ -158,7 +192,7 @@ async fn a_dead_receiver_does_not_hold_up_another(stage: Stage) {
         stage.test(&to_dead).await;
     };
     stream::iter(0..2000).for_each_concurrent(8, add).await;
-    let sender = stage.sender(|config| config.grace = std::time::Duration::ZERO);
+    let sender = stage.sender(|config| config.grace = Duration::ZERO);
     until(async || !dead.requests().is_empty()).await;
     let ids: Vec<_> = stream::iter(0..50).then(async |_| stage.test(&to_healthy).await).collect().await;
     for id in ids {
@@ -178,7 +212,7 @@ async fn a_broken_path_does_not_hold_up_its_neighbour(stage: Stage) {
         stage.test(&dead).await;
     };
     stream::iter(0..2000).for_each_concurrent(8, add).await;
-    let sender = stage.sender(|config| config.grace = std::time::Duration::ZERO);
+    let sender = stage.sender(|config| config.grace = Duration::ZERO);
     // Enough for the broken one to be given a rest.
     until(async || gateway.requests().len() >= 5).await;
     let ids: Vec<_> = stream::iter(0..50).then(async |_| stage.test(&ok).await).collect().await;
@@ -200,7 +234,7 @@ async fn a_dead_receiver_with_many_paths_does_not_take_all_slots(stage: Stage) {
     stream::iter(&paths).for_each_concurrent(8, add).await;
     let sender = stage.sender(|config| {
         config.in_flight = 16;
-        config.grace = std::time::Duration::ZERO;
+        config.grace = Duration::ZERO;
     });
     until(async || dead.requests().len() >= 4).await;
     let to_healthy = healthy.webhook([]);

@@ -14,9 +14,10 @@ use tokio::{
     task::JoinSet,
 };
 
-/// A receiver; its connections end with it.
+/// A receiver on every address of loopback; its connections end with it.
 pub(crate) struct Receiver {
     origin: String,
+    port: u16,
     shared: Arc<Mutex<Shared>>,
     _task: JoinSet<()>,
 }
@@ -38,8 +39,9 @@ pub(crate) struct Request {
 impl Receiver {
     /// Answers with this status and, in further lines, headers; without a status, never.
     pub(crate) async fn start(says: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let origin = format!("http://127.0.0.1:{port}");
         let shared =
             Arc::new(Mutex::new(Shared { says: says.to_owned(), elsewhere: HashMap::new(), requests: Vec::new() }));
         let (own, mut task) = (Arc::clone(&shared), JoinSet::new());
@@ -49,7 +51,7 @@ impl Receiver {
                 open.spawn(answer(stream, Arc::clone(&own)));
             }
         });
-        Self { origin, shared, _task: task }
+        Self { origin, port, shared, _task: task }
     }
 
     /// Answers so from now on.
@@ -83,6 +85,13 @@ impl Receiver {
     pub(crate) fn webhook_at(&self, path: &str) -> Webhook {
         let url = format!("{}{path}", self.origin);
         Webhook { url: url.clone(), endpoint: url, origin: self.origin.clone(), events: Events::default() }
+    }
+
+    /// Wants to be told of these at another address, which is an origin of its own.
+    pub(crate) fn webhook_on(&self, host: &str, events: impl IntoIterator<Item = Event>) -> Webhook {
+        let origin = format!("http://{host}:{}", self.port);
+        let url = format!("{origin}/hook");
+        Webhook { url: url.clone(), endpoint: url, origin, events: events.into_iter().collect() }
     }
 
     /// Wants to be told of these.
