@@ -28,6 +28,8 @@ pub struct Plan {
     pub slots: u32,
     /// Whether and how webhooks are sent.
     pub webhooks: Option<Webhooks>,
+    /// The most predictions that wait, if not as many as usual.
+    pub queue_limit: Option<u32>,
     /// Whether programs see a database's clock that [`Cluster::advance`] moves.
     pub has_fake_clock: bool,
 }
@@ -35,7 +37,8 @@ pub struct Plan {
 impl Default for Plan {
     /// Four workers, with a lease that is short for the sake of the tests' duration.
     fn default() -> Self {
-        Self { workers: 4, lease: Duration::from_secs(3), slots: 16, webhooks: None, has_fake_clock: false }
+        let lease = Duration::from_secs(3);
+        Self { workers: 4, lease, slots: 16, webhooks: None, queue_limit: None, has_fake_clock: false }
     }
 }
 
@@ -59,7 +62,8 @@ pub struct Cluster {
     pub(crate) api_command: Vec<OsString>,
     pub(crate) has_fake_clock: bool,
     pub(crate) database: PgPool,
-    pub(crate) address: String,
+    /// Where its API is, as `http://` has it.
+    pub address: String,
     pub(crate) client: reqwest::Client,
     _models: TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -106,6 +110,7 @@ impl Cluster {
         let port = servers::free_port();
         let api = command("augur-api", &servers_of_api)
             .chain(["--listen".into(), format!("127.0.0.1:{port}").into()])
+            .chain(plan.queue_limit.iter().flat_map(|limit| ["--queue-limit".into(), limit.to_string().into()]))
             .chain(plan.webhooks.iter().flat_map(Webhooks::settings_of_api));
         let api_command: Vec<OsString> = api.collect();
         let api = Process::new("augur-api", api_command.clone());

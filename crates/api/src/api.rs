@@ -5,18 +5,21 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use prediction::PredictionId;
 use queue::Queue;
-use store::{Accepter, Store};
-use tokio::sync::OnceCell;
+use store::{Accepted, Accepter, NewPrediction, Store};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config,
+    admission::{Admission, Bounds},
+    bodies::{Bodies, Room},
     cached::Cached,
     catalog::Catalog,
     cursor::Signer,
     extract::BodyBounds,
     patience::from_store,
     problem::{Kind, Problem},
+    queue::Counted,
     waiters::Waiters,
     webhooks::{Vetted, Webhooks},
 };
@@ -29,6 +32,12 @@ const FLUSHERS: usize = 2;
 /// The most predictions in one of those transactions.
 const MOST_PER_TRANSACTION: usize = 1024;
 
+/// Bodies larger than this keep their room until the store has answered, even when their callers have gone: the accepter still
+/// holds them. Of smaller ones it holds a few thousand at most.
+const LARGE: usize = 16 * 1024;
+/// Look-ups of earlier requests at once, so that those who are refused do not take the connections of those who are not.
+const LOOK_UPS: usize = 4;
+
 /// The parts of a running API.
 pub(crate) struct Api {
     pub(crate) store: Store,
@@ -37,8 +46,12 @@ pub(crate) struct Api {
     /// Its own address as callers use it, without a trailing slash.
     pub(crate) base: String,
     pub(crate) accepter: Accepter,
+    /// Whether the queue has room.
+    pub(crate) admission: Admission,
+    bodies: Bodies,
+    look_ups: Semaphore,
     pub(crate) catalog: Catalog,
-    pub(crate) queues: Cached<Vec<store::ModelQueue>>,
+    pub(crate) queues: Cached<Counted>,
     pub(crate) waiters: Waiters,
     /// Where webhooks were found to be allowed of late.
     pub(crate) vetted: Vetted,
@@ -67,6 +80,10 @@ impl Api {
         });
         Self {
             accepter: Accepter::start(store.clone(), enqueue, FLUSHERS, MOST_PER_TRANSACTION),
+            admission: Admission::new(Bounds { predictions: config.queue_limit, work: config.queue_time_limit }),
+            // The largest body must fit at least while there is no other.
+            bodies: Bodies::new(config.body_memory.max(config.body_limit)),
+            look_ups: Semaphore::new(LOOK_UPS),
             catalog: Catalog::new(store.clone()),
             queues: Cached::empty(),
             waiters: Waiters::default(),
@@ -87,6 +104,29 @@ impl Api {
         Ok(from_store(self.store.get(TENANT, &[id])).await?.pop())
     }
 
+    /// Stores a new prediction, whose body has this room.
+    pub(crate) async fn accept(&self, new: NewPrediction, room: &Arc<Room>) -> Result<Accepted, Problem> {
+        if new.input.get().len() <= LARGE {
+            return from_store(self.accepter.accept(new)).await;
+        }
+        let (accepter, room) = (self.accepter.clone(), Arc::clone(room));
+        let storing = self.tasks.spawn(async move {
+            let _room = room;
+            accepter.accept(new).await
+        });
+        from_store(async { storing.await.map_err(|_| Problem::internal())?.map_err(Problem::from) }).await
+    }
+
+    /// What became of this request when it was accepted before, if it was.
+    pub(crate) async fn accepted_before(&self, new: &NewPrediction) -> Result<Option<Accepted>, Problem> {
+        let looking_up = async {
+            // Never closed.
+            let _turn = self.look_ups.acquire().await;
+            self.store.accepted_before(new).await
+        };
+        from_store(looking_up).await
+    }
+
     /// What webhooks need, on a server that sends them.
     pub(crate) fn webhooks(&self) -> Result<&Webhooks, Problem> {
         let off = || Problem::new(Kind::WebhooksOff, "This server sends no webhooks: it has no webhook key.");
@@ -99,7 +139,7 @@ impl Api {
     }
 
     /// Bounds of request bodies.
-    pub(crate) fn body_bounds(&self) -> BodyBounds {
-        BodyBounds { bytes: self.config.body_limit, time: self.config.read_timeout }
+    pub(crate) fn body_bounds(&self) -> BodyBounds<'_> {
+        BodyBounds { bytes: self.config.body_limit, time: self.config.read_timeout, bodies: &self.bodies }
     }
 }

@@ -6,12 +6,12 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 use axum::{
     body::Bytes,
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse as _, Redirect, Response},
 };
 use utoipa::{
-    IntoResponses, OpenApi,
-    openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder, Server},
+    IntoResponses, OpenApi, PartialSchema as _,
+    openapi::{self, ContentBuilder, HeaderBuilder, Ref, RefOr, ResponseBuilder, Server},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::Config;
@@ -144,12 +144,17 @@ fn documented(kinds: &[Kind]) -> BTreeMap<String, RefOr<openapi::Response>> {
         let meaning = format!("`{}`:{}", kind.code(), kind.meaning());
         meanings.entry(kind.status().as_str().to_owned()).or_default().push(meaning);
     }
-    let response = |meanings: Vec<String>| {
+    let response = |status: &str, meanings: Vec<String>| {
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        let response = ResponseBuilder::new().description(meanings.join(" "));
+        let mut response = ResponseBuilder::new().description(meanings.join(" "));
+        if status == StatusCode::SERVICE_UNAVAILABLE.as_str() {
+            let seconds =
+                HeaderBuilder::new().schema(Some(u32::schema())).description(Some("seconds after which to try again"));
+            response = response.header("Retry-After", seconds.build());
+        }
         RefOr::T(response.content("application/problem+json", content).build())
     };
-    meanings.into_iter().map(|(status, meanings)| (status, response(meanings))).collect()
+    meanings.into_iter().map(|(status, meanings)| (status.clone(), response(&status, meanings))).collect()
 }
 
 macro_rules! problem_sets {
@@ -179,7 +184,7 @@ problem_sets! {
     /// Of creating a prediction.
     CreateProblems: MalformedRequest, InvalidJson, ModelNotFound, VersionNotFound, RequestTimeout, IdConflict,
         BodyTooLarge, UnsupportedMediaType, InvalidRequest, InvalidInput, InputTooLarge, InvalidWebhook,
-        IdempotencyKeyReused, ModelUnavailable, StoreUnavailable, Internal;
+        IdempotencyKeyReused, QueueFull, Busy, ModelUnavailable, StoreUnavailable, Internal;
     /// Of reading or changing something about webhooks without a body.
     WebhookProblems: NotFound, WebhooksOff, StoreUnavailable, Internal;
     /// Of reading a secret that is always there.
@@ -190,11 +195,11 @@ problem_sets! {
     AttemptListProblems: MalformedRequest, InvalidCursor, NotFound, WebhooksOff, StoreUnavailable, Internal;
     /// Of calls that take the URL of a webhook.
     WebhookUrlProblems: MalformedRequest, InvalidJson, WebhooksOff, RequestTimeout, BodyTooLarge, UnsupportedMediaType,
-        InvalidRequest, InvalidWebhook, StoreUnavailable, Internal;
+        InvalidRequest, InvalidWebhook, Busy, StoreUnavailable, Internal;
     /// Of changing an endpoint.
     EndpointChangeProblems: MalformedRequest, InvalidJson, NotFound, WebhooksOff, RequestTimeout, BodyTooLarge,
-        UnsupportedMediaType, InvalidRequest, StoreUnavailable, Internal;
+        UnsupportedMediaType, InvalidRequest, Busy, StoreUnavailable, Internal;
     /// Of rotating a secret.
     RotateProblems: MalformedRequest, InvalidJson, NotFound, WebhooksOff, RequestTimeout, TooManySecrets, BodyTooLarge,
-        UnsupportedMediaType, InvalidRequest, StoreUnavailable, Internal;
+        UnsupportedMediaType, InvalidRequest, Busy, StoreUnavailable, Internal;
 }

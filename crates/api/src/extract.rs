@@ -11,7 +11,10 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    bodies::{Bodies, Room},
+    problem::{Kind, Problem},
+};
 
 /// Parameters of the path; what cannot be read names nothing.
 pub(crate) struct Segments<T>(pub(crate) T);
@@ -26,47 +29,82 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
 }
 
 /// Bounds of a request body.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BodyBounds {
+#[derive(Clone, Copy)]
+pub(crate) struct BodyBounds<'a> {
     /// The most bytes.
     pub(crate) bytes: usize,
     /// How long all of it may take to arrive.
     pub(crate) time: Duration,
+    /// Room for it among the bodies that are held.
+    pub(crate) bodies: &'a Bodies,
+}
+
+/// A body, and the room that is kept for it.
+pub(crate) struct JsonBody {
+    pub(crate) text: String,
+    pub(crate) room: Room,
 }
 
 /// Reads a body that says it is plain JSON.
-pub(crate) async fn json_body(headers: &HeaderMap, body: Body, bounds: BodyBounds) -> Result<String, Problem> {
+pub(crate) async fn json_body(headers: &HeaderMap, body: Body, bounds: BodyBounds<'_>) -> Result<JsonBody, Problem> {
     expect_plain_json(headers)?;
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let too_large = || Problem::new(Kind::BodyTooLarge, format!("The body is larger than {} bytes.", bounds.bytes));
     // Who asks first, with Expect, is answered before sending anything.
-    if headers.contains_key(header::EXPECT) && declared.is_some_and(|length| length > bounds.bytes) {
+    let asks_first = headers.contains_key(header::EXPECT);
+    if asks_first && declared.is_some_and(|length| length > bounds.bytes) {
         return Err(too_large());
     }
+    let expected = declared.unwrap_or(0).min(bounds.bytes);
+    let room = bounds.bodies.room(expected);
+    if asks_first && let Err(busy) = room {
+        return Err(busy);
+    }
     let deadline = Instant::now() + bounds.time;
-    let room = declared.unwrap_or(0).min(bounds.bytes);
-    let bytes = timeout_at(deadline, read(body, room, bounds.bytes)).await.map_err(|_| {
-        Problem::new(
-            Kind::RequestTimeout,
-            format!("The body took longer than {} s to arrive.", bounds.time.as_secs_f32()),
-        )
-    })??;
-    let bytes = bytes.ok_or_else(too_large)?;
-    String::from_utf8(bytes).map_err(|_| Problem::new(Kind::InvalidJson, "The body is not UTF-8."))
+    let reading = read(body, expected, bounds.bytes, room);
+    let (bytes, room) = timeout_at(deadline, reading)
+        .await
+        .map_err(|_| {
+            Problem::new(
+                Kind::RequestTimeout,
+                format!("The body took longer than {} s to arrive.", bounds.time.as_secs_f32()),
+            )
+        })??
+        .ok_or_else(too_large)?;
+    let text = String::from_utf8(bytes).map_err(|_| Problem::new(Kind::InvalidJson, "The body is not UTF-8."))?;
+    Ok(JsonBody { text, room })
 }
 
 /// The body, or `None` when it is larger than `limit`.
-async fn read(mut body: Body, room: usize, limit: usize) -> Result<Option<Vec<u8>>, Problem> {
-    let mut bytes = Vec::with_capacity(room);
+async fn read(
+    mut body: Body,
+    expected: usize,
+    limit: usize,
+    room: Result<Room, Problem>,
+) -> Result<Option<(Vec<u8>, Room)>, Problem> {
+    let mut room = match room {
+        Ok(room) => room,
+        Err(busy) => {
+            discard(body, limit).await?;
+            return Err(busy);
+        }
+    };
+    let mut bytes = Vec::with_capacity(expected);
     while let Some(data) = next_data(&mut body).await? {
-        if bytes.len() + data.len() > limit {
+        let length = bytes.len() + data.len();
+        if length > limit {
             drop(bytes);
             discard(body, limit).await?;
             return Ok(None);
         }
+        if let Err(busy) = room.grow_to(length) {
+            drop((bytes, room));
+            discard(body, limit).await?;
+            return Err(busy);
+        }
         bytes.extend_from_slice(&data);
     }
-    Ok(Some(bytes))
+    Ok(Some((bytes, room)))
 }
 
 /// Reads on for a while without keeping anything: a client that is still sending when the connection closes would

@@ -1,6 +1,8 @@
 //! HTTP in, rows and tickets out: the `/v1` API, its documentation and health. [`serve`] is all there is to call.
 
+mod admission;
 mod api;
+mod bodies;
 mod cached;
 mod catalog;
 mod cursor;
@@ -13,6 +15,7 @@ mod headers;
 mod health;
 mod json;
 mod models;
+mod pace;
 mod pages;
 mod patience;
 mod predictions;
@@ -42,6 +45,12 @@ pub struct Config {
     pub public_url: Option<String>,
     /// The most bytes of a request body.
     pub body_limit: usize,
+    /// The most bytes of request bodies held at once, each counted as at least 4096; at least `body_limit` are.
+    pub body_memory: usize,
+    /// The most predictions that wait.
+    pub queue_limit: u32,
+    /// The most work that waits for a version, as the time that its workers take for it.
+    pub queue_time_limit: Option<Duration>,
     /// How long request headers, and then the body, may take to arrive.
     pub read_timeout: Duration,
     /// How long records of finished predictions are kept.
@@ -86,6 +95,7 @@ pub async fn serve(
     background.spawn(waiters::run(api.waiters.clone(), api.queue.clone(), api.store.clone()));
     background.spawn(refresh_catalog(Arc::clone(&api)));
     background.spawn(deadlines::keep(Arc::clone(&api)));
+    background.spawn(admission::keep_counting(Arc::clone(&api)));
     let responder = Responder::new(router.with_state(Arc::clone(&api)), &api.base);
     server::run(listener, responder, read_timeout, grace, stop).await;
 

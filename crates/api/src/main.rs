@@ -39,6 +39,9 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
     let config = api::Config {
         public_url: settings.links.public_url,
         body_limit: settings.api.body_limit as usize,
+        body_memory: settings.api.body_memory as usize,
+        queue_limit: settings.api.queue_limit,
+        queue_time_limit: settings.api.queue_time_limit,
         read_timeout: settings.api.read_timeout,
         retention: settings.api.retention,
         queue_unserved: settings.api.queue_unserved,

@@ -85,6 +85,10 @@ problems! {
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "Idempotency key already used";
     /// A fault of the server's own.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
+    /// As much waits as this server lets wait: predictions in all, or work for this model version. Nothing was stored.
+    QueueFull = "queue_full", SERVICE_UNAVAILABLE, "Queue full";
+    /// As many requests with bodies are under way as this server takes at once. Nothing was stored.
+    Busy = "busy", SERVICE_UNAVAILABLE, "Server busy";
     /// The model is known, but no worker serves it now.
     ModelUnavailable = "model_unavailable", SERVICE_UNAVAILABLE, "Model unavailable";
     /// The database does not answer.

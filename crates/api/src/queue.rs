@@ -5,21 +5,28 @@ use std::{sync::Arc, time::Duration};
 use axum::{Json, extract::State};
 use serde::Serialize;
 use store::ModelQueue;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{api::Api, catalog::Served, docs::StoreProblems, patience::from_store, problem::Problem};
+use crate::{api::Api, catalog::Served, docs::StoreProblems, pace::Rate, patience::from_store, problem::Problem};
 
 /// How old an answer may be.
 const AGE: Duration = Duration::from_secs(1);
-/// The time over which the store counts finished predictions, in seconds.
-const RATE_WINDOW: f64 = 60.0;
+/// It may also be so many times as old as the store took for it: long queues take long to count.
+const AGE_PER_COUNT: u32 = 20;
 /// Workers are wanted so that what waits now is done within this time, in seconds.
 const CLEARED_WITHIN: f64 = 30.0;
 
 /// The calls on the queue.
 pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(read))
+}
+
+/// The lines as the store counted them.
+pub(crate) struct Counted {
+    lines: Vec<ModelQueue>,
+    took: Duration,
 }
 
 /// The lines of all versions.
@@ -55,7 +62,8 @@ struct Line {
     oldest_age_seconds: f64,
     /// Predictions finished per second, over the last minute.
     service_rate_per_second: f64,
-    /// How long what waits will take at that rate; null when it waits and none were finished.
+    /// How long what waits will take, at the rate seen while predictions waited, else at that over the last minute; null when
+    /// some wait and none were finished.
     #[schema(required)]
     seconds_of_work: Option<f64>,
     /// Live workers that serve it.
@@ -72,18 +80,22 @@ struct Line {
     get,
     path = "/v1/queue", operation_id = "readQueue",
     tag = "queue",
-    responses((status = 200, body = QueueView, description = "The lines of all versions, at most a second old"), StoreProblems),
+    responses((status = 200, body = QueueView, description = "The lines of all versions, at most a second old, unless so much waits that counting it takes long"), StoreProblems),
 )]
 async fn read(State(api): State<Arc<Api>>) -> Result<Json<QueueView>, Problem> {
     let served = api.catalog.versions().await?;
-    let lines = lines(&api).await?;
+    let counted = count(&api).await?;
+    let lines = &counted.lines;
     let stale_completions = from_store(api.store.stale_completions()).await?;
-    let mut versions: Vec<Line> = served.iter().map(|served| Line::of_served(served, &lines)).collect();
+    let view = |line: &ModelQueue, workers| {
+        Line::new(line, api.admission.rate(&(line.model.clone(), line.version.clone())), workers)
+    };
+    let mut versions: Vec<Line> = served.iter().map(|served| view(&line_of(served, lines), served.workers)).collect();
     // Versions whose publication is gone but whose predictions are not.
     let is_listed = |line: &ModelQueue| {
         versions.iter().any(|known| known.model == line.model.as_str() && known.version == line.version.as_str())
     };
-    let forgotten: Vec<Line> = lines.iter().filter(|line| !is_listed(line)).map(|line| Line::new(line, 0)).collect();
+    let forgotten: Vec<Line> = lines.iter().filter(|line| !is_listed(line)).map(|line| view(line, 0)).collect();
     versions.extend(forgotten);
     Ok(Json(QueueView {
         depth: versions.iter().map(|line| line.depth).sum(),
@@ -95,50 +107,45 @@ async fn read(State(api): State<Arc<Api>>) -> Result<Json<QueueView>, Problem> {
     }))
 }
 
-/// The lines as the store counts them, at most a second old.
-pub(crate) async fn lines(api: &Api) -> Result<Arc<Vec<ModelQueue>>, Problem> {
-    api.queues.within(AGE, || from_store(api.store.queues())).await
+/// The lines, counted now or not long ago.
+async fn count(api: &Api) -> Result<Arc<Counted>, Problem> {
+    let age = api.queues.latest().map_or(AGE, |counted| AGE.max(counted.took * AGE_PER_COUNT));
+    let counting = || async {
+        let begun = Instant::now();
+        let lines = from_store(api.store.queues()).await?;
+        Ok(Counted { lines, took: begun.elapsed() })
+    };
+    api.queues.within(age, counting).await
 }
 
-/// Predictions finished per second.
-pub(crate) fn service_rate(line: &ModelQueue) -> f64 {
-    line.finished_last_minute as f64 / RATE_WINDOW
+/// The line of a version that is served; an empty one when the store knows none.
+fn line_of(served: &Served, lines: &[ModelQueue]) -> ModelQueue {
+    let spec = &served.published.spec;
+    let known = lines.iter().find(|line| line.model == spec.name && line.version == spec.version);
+    known.cloned().unwrap_or_else(|| ModelQueue {
+        model: spec.name.clone(),
+        version: spec.version.clone(),
+        waiting: 0,
+        processing: 0,
+        oldest_seconds: 0.0,
+    })
 }
 
 impl Line {
-    fn of_served(served: &Served, lines: &[ModelQueue]) -> Self {
-        let spec = &served.published.spec;
-        match lines.iter().find(|line| line.model == spec.name && line.version == spec.version) {
-            Some(line) => Self::new(line, served.workers),
-            None => {
-                let empty = ModelQueue {
-                    model: spec.name.clone(),
-                    version: spec.version.clone(),
-                    waiting: 0,
-                    processing: 0,
-                    oldest_seconds: 0.0,
-                    finished_last_minute: 0,
-                };
-                Self::new(&empty, served.workers)
-            }
-        }
-    }
-
-    fn new(line: &ModelQueue, workers: u32) -> Self {
-        let rate = service_rate(line);
+    fn new(line: &ModelQueue, rate: Rate, workers: u32) -> Self {
         Self {
             model: line.model.to_string(),
             version: line.version.to_string(),
             depth: line.waiting,
             processing: line.processing,
             oldest_age_seconds: line.oldest_seconds,
-            service_rate_per_second: rate,
+            service_rate_per_second: rate.last_minute,
             seconds_of_work: match line.waiting {
                 0 => Some(0.0),
-                waiting => (rate > 0.0).then(|| waiting as f64 / rate),
+                waiting => rate.expected().map(|rate| waiting as f64 / rate),
             },
             workers,
-            workers_wanted: workers_wanted(line.waiting, line.processing, rate, workers),
+            workers_wanted: workers_wanted(line.waiting, line.processing, rate.expected().unwrap_or(0.0), workers),
         }
     }
 }

@@ -23,8 +23,11 @@ use crate::respond::Responder;
 
 /// How long to wait after the system refused a connection (it is out of file descriptors, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The most header bytes of one HTTP/2 request; as many as hyper's HTTP/1 reads by far.
+/// The most header bytes of one HTTP/2 request.
 const LONGEST_HEADERS: u32 = 64 * 1024;
+/// The most bytes that are read ahead on one HTTP/1 connection, which bounds its headers too. hyper's own bound is 408 KiB, and
+/// connections with large bodies come to hold that much.
+const READ_AHEAD: usize = 64 * 1024;
 /// The most requests at once on one HTTP/2 connection.
 const MOST_STREAMS: u32 = 200;
 
@@ -37,7 +40,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(read_timeout);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(read_timeout).max_buf_size(READ_AHEAD);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -59,6 +59,9 @@ fn api_config(api: ApiSettings, public_url: Option<String>, grace: GraceSettings
     api::Config {
         public_url,
         body_limit: api.body_limit as usize,
+        body_memory: api.body_memory as usize,
+        queue_limit: api.queue_limit,
+        queue_time_limit: api.queue_time_limit,
         read_timeout: api.read_timeout,
         retention: api.retention,
         queue_unserved: api.queue_unserved,

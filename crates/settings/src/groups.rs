@@ -131,6 +131,19 @@ pub struct ApiSettings {
     #[arg(long, env = "AUGUR_BODY_LIMIT", default_value_t = 2_097_152, value_parser = value_parser!(u32).range(1..))]
     #[arg(value_name = "BYTES")]
     pub body_limit: u32,
+    /// The most bytes of requests' bodies held at once, each counted as 4096 at least; requests beyond them are answered 503.
+    /// They take up to four times as much memory. At least one body of the largest size always fits.
+    #[arg(long, env = "AUGUR_BODY_MEMORY", default_value_t = 67_108_864, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "BYTES")]
+    pub body_memory: u32,
+    /// The most predictions that wait at once; new ones beyond them are answered 503, with a time to come back.
+    #[arg(long, env = "AUGUR_QUEUE_LIMIT", default_value_t = 1_000_000, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "N")]
+    pub queue_limit: u32,
+    /// The most work that waits for one model version, as the time that it takes at the rate seen while predictions waited in the
+    /// last minute; new predictions for that version beyond it are answered 503 likewise.
+    #[arg(long, env = "AUGUR_QUEUE_TIME_LIMIT", value_parser = positive_duration, value_name = "DURATION")]
+    pub queue_time_limit: Option<Duration>,
     /// How long a request's headers, and then its body, may take to arrive.
     #[arg(long, env = "AUGUR_READ_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     #[arg(value_name = "DURATION")]
@@ -165,8 +178,8 @@ pub struct WorkerSettings {
     /// How long a worker holds a prediction without renewing it; so long a dead worker's predictions wait for another.
     #[arg(long, env = "AUGUR_LEASE", default_value = "10s", value_parser = positive_duration, value_name = "DURATION")]
     pub lease: Duration,
-    /// The most predictions that a worker holds at once, running and next to run.
-    #[arg(long, env = "AUGUR_SLOTS", default_value_t = 64, value_parser = value_parser!(u32).range(1..))]
+    /// The most predictions that a worker runs or holds next to run: more than 64 only while its models run them within a moment.
+    #[arg(long, env = "AUGUR_SLOTS", default_value_t = 256, value_parser = value_parser!(u32).range(1..))]
     #[arg(value_name = "N")]
     pub slots: u32,
     /// How often a worker may die while it runs a prediction alone before that prediction fails as poison.

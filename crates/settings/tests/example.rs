@@ -17,12 +17,13 @@ const HEAD: &str = "\
 ";
 
 /// Examples of the settings that have no default.
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("database-url", "\"postgres://augur:password@localhost:5432/augur\""),
     ("redis-url", "\"redis://localhost:6379\""),
     ("public-url", "\"https://augur.example.org\""),
     ("model", "[\"path/to/model\"]"),
     ("only", "\"deliveries\""),
+    ("queue-time-limit", "\"1h\""),
     // No key that would work, so that nobody shares one with everybody else.
     ("webhook-key", "\"(openssl rand -base64 32)\""),
     ("webhook-allow", "[\"10.0.0.0/8\"]"),

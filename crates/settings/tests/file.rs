@@ -76,6 +76,9 @@ fn a_bad_value_is_named() {
         ("log = \"worker=loud\"", "log"),
         ("only = \"webhooks\"", "only"),
         ("deliveries = 0", "deliveries"),
+        ("queue-limit = 0", "queue-limit"),
+        ("queue-time-limit = 60", "queue-time-limit"),
+        ("body-memory = 0", "body-memory"),
     ];
     for (text, key) in cases {
         let said = refusal(text);

@@ -276,8 +276,17 @@ pub struct ModelQueue {
     pub processing: u64,
     /// Age of the oldest waiting one, in seconds.
     pub oldest_seconds: f64,
-    /// Predictions finished by a run within the last minute.
-    pub finished_last_minute: u64,
+}
+
+/// So many predictions of one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionCount {
+    /// The model.
+    pub model: ModelName,
+    /// The version.
+    pub version: Version,
+    /// How many.
+    pub count: u64,
 }
 
 /// A version that workers have published.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Claimed, ModelQueue, NewPrediction, PublishedModel, Run, StoreError, numbers::stored_count};
+use crate::{Claimed, ModelQueue, NewPrediction, PublishedModel, Run, StoreError, VersionCount, numbers::stored_count};
 
 /// A prediction with its payloads; `T` is the database's kind of time.
 #[derive(sqlx::FromRow)]
@@ -195,7 +195,6 @@ pub(crate) struct QueueRow {
     waiting: i64,
     processing: i64,
     oldest_seconds: f64,
-    finished: i64,
 }
 
 impl QueueRow {
@@ -207,7 +206,24 @@ impl QueueRow {
             waiting: count(self.waiting),
             processing: count(self.processing),
             oldest_seconds: self.oldest_seconds.max(0.0),
-            finished_last_minute: count(self.finished),
+        })
+    }
+}
+
+/// So many of one version.
+#[derive(sqlx::FromRow)]
+pub(crate) struct CountRow {
+    model: String,
+    version: String,
+    count: i64,
+}
+
+impl CountRow {
+    pub(crate) fn into_count(self) -> Result<VersionCount, StoreError> {
+        Ok(VersionCount {
+            model: read("a model name", self.model)?,
+            version: read("a version", self.version)?,
+            count: u64::try_from(self.count).unwrap_or(0),
         })
     }
 }

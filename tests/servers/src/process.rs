@@ -9,7 +9,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,6 +33,8 @@ pub struct Process {
     guard: Child,
     line: Arc<Mutex<Option<Line>>>,
     directory: PathBuf,
+    /// The program's process id since it was last started.
+    id: AtomicU32,
 }
 
 impl Process {
@@ -57,12 +62,22 @@ impl Process {
         let mut guard = shell.spawn().expect("a shell can be started");
         let orders = guard.stdin.take().expect("its input is a pipe");
         let answers = BufReader::new(guard.stdout.take().expect("its output is a pipe"));
-        Self { guard, line: Arc::new(Mutex::new(Some(Line { orders, answers }))), directory }
+        Self { guard, line: Arc::new(Mutex::new(Some(Line { orders, answers }))), directory, id: AtomicU32::new(0) }
     }
 
     /// Starts the program; does not wait for anything.
     pub async fn start(&self) {
-        self.order_in_background("start").await;
+        let id = self.order_in_background("start").await;
+        self.id.store(id.parse().expect("a process id is a number"), Ordering::Relaxed);
+    }
+
+    /// Its resident memory in MiB; none where the system has no `/proc` to tell.
+    #[must_use]
+    pub fn resident_mib(&self) -> Option<f64> {
+        let id = self.id.load(Ordering::Relaxed);
+        let status = fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status")).ok()?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?;
+        kib.trim().parse::<f64>().ok().map(|kib| kib / 1024.0)
     }
 
     /// Sends the program a signal (`TERM`, `KILL`, …), waits until it has ended, and returns its exit status as a shell

@@ -25,7 +25,6 @@ use crate::{
     extract::{Segments, json_body},
     fingerprint,
     headers::{IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, Prefer, cancel_after, idempotency_key},
-    patience::from_store,
     problem::{Fault, Kind, Problem},
     webhooks,
 };
@@ -56,7 +55,7 @@ const LOOK_AGAIN_AFTER: u32 = 1;
     ),
 )]
 pub(super) async fn create(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    accept(&api, PredictionId::generate(), None, &headers, body).await
+    accept(&api, None, None, &headers, body).await
 }
 
 /// Create a prediction of a model.
@@ -88,13 +87,13 @@ pub(super) async fn create_for_model(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    accept(&api, PredictionId::generate(), Some(Target::of_path(&owner, &name)), &headers, body).await
+    accept(&api, None, Some(Target::of_path(&owner, &name)), &headers, body).await
 }
 
-/// Reads, validates and stores one prediction, and waits for it as its caller prefers.
+/// Reads, validates and stores one prediction, and waits for it as its caller prefers. `id`: the caller's own, if any.
 pub(super) async fn accept(
     api: &Api,
-    id: PredictionId,
+    id: Option<PredictionId>,
     named: Option<Target>,
     headers: &HeaderMap,
     body: Body,
@@ -104,10 +103,20 @@ pub(super) async fn accept(
     let idempotency_key = idempotency_key(headers)?;
     let cancel_after = cancel_after(headers)?;
     let body = json_body(headers, body, api.body_bounds()).await?;
-    let mut request = CreateRequest::parse(&body, named)?;
-    drop(body);
+    let mut request = CreateRequest::parse(&body.text, named)?;
+    let room = Arc::new(body.room);
+    drop(body.text);
     request.deadline = agreed(cancel_after, request.deadline)?;
     let served = api.catalog.resolve(&request.target, api.config.queue_unserved).await?;
+    let admitted = api.admission.admit(&served.published.spec);
+    // What can only be new is refused before any more work is done for it.
+    let is_surely_new = id.is_none() && idempotency_key.is_none();
+    if let Err(full) = &admitted
+        && is_surely_new
+    {
+        return Err(full.clone());
+    }
+    let id = id.unwrap_or_else(PredictionId::generate);
     check(&served.published, &request)?;
     let webhook = match &request.webhook {
         Some((url, events)) => Some(webhooks::vet(api, "/webhook", url, *events).await?),
@@ -116,7 +125,14 @@ pub(super) async fn accept(
     let new = stored_form(api, id, &served.published, request, webhook, idempotency_key);
     let unfinished = as_accepted(&new);
     let waiting = prefer.wait.map(|seconds| (api.waiters.wait_for(id), wait::ends(arrived, seconds)));
-    match from_store(api.accepter.accept(new)).await? {
+    let accepted = match admitted {
+        Ok(mut admitted) => {
+            admitted.hand_in();
+            api.accept(new, &room).await?
+        }
+        Err(full) => api.accepted_before(&new).await?.ok_or(full)?,
+    };
+    match accepted {
         Accepted::Created { created_at, deadline_at } => {
             let mut prediction = Prediction { created_at, deadline_at, ..unfinished };
             if let Some((waiting, until)) = &waiting {

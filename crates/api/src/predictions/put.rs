@@ -46,5 +46,5 @@ pub(super) async fn put(
     let id: PredictionId = id.parse().map_err(|_| {
         Problem::new(Kind::MalformedRequest, "The id in the address must be a UUID in its hyphenated form.")
     })?;
-    create::accept(&api, id, None, &headers, body).await
+    create::accept(&api, Some(id), None, &headers, body).await
 }

@@ -19,7 +19,6 @@ use crate::{
     patience::from_store,
     problem::Problem,
     query::Parameters,
-    queue,
 };
 
 /// A place in line is counted up to this.
@@ -77,10 +76,8 @@ async fn place(api: &Api, prediction: &Prediction) -> Option<QueuePlace> {
         return None;
     }
     let position = from_store(api.store.position(prediction.id, POSITION_BOUND)).await.ok()??;
-    let lines = queue::lines(api).await.ok()?;
-    let line = lines.iter().find(|line| line.model == prediction.model && line.version == prediction.version);
-    let rate = line.map_or(0.0, queue::service_rate);
+    let rate = api.admission.rate(&(prediction.model.clone(), prediction.version.clone())).expected();
     // Its own turn comes after those before it.
-    let eta_seconds = (rate > 0.0).then(|| (position + 1) as f64 / rate);
+    let eta_seconds = rate.map(|rate| (position + 1) as f64 / rate);
     Some(QueuePlace { position, eta_seconds })
 }

@@ -125,7 +125,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respon
 )]
 pub(super) async fn add(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     api.webhooks()?;
-    let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?)?;
+    let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?.text)?;
     let url = fields.need("url", "a string", text);
     let form = fields.take("body", FORMS, form).unwrap_or_default();
     let url = fields.finish(url)?;
@@ -184,7 +184,7 @@ pub(super) async fn change(
 ) -> Result<Response, Problem> {
     api.webhooks()?;
     let id = read_id(&id)?;
-    let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?)?;
+    let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?.text)?;
     let body = fields.take("body", FORMS, form);
     let is_disabled = fields.take("disabled", "true or false", Value::as_bool);
     let change = fields.finish(Some(EndpointChange { body, is_disabled }))?;

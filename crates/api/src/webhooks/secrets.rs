@@ -173,7 +173,7 @@ async fn grace(api: &Api, headers: &HeaderMap, body: Body) -> Result<Duration, P
     if body.is_end_stream() {
         return Ok(USUAL_GRACE);
     }
-    let body = json_body(headers, body, api.body_bounds()).await?;
+    let body = json_body(headers, body, api.body_bounds()).await?.text;
     if body.trim() == "null" {
         return Ok(USUAL_GRACE);
     }

@@ -64,7 +64,7 @@ pub(super) async fn redeliver(
 )]
 pub(super) async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     api.webhooks()?;
-    let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?)?;
+    let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?.text)?;
     let url = fields.need("url", "a string", text);
     let url = fields.finish(url)?;
     let webhook = vet(&api, "/url", &url, [Event::Test].into_iter().collect()).await?;

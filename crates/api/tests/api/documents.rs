@@ -45,6 +45,9 @@ pub(crate) const CALLS: &[&str] = &[
     "put /v1/predictions/{id}",
 ];
 
+/// The calls that put something into the queue.
+const CREATE: [&str; 3] = ["createPrediction", "createPredictionOfModel", "putPrediction"];
+
 /// Every object within, with its place.
 fn walk<'a>(value: &'a Value, place: &str, see: &mut impl FnMut(&str, &'a serde_json::Map<String, Value>)) {
     match value {
@@ -72,6 +75,7 @@ async fn every_call_is_documented_and_every_document_holds() {
     assert!(document["info"]["title"].is_string() && document["info"]["version"].is_string());
     let mut calls = BTreeSet::new();
     let mut operation_ids = HashSet::new();
+    let mut bounded = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             assert!(METHODS.contains(&method.as_str()), "{path} {method}");
@@ -81,6 +85,12 @@ async fn every_call_is_documented_and_every_document_holds() {
             assert!(operation["summary"].is_string(), "{method} {path} says what it does");
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.values().all(|response| response["description"].is_string()), "{method} {path}");
+            if let Some(overload) = responses.get("503").filter(|_| CREATE.contains(&operation_id)) {
+                let says = |code: &str| overload["description"].as_str().unwrap().contains(&format!("`{code}`"));
+                assert!(says("queue_full") && says("busy"), "{method} {path}: {overload}");
+                assert_eq!(overload["headers"]["Retry-After"]["schema"]["type"], "integer", "{method} {path}");
+                bounded += 1;
+            }
             let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
             let in_path: BTreeSet<&str> = parameters
                 .iter()
@@ -95,6 +105,7 @@ async fn every_call_is_documented_and_every_document_holds() {
             assert!(parameters.iter().all(|parameter| parameter["schema"].is_object()), "{method} {path}");
         }
     }
+    assert_eq!(bounded, CREATE.len());
     assert_eq!(calls, CALLS.iter().map(|call| (*call).to_owned()).collect());
     walk(&document, "#", &mut |place, members| {
         if let Some(Value::String(reference)) = members.get("$ref") {

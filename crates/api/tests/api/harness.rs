@@ -36,6 +36,9 @@ pub(crate) fn config() -> Config {
     Config {
         public_url: None,
         body_limit: 64 * 1024,
+        body_memory: 16 << 20,
+        queue_limit: 100_000,
+        queue_time_limit: None,
         read_timeout: Duration::from_secs(30),
         retention: Duration::from_secs(3600),
         queue_unserved: false,

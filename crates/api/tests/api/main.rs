@@ -13,6 +13,7 @@ mod large;
 mod list;
 mod models;
 mod names;
+mod overload;
 mod postgres;
 mod refusals;
 mod resolver;

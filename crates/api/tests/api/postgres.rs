@@ -14,7 +14,7 @@ async fn over(url: String) -> Server {
     over_with(url, config()).await
 }
 
-async fn over_with(url: String, config: api::Config) -> Server {
+pub(crate) async fn over_with(url: String, config: api::Config) -> Server {
     let location = store::Location::Postgres { url, max_connections: 8 };
     let queue = Queue::open(&queue::Location::InProcess, queue::Config::default()).await.unwrap();
     let server = Server::over(&location, queue, config, None).await;

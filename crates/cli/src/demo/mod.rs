@@ -92,6 +92,9 @@ fn plan(settings: &Demo, directory: &Path) -> Result<Plan, Fatal> {
         api: api::Config {
             public_url: None,
             body_limit: 1 << 20,
+            body_memory: 16 << 20,
+            queue_limit: 10_000,
+            queue_time_limit: None,
             read_timeout: Duration::from_secs(10),
             retention: Duration::from_secs(3600),
             queue_unserved: false,

@@ -63,17 +63,12 @@ const QUEUES: &str = "
     processing AS (
         SELECT version_id, count(*) AS processing
         FROM predictions WHERE status = 1 GROUP BY version_id
-    ),
-    finished AS (
-        SELECT version_id, count(*) AS finished
-        FROM predictions WHERE status IN (2, 3) AND completed_at > ?1 - 60000000 GROUP BY version_id
     )
     SELECT model, version, COALESCE(waiting, 0) AS waiting, COALESCE(processing, 0) AS processing,
-           COALESCE((?1 - oldest) / 1000000.0, 0.0) AS oldest_seconds, COALESCE(finished, 0) AS finished
+           COALESCE((?1 - oldest) / 1000000.0, 0.0) AS oldest_seconds
     FROM versions
     LEFT JOIN waiting ON waiting.version_id = id
     LEFT JOIN processing ON processing.version_id = id
-    LEFT JOIN finished ON finished.version_id = id
     ORDER BY model, version";
 
 impl Sqlite {

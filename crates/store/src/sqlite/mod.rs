@@ -1,6 +1,7 @@
 //! The store on SQLite: one writer, a few readers, one process; the schema, the clock.
 
 mod accept;
+mod admission;
 mod ask;
 mod claim;
 mod clock;

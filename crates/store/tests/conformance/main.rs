@@ -25,6 +25,7 @@ macro_rules! on_both {
 mod accept;
 mod accepter;
 mod actors;
+mod admission;
 mod ask;
 mod claim;
 mod complete;
