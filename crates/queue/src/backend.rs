@@ -6,12 +6,13 @@ use apalis_core::backend::{BackendConfig, finalize::Ephemeral};
 use futures::{FutureExt, future::BoxFuture};
 use std::{
     convert::Infallible,
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How long to wait before a worker that ended by itself is started again.
@@ -116,17 +117,15 @@ async fn work(name: &str, backend: TicketBackend, handler: Handler, stop: &Cance
     }
 }
 
-/// Runs the handler as a task of its own, so that its panic ends nothing else.
-async fn handle(handler: Handler, delivery: Delivery) {
-    let ticket = delivery.ticket().clone();
-    let handling = AbortOnDropHandle::new(tokio::spawn(async move { handler(ticket).await }));
-    match handling.await {
+/// Runs the handler; its panic ends nothing else.
+async fn handle(handler: Handler, mut delivery: Delivery) {
+    let Some((ticket, slot)) = delivery.hand_over() else { return };
+    match AssertUnwindSafe(async { handler(ticket, slot).await }).catch_unwind().await {
         Ok(handled) => delivery.settle(handled),
         // Returned, it would panic for ever; forgotten, it comes back when the store still wants it.
-        Err(error) if error.is_panic() => {
+        Err(_) => {
             tracing::error!(prediction = %delivery.ticket().id, "ticket's handler panicked");
             delivery.settle(Handled::Done);
         }
-        Err(_) => drop(delivery),
     }
 }

@@ -9,6 +9,9 @@ use std::{
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+/// The most tickets between the streams and their handlers.
+const MOST_UNHANDLED: usize = 256;
+
 pub(crate) struct InProcess {
     window: usize,
     generation: u64,
@@ -70,13 +73,13 @@ impl InProcess {
     pub(crate) async fn consume(
         self: Arc<Self>,
         streams: Vec<StreamKey>,
-        slots: usize,
+        slots: Arc<Semaphore>,
         handler: Handler,
         stop: CancellationToken,
     ) {
         let backend = |_: &str| {
-            let (sender, deliveries) = mpsc::channel(slots);
-            let feeder = Arc::clone(&self).feed(streams.clone(), slots, sender, stop.clone());
+            let (sender, deliveries) = mpsc::channel(MOST_UNHANDLED);
+            let feeder = Arc::clone(&self).feed(streams.clone(), Arc::clone(&slots), sender, stop.clone());
             let feeder = AbortOnDropHandle::new(tokio::spawn(feeder));
             TicketBackend::new(deliveries, async move {
                 // It ends by itself at `stop`; a panic in it has been reported by the runtime.
@@ -89,44 +92,48 @@ impl InProcess {
     async fn feed(
         self: Arc<Self>,
         streams: Vec<StreamKey>,
-        slots: usize,
+        slots: Arc<Semaphore>,
         deliveries: mpsc::Sender<Delivery>,
         stop: CancellationToken,
     ) {
-        let slots = Arc::new(Semaphore::new(slots));
         let mut turns = Turns::new(streams.iter().map(|key| key.priority));
         loop {
             let next = async {
-                let slot = Arc::clone(&slots).acquire_owned().await;
-                (self.next(&streams, &mut turns).await, slot)
+                self.waiting(&streams).await;
+                Arc::clone(&slots).acquire_owned().await
             };
-            let (ticket, slot) = tokio::select! {
+            let slot = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                next = next => next,
+                slot = next => slot,
             };
+            let Ok(slot) = slot else { return };
+            let Some(ticket) = self.take(&streams, &mut turns) else { continue };
             let (queue, settled) = (Arc::clone(&self), ticket.clone());
-            let delivery = Delivery::new(ticket, move |handled| {
-                queue.settle(settled, handled);
-                drop(slot);
-            });
+            let delivery = Delivery::new(ticket, slot, move |handled| queue.settle(settled, handled));
             if deliveries.send(delivery).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn next(&self, streams: &[StreamKey], turns: &mut Turns) -> Ticket {
+    /// Returns once a ticket waits in one of these. Nobody's slot is held meanwhile: whoever needs one shall have it.
+    async fn waiting(&self, keys: &[StreamKey]) {
         loop {
             let added = self.added.notified();
             tokio::pin!(added);
             // Before looking, so that what is added from here on wakes us.
             added.as_mut().enable();
-            if let Some(ticket) = self.take(streams, turns) {
-                return ticket;
+            if self.has_any(keys) {
+                return;
             }
             added.await;
         }
+    }
+
+    fn has_any(&self, keys: &[StreamKey]) -> bool {
+        let streams = self.streams();
+        keys.iter().any(|key| streams.get(key).is_some_and(|stream| !stream.waiting.is_empty()))
     }
 
     fn take(&self, keys: &[StreamKey], turns: &mut Turns) -> Option<Ticket> {

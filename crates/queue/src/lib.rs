@@ -11,7 +11,7 @@ use crate::{in_process::InProcess, redis::RedisQueue};
 use futures::future::BoxFuture;
 use prediction::{PredictionId, StreamKey, Ticket};
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 /// How many notices a listener may lag behind, and how many wait to be sent.
@@ -72,14 +72,17 @@ pub struct Depth {
 /// What became of a ticket in the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// Its prediction's outcome is in the store, or the ticket was stale: forget it.
+    /// Its prediction is claimed in the store, which now knows who has it, or the ticket was stale: forget it.
     Done,
     /// It was not looked at (the worker stops): another consumer shall have it at once.
     Returned,
 }
 
-/// Called once per ticket; up to `slots` run at once.
-pub type Handler = Arc<dyn Fn(Ticket) -> BoxFuture<'static, Handled> + Send + Sync>;
+/// What a ticket is taken for: room for one prediction, free again when dropped.
+pub type Slot = OwnedSemaphorePermit;
+
+/// Called once per ticket, with its slot, which it may keep for longer than it takes.
+pub type Handler = Arc<dyn Fn(Ticket, Slot) -> BoxFuture<'static, Handled> + Send + Sync>;
 
 /// Redis did not answer, or not as expected.
 #[derive(Debug, thiserror::Error)]
@@ -165,15 +168,19 @@ impl Queue {
         }
     }
 
-    /// Hands tickets of these streams to `handler`, as an apalis worker under a random name, at most `slots` (and at
-    /// least one) at once, until `stop`; then lets handlers finish, returns what was not handled to the stream and
-    /// leaves the group. Survives whatever happens to Redis. Dropped instead of stopped, it aborts the handlers, and
+    /// Hands tickets of these streams to `handler`, as an apalis worker under a random name, no more than there are free
+    /// `slots`, until `stop`; then lets handlers finish, returns what was not handled to the stream and leaves the group. Survives whatever happens to Redis. Dropped instead of stopped, it aborts the handlers, and
     /// others are handed their tickets when the lease is over.
     ///
     /// New tickets of earlier streams go first, so list those of the highest priority first. Neighbours of equal
     /// priority are equals instead: those that have tickets share the free slots evenly and are first by turns.
-    pub async fn consume(&self, streams: Vec<StreamKey>, slots: usize, handler: Handler, stop: CancellationToken) {
-        let slots = slots.max(1);
+    pub async fn consume(
+        &self,
+        streams: Vec<StreamKey>,
+        slots: Arc<Semaphore>,
+        handler: Handler,
+        stop: CancellationToken,
+    ) {
         match &self.kind {
             _ if streams.is_empty() => stop.cancelled().await,
             Kind::Redis(queue) => queue.consume(streams, slots, handler, stop).await,

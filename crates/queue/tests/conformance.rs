@@ -314,8 +314,9 @@ async fn stop_waits_for_handlers_and_returns_the_rest(Handles { first, second }:
 async fn stopped_before_it_started_it_ends(Handles { first, .. }: Handles) {
     let stop = CancellationToken::new();
     stop.cancel();
-    let handler: queue::Handler = Arc::new(|_| async { Handled::Done }.boxed());
-    let consume = first.consume(vec![stream(Priority::Normal)], 1, handler, stop);
+    let handler: queue::Handler = Arc::new(|_, _| async { Handled::Done }.boxed());
+    let slots = Arc::new(Semaphore::new(1));
+    let consume = first.consume(vec![stream(Priority::Normal)], slots, handler, stop);
     tokio::time::timeout(PATIENCE, consume).await.expect("it ends");
 }
 

@@ -16,6 +16,9 @@ pub type Enqueue = Arc<dyn Fn(Vec<Ticket>) -> BoxFuture<'static, Vec<Ticket>> + 
 /// The most bytes of payload in one transaction, unless a single prediction is larger: what a few milliseconds write.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
+/// A second transaction begins only when the first takes longer: two small ones cost more than one large one.
+const ALONE: Duration = Duration::from_millis(20);
+
 /// Waits before each attempt to mark predictions whose tickets were refused. After the last one, the dispatcher finds them by
 /// their age.
 const MARK_WAITS: [Duration; 4] =
@@ -87,16 +90,25 @@ async fn flush_all(
 ) {
     let mut jobs = Vec::with_capacity(max_batch);
     loop {
-        if waiting.lock().await.recv_many(&mut jobs, max_batch).await == 0 {
+        let mut turn = waiting.lock().await;
+        if turn.recv_many(&mut jobs, max_batch).await == 0 {
             return;
         }
-        while !jobs.is_empty() {
-            let rest = jobs.split_off(fitting(&jobs));
-            let batch = std::mem::replace(&mut jobs, rest);
-            // A panic drops the batch's answers, which tells its callers; the next batch is not its business.
-            if AssertUnwindSafe(flush(&store, batch, &tickets)).catch_unwind().await.is_err() {
-                tracing::error!("storing a batch of predictions panicked");
+        let flushing = async {
+            while !jobs.is_empty() {
+                let rest = jobs.split_off(fitting(&jobs));
+                let batch = std::mem::replace(&mut jobs, rest);
+                // A panic drops the batch's answers, which tells its callers; the next batch is not its business.
+                if AssertUnwindSafe(flush(&store, batch, &tickets)).catch_unwind().await.is_err() {
+                    tracing::error!("storing a batch of predictions panicked");
+                }
             }
+        };
+        tokio::pin!(flushing);
+        let is_flushed = tokio::time::timeout(ALONE, &mut flushing).await.is_ok();
+        drop(turn);
+        if !is_flushed {
+            flushing.await;
         }
     }
 }

@@ -1,22 +1,25 @@
-//! Tickets become runs: all that wait are claimed in one statement, up to the free slots. No timer: the next batch forms
-//! while the store answers the last.
+//! Tickets become runs: all that wait are claimed in one statement. No timer: the next batch forms while the store answers
+//! the last.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use prediction::PredictionId;
-use queue::{Handled, Handler};
+use queue::{Handled, Handler, Slot};
 use store::Claim;
 use tokio::sync::{
-    OwnedSemaphorePermit,
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
 };
 
 use crate::{backoff::Backoff, node::Node};
 
-/// A ticket in the consumer's hands; unbounded here, because the consumer runs as many handlers as there are slots.
+/// The most tickets claimed by one statement.
+const MAX_BATCH: usize = 256;
+
+/// A ticket in the consumer's hands, with its slot; unbounded here, because each has one.
 pub(crate) struct Waiting {
     id: PredictionId,
+    slot: Slot,
     handled: oneshot::Sender<Handled>,
 }
 
@@ -24,53 +27,45 @@ pub(crate) fn channel() -> (UnboundedSender<Waiting>, UnboundedReceiver<Waiting>
     mpsc::unbounded_channel()
 }
 
-/// What the queue calls for each ticket: hands it over and waits until it is settled.
+/// What the queue calls for each ticket: hands it over and waits until it is claimed. From then on the store knows who has the
+/// prediction, and the ticket is of no use to anybody.
 pub(crate) fn handler(tickets: UnboundedSender<Waiting>) -> Handler {
-    Arc::new(move |ticket| {
+    Arc::new(move |ticket, slot| {
         let (handled, answer) = oneshot::channel();
         // A closed channel drops the sender, and the answer is then that nobody looked at the ticket.
-        let _ = tickets.send(Waiting { id: ticket.id, handled });
+        let _ = tickets.send(Waiting { id: ticket.id, slot, handled });
         Box::pin(async move { answer.await.unwrap_or(Handled::Returned) })
     })
 }
 
 /// Claims until the worker stops; whatever still waits then is dropped, which returns its tickets.
 pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceiver<Waiting>) {
-    while let Some(Some((mut waiting, mut slots))) =
-        node.stop.run_until_cancelled(next_batch(&node, &mut tickets)).await
-    {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    while let Some(1..) = node.stop.run_until_cancelled(tickets.recv_many(&mut batch, MAX_BATCH)).await {
+        let mut waiting = HashMap::with_capacity(batch.len());
+        for Waiting { id, slot, handled } in batch.drain(..) {
+            if let Some((_, doubled)) = waiting.insert(id, (slot, handled)) {
+                tell(doubled);
+            }
+        }
         let ids: Vec<PredictionId> = waiting.keys().copied().collect();
         let Some((claim, claimed_at)) = claim(&node, &ids).await else { return };
         for claimed in claim.claimed {
-            let ticket = waiting.remove(&claimed.run.id);
-            let slot = slots.pop().expect("no more is claimed than asked for");
-            node.start(claimed, claimed_at, slot, ticket);
+            let (slot, handled) = waiting.remove(&claimed.run.id).expect("no more is claimed than asked for");
+            node.start(claimed, claimed_at, slot);
+            tell(handled);
         }
         if !claim.suspects.is_empty() {
             node.suspects.notify_one();
         }
         // What was not claimed is finished, taken, not due, or a suspect that is found without a ticket.
-        for ticket in waiting.into_values() {
-            let _ = ticket.send(Handled::Done);
-        }
+        waiting.into_values().for_each(|(_, handled)| tell(handled));
     }
 }
 
-type Batch = (HashMap<PredictionId, oneshot::Sender<Handled>>, Vec<OwnedSemaphorePermit>);
-
-/// At least one ticket and a slot for each; none when the consumer has gone.
-async fn next_batch(node: &Node, tickets: &mut UnboundedReceiver<Waiting>) -> Option<Batch> {
-    let first = tickets.recv().await?;
-    let slot = Arc::clone(&node.slots).acquire_owned().await.ok()?;
-    let (mut waiting, mut slots) = (HashMap::from([(first.id, first.handled)]), vec![slot]);
-    while let Ok(slot) = Arc::clone(&node.slots).try_acquire_owned() {
-        let Ok(ticket) = tickets.try_recv() else { break };
-        match waiting.insert(ticket.id, ticket.handled) {
-            None => slots.push(slot),
-            Some(doubled) => drop(doubled.send(Handled::Done)),
-        }
-    }
-    Some((waiting, slots))
+/// The ticket is of no use any more. (The consumer may have gone; it is then stale wherever it turns up.)
+fn tell(handled: oneshot::Sender<Handled>) {
+    let _ = handled.send(Handled::Done);
 }
 
 /// Tries until the store answers; none when the worker stops first.

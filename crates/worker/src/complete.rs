@@ -1,23 +1,33 @@
 //! Outcomes are written by combiners: runs that end while the store answers form the next statement. No timer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prediction::PredictionId;
 use store::{Outcome, Written};
-use tokio::sync::{
-    Mutex,
-    mpsc::{self, UnboundedReceiver, UnboundedSender},
-    oneshot,
+use tokio::{
+    sync::{
+        Mutex, Semaphore, SemaphorePermit,
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+        oneshot,
+    },
+    time::timeout,
 };
 
 use crate::{node::Node, outage::Trouble};
 
-/// Statements under way at once: while one commits, another forms.
+/// Statements under way at once at most.
 pub(crate) const WRITERS: usize = 2;
+/// A second one begins only when the first takes longer: two small ones cost more than one large one.
+const ALONE: Duration = Duration::from_millis(20);
 /// The most outcomes in one statement.
 const MAX_BATCH: usize = 256;
 /// The most bytes of outputs in one statement, unless one alone has more.
 const MAX_BATCH_BYTES: usize = 32 << 20;
+
+/// Room for outcomes that wait to be written while others run, in KiB, and what the smallest takes up: a thousand of them are
+/// more than all writers take at once.
+const ROOM_KIB: u32 = 64 << 10;
+const LEAST_ROOM_KIB: u32 = 64;
 
 /// An outcome that was not written, and why.
 pub(crate) struct NotWritten {
@@ -31,20 +41,32 @@ pub(crate) struct Item {
     answer: oneshot::Sender<Result<Written, NotWritten>>,
 }
 
-/// Where runs hand in their outcomes; unbounded here, because each holds a slot until it has its answer.
+/// Where runs hand in their outcomes; unbounded here, because each holds a slot or room until it has its answer.
 #[derive(Clone)]
-pub(crate) struct Outcomes(UnboundedSender<Item>);
+pub(crate) struct Outcomes {
+    sender: UnboundedSender<Item>,
+    /// In KiB.
+    room: Arc<Semaphore>,
+}
 
 pub(crate) fn channel() -> (Outcomes, Arc<Mutex<UnboundedReceiver<Item>>>) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    (Outcomes(sender), Arc::new(Mutex::new(receiver)))
+    let outcomes = Outcomes { sender, room: Arc::new(Semaphore::new(ROOM_KIB as usize)) };
+    (outcomes, Arc::new(Mutex::new(receiver)))
 }
 
 impl Outcomes {
+    /// Waits for room to keep an outcome in until it is written. One that is larger than all of it has it alone.
+    pub(crate) async fn room_for(&self, outcome: &Outcome) -> Option<SemaphorePermit<'_>> {
+        let kib = u32::try_from(size(outcome) / 1024).unwrap_or(u32::MAX).clamp(LEAST_ROOM_KIB, ROOM_KIB);
+        // It is never closed.
+        self.room.acquire_many(kib).await.ok()
+    }
+
     /// Writes it together with others, and says what became of it.
     pub(crate) async fn write(&self, outcome: Outcome) -> Result<Written, NotWritten> {
         let (answer, written) = oneshot::channel();
-        let _ = self.0.send(Item { outcome, answer });
+        let _ = self.sender.send(Item { outcome, answer });
         match written.await {
             Ok(written) => written,
             // The writers end only after everything that waits for them has ended.
@@ -57,13 +79,22 @@ impl Outcomes {
 pub(crate) async fn write_outcomes(node: Arc<Node>, items: Arc<Mutex<UnboundedReceiver<Item>>>) {
     let next_batch = async || {
         let mut batch = Vec::new();
-        items.lock().await.recv_many(&mut batch, MAX_BATCH).await;
-        batch
+        let mut items = items.lock().await;
+        items.recv_many(&mut batch, MAX_BATCH).await;
+        (batch, items)
     };
-    while let Some(batch) = node.over.run_until_cancelled(next_batch()).await {
-        let mut batches = bounded(batch);
-        while let Some(batch) = batches.pop() {
-            batches.extend(write_batch(&node, batch).await);
+    while let Some((batch, turn)) = node.over.run_until_cancelled(next_batch()).await {
+        let writing = async {
+            let mut batches = bounded(batch);
+            while let Some(batch) = batches.pop() {
+                batches.extend(write_batch(&node, batch).await);
+            }
+        };
+        tokio::pin!(writing);
+        let is_written = timeout(ALONE, &mut writing).await.is_ok();
+        drop(turn);
+        if !is_written {
+            writing.await;
         }
     }
 }
@@ -101,14 +132,19 @@ pub(crate) fn ended_id(outcome: &Outcome) -> Option<PredictionId> {
     }
 }
 
+/// Of its output, which is all that may be large.
+fn size(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Succeeded { output, .. } => output.get().len(),
+        Outcome::Failed { .. } | Outcome::Retry { .. } | Outcome::Released { .. } => 0,
+    }
+}
+
 /// Splits a batch so that no part has too many bytes.
 fn bounded(batch: Vec<Item>) -> Vec<Vec<Item>> {
     let (mut batches, mut bytes) = (Vec::<Vec<Item>>::new(), 0);
     for item in batch {
-        let size = match &item.outcome {
-            Outcome::Succeeded { output, .. } => output.get().len(),
-            Outcome::Failed { .. } | Outcome::Retry { .. } | Outcome::Released { .. } => 0,
-        };
+        let size = size(&item.outcome);
         bytes += size;
         match batches.last_mut() {
             Some(last) if bytes <= MAX_BATCH_BYTES => last.push(item),

@@ -1,8 +1,8 @@
 //! Tickets in, results out: claims predictions, runs them, writes their outcomes, renews leases, sweeps, tops windows up.
 //! And events out: [`deliver`] sends the webhooks that tell of them.
 //!
-//! One [`run`] is one worker. Its parts share a `Node` and meet in three places: `slots` bound what is held at once, `held`
-//! says what that is, and the outcome writer combines what ends at the same time. Nothing here decides what is true: a
+//! One [`run`] is one worker. Its parts share a `Node` and meet in three places: `slots` bound what runs or is next to run,
+//! `held` says what is held, and the outcome writer combines what ends at the same time. Nothing here decides what is true: a
 //! lease, an outcome or an end counts once the store has said so, and every write is fenced by the run's epoch.
 
 mod backoff;
@@ -14,6 +14,7 @@ mod dispatch;
 mod held;
 mod node;
 mod outage;
+mod pace;
 mod poll;
 mod publish;
 mod purge;
@@ -42,7 +43,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// How long a claim is held without being renewed.
     pub lease: Duration,
-    /// The most predictions held at once: running and prefetched.
+    /// The most predictions that run or are next to run, when models are fast: more than 64 only as far as they run within a
+    /// moment. (What has run waits to be written apart from them.)
     pub slots: usize,
     /// How long a stopping worker lets runs finish before it hands them back.
     pub grace: Duration,
@@ -94,6 +96,7 @@ pub async fn run(
     parts.spawn(tell::tell_due(Arc::clone(&node)));
     parts.spawn(cancel::hear_cancels(Arc::clone(&node)));
     parts.spawn(publish::keep_published(Arc::clone(&node)));
+    parts.spawn(pace::keep(Arc::clone(&node)));
     parts.spawn(sweep::sweep(Arc::clone(&node)));
     parts.spawn(purge::purge(Arc::clone(&node)));
     parts.spawn(dispatch::top_up(Arc::clone(&node)));
@@ -103,7 +106,7 @@ pub async fn run(
     let consumer = {
         let node = Arc::clone(&node);
         async move {
-            let slots = node.config.slots;
+            let slots = Arc::clone(node.slots.permits());
             node.queue.consume(streams(&node.serves), slots, claim::handler(tickets), node.stop.clone()).await;
         }
     };

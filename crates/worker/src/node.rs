@@ -8,9 +8,9 @@ use std::{
 
 use inference::Models;
 use prediction::{ModelName, Version, WorkerId};
-use queue::{Handled, Queue};
+use queue::{Queue, Slot};
 use store::{Claimed, Store, StoreError};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     complete::Outcomes,
     held::Held,
     outage::{Outage, Trouble},
+    pace::Slots,
     run,
     tell::Finished,
 };
@@ -31,8 +32,7 @@ pub(crate) struct Node {
     /// The versions it can run.
     pub(crate) serves: Vec<(ModelName, Version)>,
     pub(crate) config: Config,
-    /// One permit for each prediction held. Fair: whoever asks for all of them is not overtaken by those who ask for one.
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) slots: Slots,
     pub(crate) held: Arc<Held>,
     pub(crate) outcomes: Outcomes,
     pub(crate) finished: Finished,
@@ -66,7 +66,7 @@ impl Node {
         Self {
             id: WorkerId::generate(),
             serves: models.specs().into_iter().map(|spec| (spec.name, spec.version)).collect(),
-            slots: Arc::new(Semaphore::new(config.slots)),
+            slots: Slots::new(config.slots),
             held: Arc::default(),
             outage: Outage::default(),
             stale: AtomicU64::new(0),
@@ -115,22 +115,9 @@ impl Node {
         })
     }
 
-    /// Runs what was claimed, and answers its ticket once that is settled. `claimed_at`: before the claim was sent.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        claimed: Claimed,
-        claimed_at: Instant,
-        slot: OwnedSemaphorePermit,
-        ticket: Option<oneshot::Sender<Handled>>,
-    ) {
+    /// Runs what was claimed. `claimed_at`: before the claim was sent.
+    pub(crate) fn start(self: &Arc<Self>, claimed: Claimed, claimed_at: Instant, slot: Slot) {
         let node = Arc::clone(self);
-        tokio::spawn(self.awaited(async move {
-            run::run(&node, claimed, claimed_at).await;
-            drop(slot);
-            if let Some(ticket) = ticket {
-                // The consumer may have gone; the ticket is then stale wherever it turns up.
-                let _ = ticket.send(Handled::Done);
-            }
-        }));
+        tokio::spawn(self.awaited(async move { run::run(&node, claimed, claimed_at, Some(slot)).await }));
     }
 }

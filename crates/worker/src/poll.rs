@@ -48,10 +48,10 @@ enum Found {
 
 /// Takes as much as there are free slots; waits for one.
 async fn take(node: &Arc<Node>) -> Found {
-    let slot = node.stop.run_until_cancelled(Arc::clone(&node.slots).acquire_owned()).await;
+    let slot = node.stop.run_until_cancelled(Arc::clone(node.slots.permits()).acquire_owned()).await;
     let Some(Ok(slot)) = slot else { return Found::Nothing };
     let mut slots = vec![slot];
-    while let Ok(slot) = Arc::clone(&node.slots).try_acquire_owned() {
+    while let Ok(slot) = Arc::clone(node.slots.permits()).try_acquire_owned() {
         slots.push(slot);
     }
     let (asked, claimed_at) = (slots.len(), Instant::now());
@@ -67,7 +67,7 @@ async fn take(node: &Arc<Node>) -> Found {
         _ => Found::All,
     };
     for (claimed, slot) in claim.claimed.into_iter().zip(slots) {
-        node.start(claimed, claimed_at, slot, None);
+        node.start(claimed, claimed_at, slot);
     }
     found
 }

@@ -8,6 +8,7 @@ use std::{
 
 use inference::Output;
 use prediction::{Event, Failure, FailureCode, RetrySchedule};
+use queue::Slot;
 use store::{Claimed, Outcome, Run, RunMetrics, Written};
 use tokio::time::sleep;
 
@@ -22,8 +23,9 @@ use crate::{
 /// The most bytes of one output's JSON: what a caller can still be expected to read in one answer.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
-/// Runs it; returns when it is settled and its slot is free. `claimed_at`: before the claim was sent.
-pub(crate) async fn run(node: &Node, claimed: Claimed, claimed_at: Instant) {
+/// Runs it; returns when it is settled. Its slot is free as soon as it has run and there is room for its outcome: while that is
+/// written, the next one runs. `claimed_at`: before the claim was sent.
+pub(crate) async fn run(node: &Node, claimed: Claimed, claimed_at: Instant, slot: Option<Slot>) {
     let hold = node.held.hold(claimed.run, claimed_at + node.config.lease);
     if claimed.is_first && claimed.webhook_events.contains(Event::Start) {
         node.due.notify_one();
@@ -31,6 +33,9 @@ pub(crate) async fn run(node: &Node, claimed: Claimed, claimed_at: Instant) {
     let outcome = predict(node, &claimed, &hold).await;
     hold.abandon().abandon();
     let Some(outcome) = outcome else { return };
+    node.slots.ran();
+    let _room = node.outcomes.room_for(&outcome).await;
+    drop(slot);
     let tells =
         complete::ended_id(&outcome).is_some() && claimed.webhook_events.iter().any(|event| event > Event::Start);
     if write(node, outcome, &hold).await == Written::Applied && tells {

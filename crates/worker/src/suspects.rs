@@ -67,14 +67,13 @@ async fn wanted(node: &Node) -> bool {
     }
 }
 
-/// Takes every slot, which waits for all that is held and lets nothing else begin, then runs one suspect after the other.
+/// Takes every slot, which waits for all that runs and lets nothing else begin, then runs one suspect after the other.
 async fn session(node: &Node, patience: Duration) -> Session {
-    let slots = u32::try_from(node.config.slots).unwrap_or(u32::MAX);
-    let all = timeout(patience, node.slots.acquire_many(slots));
+    let all = timeout(patience, node.slots.all());
     let _all = match node.stop.run_until_cancelled(all).await {
-        Some(Ok(Ok(all))) => all,
+        Some(Ok(all)) => all,
         Some(Err(_)) => return Session::NotAlone,
-        Some(Ok(Err(_))) | None => return Session::Done,
+        None => return Session::Done,
     };
     let begun = Instant::now();
     while begun.elapsed() < LONGEST_SESSION && !node.stop.is_cancelled() {
@@ -82,7 +81,7 @@ async fn session(node: &Node, patience: Duration) -> Session {
         match node.ask(node.store.claim_suspect(node.id, &node.serves, node.config.lease)).await {
             Ok(Some(claimed)) => {
                 tracing::info!(prediction = %claimed.run.id, "runs alone");
-                run::run(node, claimed, claimed_at).await;
+                run::run(node, claimed, claimed_at, None).await;
             }
             Ok(None) => return Session::Done,
             Err(_) => return Session::More,

@@ -29,7 +29,6 @@ pub(crate) async fn settle(consumer: Arc<Consumer>, link: Arc<Link>, mut settled
         let mut held = consumer.held();
         for settled in batch.drain(..) {
             held.remove(&settled.entry);
-            drop(settled.slot);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{
     acker, lease,
     link::Link,
     names::{GROUP, Names, RETURNED, RETURNED_SILENCE, StreamNames},
-    reader::Reader,
+    reader::{MOST_TAKEN, Reader},
     scripts,
 };
 use crate::{Handled, backend::TicketBackend};
@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How long a stopping consumer tries to tell Redis what it finished; what it cannot tell others find stale.
@@ -26,9 +26,7 @@ pub(crate) struct Consumer {
     pub(crate) name: String,
     pub(crate) streams: Vec<(StreamKey, StreamNames)>,
     pub(crate) lease: Duration,
-    /// The most tickets that may be held.
-    pub(crate) most: usize,
-    /// One for each of them.
+    /// A ticket is taken for a free one only.
     pub(crate) slots: Arc<Semaphore>,
     held: Mutex<HashSet<Entry>>,
 }
@@ -41,18 +39,22 @@ pub(crate) struct Entry {
     pub(crate) id: String,
 }
 
-/// An entry whose fate Redis must be told; its slot is free once it was.
+/// An entry whose fate Redis must be told.
 pub(crate) struct Settled {
     pub(crate) entry: Entry,
     pub(crate) handled: Handled,
-    pub(crate) slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Consumer {
-    pub(crate) fn new(name: &str, names: &Names, streams: Vec<StreamKey>, most: usize, lease: Duration) -> Arc<Self> {
+    pub(crate) fn new(
+        name: &str,
+        names: &Names,
+        streams: Vec<StreamKey>,
+        slots: Arc<Semaphore>,
+        lease: Duration,
+    ) -> Arc<Self> {
         let streams = streams.into_iter().map(|key| (key.clone(), names.stream(&key))).collect();
-        let slots = Arc::new(Semaphore::new(most));
-        Arc::new(Self { name: name.to_owned(), streams, lease, most, slots, held: Mutex::default() })
+        Arc::new(Self { name: name.to_owned(), streams, lease, slots, held: Mutex::default() })
     }
 
     pub(crate) fn held(&self) -> MutexGuard<'_, HashSet<Entry>> {
@@ -86,7 +88,7 @@ pub(crate) fn start(
     stop: &CancellationToken,
 ) -> TicketBackend {
     let (settled_sender, settled) = mpsc::unbounded_channel();
-    let (sender, deliveries) = mpsc::channel(consumer.most);
+    let (sender, deliveries) = mpsc::channel(MOST_TAKEN);
     let reader = Reader::new(Arc::clone(&consumer), sender, settled_sender, stop.clone());
     let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(client.clone())));
     let acker = AbortOnDropHandle::new(tokio::spawn(acker::settle(Arc::clone(&consumer), Arc::clone(link), settled)));

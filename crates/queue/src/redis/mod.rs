@@ -22,7 +22,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// The most tickets that one call of the script adds: Redis does nothing else meanwhile.
@@ -105,12 +105,12 @@ impl RedisQueue {
     pub(crate) async fn consume(
         &self,
         streams: Vec<StreamKey>,
-        slots: usize,
+        slots: Arc<Semaphore>,
         handler: Handler,
         stop: CancellationToken,
     ) {
         let backend = |name: &str| {
-            let consumer = Consumer::new(name, &self.names, streams.clone(), slots, self.config.lease);
+            let consumer = Consumer::new(name, &self.names, streams.clone(), Arc::clone(&slots), self.config.lease);
             consumer::start(consumer, &self.client, &self.link, &stop)
         };
         backend::consume(backend, handler, &stop).await;

@@ -23,7 +23,7 @@ use uuid::Uuid;
 const BLOCK: u64 = 500;
 
 /// The most tickets taken by one call.
-const MOST_TAKEN: usize = 256;
+pub(crate) const MOST_TAKEN: usize = 256;
 
 /// The longest between two looks for tickets of silent consumers; a look also keeps the streams from expiring.
 const LONGEST_UNTIL_LOOK: Duration = Duration::from_secs(1);
@@ -108,7 +108,11 @@ impl Reader {
         } else {
             0
         };
-        let own = if self.may_have_lost { self.consumer.most } else { 0 };
+        // Those in our hands come first; then those of one reply, to a call that takes or to one that waits.
+        let own = match self.may_have_lost {
+            true => self.consumer.held().len() + MOST_TAKEN.max(self.consumer.streams.len()),
+            false => 0,
+        };
         let room = self.consumer.slots.available_permits().min(MOST_TAKEN);
         let order: Vec<usize> = self.turns.order().collect();
         let keys: Vec<&str> = order.iter().flat_map(|&stream| self.consumer.streams[stream].1.keys()).collect();
@@ -164,7 +168,7 @@ impl Reader {
             let settle = move |settled_as: Settled| drop(settled.send(settled_as));
             let Some(id) = decode(&fields) else {
                 tracing::warn!(entry = entry.id, "an entry that is no ticket was dropped");
-                settle(Settled { entry, handled: Handled::Done, slot: None });
+                settle(Settled { entry, handled: Handled::Done });
                 continue;
             };
             let slot = tokio::select! {
@@ -172,13 +176,14 @@ impl Reader {
                 () = self.stop.cancelled() => None,
                 slot = Arc::clone(&self.consumer.slots).acquire_owned() => slot.ok(),
             };
-            let may_run = slot.is_some();
+            let Some(slot) = slot else {
+                settle(Settled { entry, handled: Handled::Returned });
+                continue;
+            };
             let ticket = Ticket { id, stream: self.consumer.streams[entry.stream].0.clone() };
-            let delivery = Delivery::new(ticket, move |handled| settle(Settled { entry, handled, slot }));
-            if may_run {
-                // Without a receiver it is dropped, and thereby returned.
-                let _ = self.deliveries.send(delivery).await;
-            }
+            let delivery = Delivery::new(ticket, slot, move |handled| settle(Settled { entry, handled }));
+            // Without a receiver it is dropped, and thereby returned.
+            let _ = self.deliveries.send(delivery).await;
         }
     }
 }

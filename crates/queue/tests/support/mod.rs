@@ -2,9 +2,12 @@
 
 use futures::{FutureExt, future::BoxFuture};
 use prediction::{PredictionId, Priority, StreamKey, Ticket};
-use queue::{Handled, Handler, Queue};
+use queue::{Handled, Handler, Queue, Slot};
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for what must happen: so long that only what never happens takes it.
@@ -28,7 +31,7 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
-    /// Starts one that does with each ticket what `handle` says.
+    /// Starts one that does with each ticket what `handle` says, and keeps its slot until then.
     pub(crate) fn start(
         queue: &Queue,
         streams: &[StreamKey],
@@ -36,13 +39,14 @@ impl Consumer {
         handle: impl Fn(Ticket) -> BoxFuture<'static, Handled> + Send + Sync + 'static,
     ) -> Self {
         let (sender, handed) = mpsc::unbounded_channel();
-        let handler: Handler = Arc::new(move |ticket: Ticket| {
+        let handler: Handler = Arc::new(move |ticket: Ticket, slot: Slot| {
             // The test may be over.
             let _ = sender.send(ticket.clone());
-            handle(ticket)
+            handle(ticket).inspect(move |_| drop(slot)).boxed()
         });
         let (queue, streams, stop) = (queue.clone(), streams.to_vec(), CancellationToken::new());
         let stopped = stop.clone();
+        let slots = Arc::new(Semaphore::new(slots));
         let task = tokio::spawn(async move { queue.consume(streams, slots, handler, stopped).await });
         Self { handed, stop, task }
     }

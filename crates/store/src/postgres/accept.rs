@@ -50,7 +50,7 @@ const GIVE_KEYS_BACK: &str = "
     WHERE (idempotency_keys.tenant, idempotency_keys.key) = (wrong.tenant, wrong.key)";
 
 /// Stores those whose ids are free, with their inputs, and says which those were. In the order of ids, like every other
-/// transaction that takes ids.
+/// transaction that takes ids. `IS TRUE` keeps the planner from making a join of the test, which would compare each with each.
 const INSERT: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     new AS MATERIALIZED (
@@ -76,7 +76,8 @@ const INSERT: &str = "
     payloads AS (
         INSERT INTO inputs (prediction_id, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin)
         SELECT id, input, metadata::jsonb, fingerprint, webhook_url, webhook_endpoint, webhook_origin
-        FROM new JOIN stored USING (id)
+        FROM new
+        WHERE (id IN (SELECT id FROM stored)) IS TRUE
     )
     SELECT id, created_at, deadline_at FROM stored";
 

@@ -1,6 +1,7 @@
 //! The store on Postgres: connections that never hang, the schema, the clock.
 
 mod accept;
+mod admission;
 mod ask;
 mod claim;
 mod complete;
@@ -42,8 +43,10 @@ const DEDICATED_CALL_TIMEOUT: Duration = Duration::from_secs(3);
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Settings of every session. The server notices within about 25 s that this side is gone, and frees its locks; a frozen
-/// client does not hold its locks for ever; short statements are not compiled.
-const SESSION: [(&str, &str); 7] = [
+/// client does not hold its locks for ever; short statements are not compiled. Every statement here finds its rows by an index,
+/// and is planned once: a queue fills faster than statistics follow, and a planner that remembers an empty table would read
+/// a full one from end to end, for every batch.
+const SESSION: [(&str, &str); 11] = [
     ("statement_timeout", STATEMENT_TIMEOUT),
     ("idle_in_transaction_session_timeout", "15s"),
     ("tcp_keepalives_idle", "10"),
@@ -51,6 +54,10 @@ const SESSION: [(&str, &str); 7] = [
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "20000"),
     ("jit", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
 ];
 
 /// Acknowledged means on disk, whatever the server's default; a stricter setting (waiting for standbys) is kept.

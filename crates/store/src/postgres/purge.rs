@@ -30,7 +30,11 @@ const PURGE_PREDICTIONS: &str = "
     ),
     purged_inputs AS (DELETE FROM inputs USING gone WHERE prediction_id = id),
     purged_outputs AS (DELETE FROM outputs USING gone WHERE prediction_id = id),
-    told AS MATERIALIZED (SELECT prediction_id, event FROM locked JOIN gone ON id = prediction_id),
+    told AS MATERIALIZED (
+        SELECT prediction_id, event FROM locked
+        -- Not a join, which would compare each with each.
+        WHERE (prediction_id IN (SELECT id FROM gone)) IS TRUE
+    ),
     purged_attempts AS (
         DELETE FROM delivery_attempts AS attempt
         USING told

@@ -8,6 +8,7 @@ use std::{
 use prediction::{PredictionId, Priority};
 use queue::{Handled, Location};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::{Stage, digits, echo, set, stream, until};
@@ -46,7 +47,7 @@ async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
     let (seen, stop) = (Arc::new(Mutex::new(HashSet::new())), CancellationToken::new());
     let look = {
         let seen = Arc::clone(&seen);
-        Arc::new(move |ticket: prediction::Ticket| -> futures::future::BoxFuture<'static, Handled> {
+        Arc::new(move |ticket: prediction::Ticket, _: queue::Slot| -> futures::future::BoxFuture<'static, Handled> {
             seen.lock().unwrap().insert(ticket.id);
             Box::pin(async { Handled::Done })
         })
@@ -55,7 +56,7 @@ async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
     let streams = vec![stream(spec.name, spec.version, Priority::Normal)];
     let consuming = tokio::spawn({
         let (queue, stop) = (stage.queue.clone(), stop.clone());
-        async move { queue.consume(streams, 16, look, stop).await }
+        async move { queue.consume(streams, Arc::new(Semaphore::new(16)), look, stop).await }
     });
     until(async || seen.lock().unwrap().is_superset(ids)).await;
     stop.cancel();
