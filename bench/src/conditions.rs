@@ -1,18 +1,14 @@
-//! Under which conditions something was measured: the machine, and how fast its disk syncs.
+//! Under which conditions something was measured: the machine, how fast its disk syncs, and how the servers are set.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
-    path::Path,
     thread,
     time::Instant,
 };
 
-use crate::{
-    numbers::percentile,
-    stage::{postgres_version, program},
-};
+use crate::{numbers::percentile, program::program, servers::Servers};
 
 const PAGE: [u8; 8192] = [1; 8192];
 const SYNCS: usize = 500;
@@ -24,19 +20,25 @@ pub(crate) async fn measure() -> BTreeMap<String, String> {
         ("processor".to_owned(), after_colon("/proc/cpuinfo", "model name")),
         ("cores".to_owned(), cores.to_string()),
         ("memory".to_owned(), after_colon("/proc/meminfo", "MemTotal")),
-        ("kernel".to_owned(), fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()),
+        ("kernel".to_owned(), read("/proc/sys/kernel/osrelease").trim().to_owned()),
+        (
+            "load before (1, 5, 15 minutes)".to_owned(),
+            read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+        ),
         ("fdatasync of 8 KiB".to_owned(), format!("{:.0} µs (median)", fdatasync() * 1e6)),
+        ("augur".to_owned(), version().await),
     ]);
-    conditions.insert("postgres".to_owned(), postgres_version().await);
-    for (name, program) in [("augur", program("augur")), ("redis", "redis-server".into())] {
-        conditions.insert(name.to_owned(), version(&program).await);
-    }
+    conditions.extend(Servers::start().await.stated().await);
     conditions
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(file).unwrap_or_default()
 }
 
 /// The rest of the first line that begins so.
 fn after_colon(file: &str, begin: &str) -> String {
-    let text = fs::read_to_string(file).unwrap_or_default();
+    let text = read(file);
     let line = text.lines().find_map(|line| line.strip_prefix(begin)?.split_once(':'));
     line.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
 }
@@ -54,7 +56,7 @@ fn fdatasync() -> f64 {
     percentile(&seconds, 0.5)
 }
 
-async fn version(program: &Path) -> String {
-    let output = tokio::process::Command::new(program).arg("--version").output().await.expect("it can be started");
-    String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned()
+async fn version() -> String {
+    let output = tokio::process::Command::new(program("augur")).arg("--version").output().await;
+    String::from_utf8_lossy(&output.expect("it can be started").stdout).trim().to_owned()
 }

@@ -2,15 +2,24 @@
 //! several times, and reports medians with the conditions they were measured under.
 //!
 //! ```sh
-//! cargo build --release -p bench -p api -p worker -p cli && target/release/bench deliveries --json deliveries.json
+//! cargo build --release -p bench -p api -p worker -p cli && target/release/bench storm --json storm.json
 //! ```
 
+mod bare;
+mod cases;
 mod conditions;
-mod deliveries;
-mod memory;
+mod cpu;
+mod drive;
+mod fill;
+mod http;
+mod low;
 mod numbers;
+mod program;
 mod receiver;
+mod resp;
+mod servers;
 mod stage;
+mod subject;
 
 use std::{
     env, fs,
@@ -21,35 +30,47 @@ use std::{
 
 use serde_json::json;
 
-const USAGE: &str = "bench CASE [--runs N] [--json FILE]
-
-cases:
-  deliveries   webhooks per second, how long after its end a prediction's webhook arrives, and a sender's memory
-               beside receivers that are dead or slow
-
---runs N       repeat each measurement N times; medians are reported (3)
---json FILE    write conditions, all runs and the medians there";
+use crate::{
+    cases::{CASES, Case},
+    numbers::{least, medians, most},
+};
 
 /// What the command line asks for.
 struct Asked {
+    case: &'static Case,
     runs: usize,
+    most: Option<usize>,
     json: Option<PathBuf>,
 }
 
 fn asked() -> Option<Asked> {
     let mut arguments = env::args().skip(1);
-    if arguments.next()? != "deliveries" {
-        return None;
-    }
-    let mut asked = Asked { runs: 3, json: None };
+    let name = arguments.next()?;
+    let case = CASES.iter().find(|case| case.name == name)?;
+    let mut asked = Asked { case, runs: 3, most: None, json: None };
     while let Some(argument) = arguments.next() {
+        let mut positive = || arguments.next()?.parse().ok().filter(|number| *number > 0);
         match argument.as_str() {
-            "--runs" => asked.runs = arguments.next()?.parse().ok().filter(|runs| *runs > 0)?,
+            "--runs" => asked.runs = positive()?,
+            "--most" => asked.most = Some(positive()?),
             "--json" => asked.json = Some(arguments.next()?.into()),
             _ => return None,
         }
     }
     Some(asked)
+}
+
+fn usage() -> String {
+    let cases: String = CASES.iter().map(|case| format!("  {:<13}{}\n", case.name, case.about)).collect();
+    format!(
+        "bench CASE [--runs N] [--most N] [--json FILE]
+
+cases:
+{cases}
+--runs N       repeat each measurement N times; medians are reported (3)
+--most N       the most predictions of one measurement, if fewer than the case would take
+--json FILE    write conditions, all runs and the medians there"
+    )
 }
 
 /// One line for people.
@@ -61,17 +82,25 @@ fn say(line: &str) {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Some(asked) = asked() else {
-        say(USAGE);
+        say(&usage());
         return ExitCode::from(2);
     };
     let conditions = conditions::measure().await;
     conditions.iter().for_each(|(what, value)| say(&format!("{what}: {value}")));
-    let (runs, medians) = deliveries::measure(asked.runs).await;
-    say(&format!("medians of {} runs:", asked.runs));
-    medians.iter().for_each(|(what, value)| say(&format!("  {what}: {value}")));
+    let measured = (asked.case.measure)(asked.runs, asked.most.unwrap_or(usize::MAX)).await;
+    let medians = medians(&measured.runs);
+    let (least, most) = (least(&measured.runs), most(&measured.runs));
+    say(&format!("medians of {} runs (least to most):", asked.runs));
+    for (what, value) in &medians {
+        say(&format!("  {what}: {value} ({} to {})", least[what], most[what]));
+    }
+    measured.skipped.iter().for_each(|name| say(&format!("SKIPPED: {name}")));
     if let Some(file) = asked.json {
-        let report = json!({ "case": "deliveries", "conditions": conditions, "runs": runs, "medians": medians });
+        let report = json!({
+            "case": asked.case.name, "conditions": conditions, "runs": measured.runs, "medians": medians, "least": least,
+            "most": most, "skipped": measured.skipped,
+        });
         fs::write(&file, format!("{report:#}\n")).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
-    ExitCode::SUCCESS
+    if measured.skipped.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

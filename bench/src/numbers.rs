@@ -16,12 +16,32 @@ pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
 
 /// The median of each number over all runs, to three decimal places.
 pub(crate) fn medians(runs: &[Numbers]) -> Numbers {
+    of_each(runs, |values| percentile(values, 0.5))
+}
+
+/// The least of each number over all runs, to three decimal places.
+pub(crate) fn least(runs: &[Numbers]) -> Numbers {
+    of_each(runs, |values| percentile(values, 0.0))
+}
+
+/// The greatest of each number over all runs, to three decimal places.
+pub(crate) fn most(runs: &[Numbers]) -> Numbers {
+    of_each(runs, |values| percentile(values, 1.0))
+}
+
+fn of_each(runs: &[Numbers], choose: fn(&[f64]) -> f64) -> Numbers {
     let names = runs.first().into_iter().flat_map(|run| run.keys());
-    let median = |name: &String| {
+    let chosen = |name: &String| {
         let values: Vec<f64> = runs.iter().filter_map(|run| run.get(name).copied()).collect();
-        (percentile(&values, 0.5) * 1000.0).round() / 1000.0
+        (choose(&values) * 1000.0).round() / 1000.0
     };
-    names.map(|name| (name.clone(), median(name))).collect()
+    names.map(|name| (name.clone(), chosen(name))).collect()
+}
+
+/// A count as a number to calculate with.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn number(count: usize) -> f64 {
+    count as f64
 }
 
 #[cfg(test)]
@@ -31,7 +51,9 @@ mod tests {
     #[test]
     fn medians_are_of_each_number_by_itself() {
         let run = |a: f64, b: f64| Numbers::from([("a".to_owned(), a), ("b".to_owned(), b)]);
-        assert_eq!(medians(&[run(3.0, 1.0), run(1.0, 1.0), run(2.0004, 9.0)]), run(2.0, 1.0));
+        let runs = [run(3.0, 1.0), run(1.0, 1.0), run(2.0004, 9.0)];
+        assert_eq!(medians(&runs), run(2.0, 1.0));
+        assert_eq!((least(&runs), most(&runs)), (run(1.0, 1.0), run(3.0, 9.0)));
         assert_eq!(percentile(&[4.0, 2.0, 3.0, 1.0], 0.99), 4.0);
     }
 }

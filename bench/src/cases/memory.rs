@@ -11,10 +11,10 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// How long the slow receiver takes to answer.
 const SLOW: Duration = Duration::from_secs(1);
 
-pub(crate) async fn measure(stage: &Stage) -> Numbers {
+pub(super) async fn measure(stage: &Stage) -> Numbers {
     let slow = Receiver::start(SLOW).await;
     // A port at which nobody listens.
-    let dead = format!("http://127.0.0.1:{}/hook", servers::free_port());
+    let dead = format!("http://127.0.0.1:{}/hook", ::servers::free_port());
     let mut numbers = Numbers::new();
     for (name, url) in [("dead", dead), ("slow", slow.url(0))] {
         numbers.extend(watch(stage, name, &url).await);

@@ -9,11 +9,10 @@ use std::{
 use sqlx::Row;
 use tokio::time::sleep;
 
+use super::memory;
 use crate::{
-    memory,
-    numbers::{Numbers, medians, percentile},
+    numbers::{Numbers, percentile},
     receiver::Receiver,
-    say,
     stage::Stage,
 };
 
@@ -25,19 +24,7 @@ const ORIGINS: usize = 8;
 const RATE: u32 = 200;
 const TIMED: usize = 2_000;
 
-/// Measures so many times; returns the runs and their medians.
-pub(crate) async fn measure(runs: usize) -> (Vec<Numbers>, Numbers) {
-    let mut all = Vec::new();
-    for run in 1..=runs {
-        let numbers = once().await;
-        say(&format!("run {run}: {numbers:.1?}"));
-        all.push(numbers);
-    }
-    let medians = medians(&all);
-    (all, medians)
-}
-
-async fn once() -> Numbers {
+pub(super) async fn once() -> Numbers {
     let stage = Stage::start().await;
     let mut numbers = Numbers::new();
     numbers.insert("1 origin: webhooks/s".into(), drain(&stage, 1).await);

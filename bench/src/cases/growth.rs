@@ -1,0 +1,191 @@
+//! The case `growth`: what 10,000 to 10,000,000 finished predictions in the store, or a million waiting ones, cost those who come
+//! later.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sqlx::{Connection as _, PgConnection, Row};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Measured, say_run};
+use crate::{
+    drive::{apart, value},
+    fill,
+    http::{Connection, request},
+    numbers::{Numbers, percentile},
+    say,
+    servers::Servers,
+    stage::{Stage, migrated},
+    subject::{AUGUR, Dialect},
+};
+
+/// Finished predictions in each store, each with its payloads.
+const FINISHED: [usize; 4] = [10_000, 100_000, 1_000_000, 10_000_000];
+/// Waiting predictions in the last store.
+const WAITING: usize = 1_000_000;
+/// Requests of each kind, and how many there are per second.
+const REQUESTS: usize = 1_000;
+const RATE: u32 = 200;
+/// How long a worker works at the backlog.
+const WORKED: Duration = Duration::from_secs(15);
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Has Postgres time each statement.
+const TIMED: [(&str, &str); 1] = [("shared_preload_libraries", "pg_stat_statements")];
+/// Milliseconds of a claim: in the mean and at most, as Postgres sees it.
+const CLAIMS: &str = "
+    SELECT sum(total_exec_time) / sum(calls), max(max_exec_time) FROM pg_stat_statements
+    WHERE query LIKE '%attempts = attempts + $%' AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+/// Milliseconds from acceptance to claim of the latest ones.
+const CLAIMED: &str = "
+    SELECT extract(epoch FROM started_at - created_at)::float8 * 1000
+    FROM predictions WHERE tenant = '' AND started_at IS NOT NULL ORDER BY created_at DESC LIMIT $1";
+
+/// One filled store.
+struct Filled {
+    name: String,
+    database_url: String,
+    /// Some predictions that are in it.
+    ids: Vec<String>,
+    is_backlog: bool,
+}
+
+pub(super) async fn measure(runs: usize, most: usize) -> Measured {
+    let servers = Arc::new(Servers::with(&TIMED).await);
+    let mut stores = Vec::new();
+    for count in FINISHED.into_iter().filter(|count| *count <= most) {
+        stores.push(filled(&servers, count, false).await);
+    }
+    stores.push(filled(&servers, WAITING.min(most), true).await);
+    let mut all = Vec::new();
+    for run in 1..=runs {
+        let mut numbers = Numbers::new();
+        for store in &stores {
+            numbers.extend(once(&servers, store).await);
+        }
+        if let [first, .., last, _] = stores.as_slice() {
+            for what in ["submit", "poll", "first page", "accepted to claimed"] {
+                let p50 = |store: &Filled| numbers[&format!("{}, {what}, p50: ms", store.name)];
+                numbers.insert(format!("{what}, p50: most finished ÷ fewest"), p50(last) / p50(first));
+            }
+        }
+        say_run(run, &numbers);
+        all.push(numbers);
+    }
+    Measured { runs: all, skipped: Vec::new() }
+}
+
+async fn filled(servers: &Arc<Servers>, count: usize, is_backlog: bool) -> Filled {
+    let database_url = migrated(servers).await;
+    // A worker makes its models known; without it there would be nothing to fill in.
+    Stage::on(Arc::clone(servers), &database_url, &[]).await.end().await;
+    let begun = Instant::now();
+    let mut database = PgConnection::connect(&database_url).await.expect("Postgres answers");
+    let ids =
+        if is_backlog { fill::waiting(&mut database, count).await } else { fill::finished(&mut database, count).await };
+    let create = "CREATE EXTENSION pg_stat_statements";
+    sqlx::query(create).execute(&mut database).await.expect("Postgres has its contributed modules");
+    let name = format!("{count:8} {}", if is_backlog { "waiting" } else { "finished" });
+    say(&format!("filled with {name} in {:.0} s", begun.elapsed().as_secs_f64()));
+    Filled { name, database_url, ids, is_backlog }
+}
+
+/// One store, with programs of its own that have just been started.
+async fn once(servers: &Arc<Servers>, store: &Filled) -> Numbers {
+    let mut stage = Stage::on(Arc::clone(servers), &store.database_url, &["--queue-unserved"]).await;
+    if store.is_backlog {
+        // With nobody at work, the backlog alone is what requests meet.
+        stage.retire().await;
+    }
+    let mut subject = stage.subject(&AUGUR).await;
+    reset(&stage).await;
+    let mut numbers = Numbers::new();
+    numbers.extend(requests(&stage, store).await);
+    if store.is_backlog {
+        numbers.extend(work(&stage, store).await);
+    } else {
+        subject.over().await;
+        let rows = sqlx::query(CLAIMED).bind(i64::try_from(REQUESTS).expect("few enough")).fetch_all(&stage.database);
+        let rows = rows.await.expect("Postgres answers");
+        let milliseconds: Vec<f64> = rows.iter().map(|row| row.get(0)).collect();
+        numbers.extend(shares(store, "accepted to claimed", &milliseconds));
+        numbers.extend(claims(&stage, store).await);
+        numbers.insert(format!("{}, API's memory: MiB", store.name), stage.api.resident_mib());
+        numbers.insert(format!("{}, worker's memory: MiB", store.name), stage.worker().resident_mib());
+        numbers.insert(format!("{}, Redis' memory: MiB", store.name), redis_mib(&stage).await);
+    }
+    stage.end().await;
+    numbers
+}
+
+async fn reset(stage: &Stage) {
+    sqlx::query("SELECT pg_stat_statements_reset()").execute(&stage.database).await.expect("the extension is there");
+}
+
+/// Submits, polls and lists, evenly in time and in turn.
+async fn requests(stage: &Stage, store: &Filled) -> Numbers {
+    let (address, ids) = (stage.address, store.ids.clone());
+    let timed = apart(move || async move {
+        let mut connection = Connection::open(address).await;
+        let mut ticks = interval(Duration::from_secs(1) / RATE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut timed: [Vec<f64>; 3] = Default::default();
+        let Dialect { path, read, around: (begin, end), .. } = AUGUR;
+        // As many again before, which are not counted.
+        for number in 0..2 * REQUESTS {
+            let submit = request("POST", path, "", &format!("{begin}\"{}\"{end}", value(number)));
+            let poll = request("GET", &format!("{read}{}", ids[number % ids.len()]), "", "");
+            let list = request("GET", "/v1/predictions", "", "");
+            for (kind, request) in [submit, poll, list].iter().enumerate() {
+                ticks.tick().await;
+                let begun = Instant::now();
+                let answer = connection.exchange(request).await;
+                assert!([200, 202].contains(&answer.status), "{}", String::from_utf8_lossy(answer.body));
+                if number >= REQUESTS {
+                    timed[kind].push(begun.elapsed().as_secs_f64() * 1e3);
+                }
+            }
+        }
+        timed
+    });
+    let timed = timed.await;
+    ["submit", "poll", "first page"].iter().zip(&timed).flat_map(|(what, values)| shares(store, what, values)).collect()
+}
+
+/// A worker at the backlog for a while: how long its claims take, and how much memory everything needs.
+async fn work(stage: &Stage, store: &Filled) -> Numbers {
+    reset(stage).await;
+    let worker = stage.another_worker(&[]).await;
+    let begun = Instant::now();
+    let mut most = [0.0; 3];
+    while begun.elapsed() < WORKED {
+        let now = [stage.api.resident_mib(), worker.resident_mib(), redis_mib(stage).await];
+        most = std::array::from_fn(|place| f64::max(most[place], now[place]));
+        tokio::time::sleep(PERIOD).await;
+    }
+    let names = ["API's memory", "worker's memory", "Redis' memory"];
+    let mut numbers: Numbers =
+        names.iter().zip(most).map(|(what, most)| (format!("{}, {what}: MiB", store.name), most)).collect();
+    numbers.extend(claims(stage, store).await);
+    worker.end().await;
+    numbers
+}
+
+async fn claims(stage: &Stage, store: &Filled) -> Numbers {
+    let row = sqlx::query(CLAIMS).fetch_one(&stage.database).await.expect("the extension is there");
+    let (mean, most): (Option<f64>, Option<f64>) = (row.get(0), row.get(1));
+    let (Some(mean), Some(most)) = (mean, most) else { panic!("no statement looks like a claim") };
+    let name = |which: &str| format!("{}, statement of a claim, {which}: ms", store.name);
+    Numbers::from([(name("mean"), mean), (name("most"), most)])
+}
+
+fn shares(store: &Filled, what: &str, milliseconds: &[f64]) -> Numbers {
+    let name = |share: &str| format!("{}, {what}, {share}: ms", store.name);
+    [("p50", 0.5), ("p99", 0.99)].map(|(share, of)| (name(share), percentile(milliseconds, of))).into()
+}
+
+async fn redis_mib(stage: &Stage) -> f64 {
+    stage.servers.redis_info("used_memory").await.parse::<f64>().expect("a number of bytes") / f64::from(1 << 20)
+}

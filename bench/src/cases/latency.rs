@@ -1,0 +1,126 @@
+//! The case `latency`: how soon a caller knows the result where there is little to do, and how soon the programs are ready.
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::{Measured, say_run};
+use crate::{
+    drive::apart,
+    low::{Load, Way},
+    numbers::{Numbers, percentile},
+    program::{Program, program},
+    receiver::Receiver,
+    stage::{Stage, WEBHOOKS, free_address},
+    subject::AUGUR,
+};
+
+/// Submissions per second, and for how long.
+const LOADS: [(u32, Duration); 2] = [(20, Duration::from_secs(12)), (100, Duration::from_secs(8))];
+/// The same before it counts.
+const WARM_UP: (u32, Duration) = (100, Duration::from_secs(2));
+/// How often each program is started.
+const STARTS: usize = 5;
+
+pub(super) async fn measure(runs: usize) -> Measured {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
+    let mut models: Vec<(&str, OsString, PathBuf)> =
+        vec![("the models in models/", "--models-dir".into(), root.join("models"))];
+    let mut skipped = Vec::new();
+    let fetched = Command::new(root.join("scripts/fetch-test-model")).output().await.expect("a script can be started");
+    if fetched.status.success() {
+        let path = String::from_utf8(fetched.stdout).expect("paths are in UTF-8");
+        models.push(("all-MiniLM-L6-v2", "--model".into(), path.trim_end().into()));
+    } else {
+        let reason = String::from_utf8_lossy(&fetched.stderr);
+        skipped.push(format!("start of a worker with all-MiniLM-L6-v2: {}", reason.trim_end()));
+    }
+    let mut all = Vec::new();
+    for run in 1..=runs {
+        let stage = Stage::start().await;
+        let sender = stage.sender().await;
+        let embedded = Embedded::start().await;
+        let mut numbers = Numbers::new();
+        for (name, address) in [("Postgres and Redis", stage.address), ("embedded", embedded.address)] {
+            numbers.extend(load(name, address).await);
+        }
+        sender.end().await;
+        numbers.extend(starts(&stage, &models).await);
+        say_run(run, &numbers);
+        all.push(numbers);
+    }
+    Measured { runs: all, skipped }
+}
+
+async fn load(name: &str, address: SocketAddr) -> Numbers {
+    let mut numbers = Numbers::new();
+    for (place, (per_second, lasts)) in [WARM_UP].into_iter().chain(LOADS).enumerate() {
+        let load = Load { dialect: &AUGUR, address, ways: &Way::ALL, per_second, lasts };
+        let prefix = format!("{name}, {per_second}/s");
+        let measured = apart(move || async move {
+            let receiver = Receiver::start(Duration::ZERO).await;
+            load.measure(Some(&receiver), &prefix).await
+        });
+        let measured = measured.await;
+        if place > 0 {
+            numbers.extend(measured);
+        }
+    }
+    numbers
+}
+
+/// Milliseconds from a program's start until it says that it is ready. Its file and its models have been read before.
+async fn starts(stage: &Stage, models: &[(&str, OsString, PathBuf)]) -> Numbers {
+    let mut numbers = Numbers::new();
+    let listen = || ["--listen".into(), OsString::from(free_address().to_string())];
+    let api = || stage.arguments().chain(listen());
+    numbers.insert("augur-api until it listens: ms".into(), start("augur-api", api, "listening on ").await);
+    for (name, option, path) in models {
+        let worker = || stage.arguments().chain([option.clone(), path.into()]);
+        let name = format!("augur-worker with {name} until it is ready: ms");
+        numbers.insert(name, start("augur-worker", worker, "ready").await);
+    }
+    numbers
+}
+
+async fn start<A: Iterator<Item = OsString>>(name: &str, arguments: impl Fn() -> A, ready: &str) -> f64 {
+    let mut milliseconds = Vec::new();
+    for _ in 0..=STARTS {
+        let begun = Instant::now();
+        let started = Program::start(&program(name), arguments(), &[], ready).await;
+        milliseconds.push(begun.elapsed().as_secs_f64() * 1e3);
+        started.end().await;
+    }
+    percentile(&milliseconds[1..], 0.5)
+}
+
+/// Everything in one process, on a file.
+struct Embedded {
+    address: SocketAddr,
+    _program: Program,
+    _data: TempDir,
+}
+
+impl Embedded {
+    async fn start() -> Self {
+        let address = free_address();
+        let data = tempfile::tempdir().expect("temporary directories can be made");
+        let mut arguments: Vec<OsString> =
+            ["serve", "--enable-echo", "--log", "warn", "--listen"].map(Into::into).to_vec();
+        arguments.push(address.to_string().into());
+        arguments.extend(WEBHOOKS.map(OsString::from));
+        for (option, directory) in [("--data-dir", "data"), ("--models-dir", "models")] {
+            let path = data.path().join(directory);
+            std::fs::create_dir(&path).expect("a directory can be made");
+            arguments.extend([option.into(), path.into()]);
+        }
+        let program = Program::start(&program("augur"), arguments, &[], "listening on ").await;
+        Self { address, _program: program, _data: data }
+    }
+}

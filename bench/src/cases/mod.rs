@@ -1,0 +1,86 @@
+//! The cases: what can be measured, one file each.
+
+mod deliveries;
+mod growth;
+mod latency;
+mod limit;
+mod memory;
+mod peers;
+mod pool;
+mod storm;
+
+use futures::future::BoxFuture;
+
+use crate::{numbers::Numbers, say};
+
+/// One thing that can be measured.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// For people, in the list of cases.
+    pub(crate) about: &'static str,
+    /// Takes how many runs there are to be, and the most predictions of one measurement.
+    pub(crate) measure: fn(usize, usize) -> BoxFuture<'static, Measured>,
+}
+
+/// What a case found.
+pub(crate) struct Measured {
+    pub(crate) runs: Vec<Numbers>,
+    /// What could not be measured, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "storm",
+        about: "echo predictions as fast as 64 and 256 connections submit them, one request each, until all are stored",
+        measure: |runs, most| Box::pin(repeat(runs, move || storm::once(most))),
+    },
+    Case {
+        name: "limit",
+        about: "storms beside what Postgres and Redis do with the same rows in bare statements and pipelines",
+        measure: |runs, most| Box::pin(repeat(runs, move || limit::once(most))),
+    },
+    Case {
+        name: "latency",
+        about: "from submission to known result at low load, by each way of getting to know it; starts of programs",
+        measure: |runs, _| Box::pin(latency::measure(runs)),
+    },
+    Case {
+        name: "pool",
+        about: "1 to 32 workers with a model that takes 20 ms",
+        measure: |runs, most| Box::pin(repeat(runs, move || pool::once(most))),
+    },
+    Case {
+        name: "growth",
+        about: "requests and claims on stores with 10^4 to 10^7 finished predictions (some 20 GB of disk, and a quarter of an
+               hour to fill), and with a million waiting ones",
+        measure: |runs, most| Box::pin(growth::measure(runs, most)),
+    },
+    Case {
+        name: "peers",
+        about: "the recipes in bench/peers beside ours: the same storm, the same low load",
+        measure: |runs, most| Box::pin(peers::measure(runs, most)),
+    },
+    Case {
+        name: "deliveries",
+        about: "webhooks per second, how long after its end a prediction's webhook arrives, and a sender's memory
+               beside receivers that are dead or slow",
+        measure: |runs, _| Box::pin(repeat(runs, deliveries::once)),
+    },
+];
+
+/// Measures so many times.
+async fn repeat<F: Future<Output = Numbers>>(runs: usize, once: impl Fn() -> F) -> Measured {
+    let mut all = Vec::new();
+    for run in 1..=runs {
+        let numbers = once().await;
+        say_run(run, &numbers);
+        all.push(numbers);
+    }
+    Measured { runs: all, skipped: Vec::new() }
+}
+
+fn say_run(run: usize, numbers: &Numbers) {
+    say(&format!("run {run}:"));
+    numbers.iter().for_each(|(what, value)| say(&format!("  {what}: {value:.3}")));
+}

@@ -1,0 +1,150 @@
+//! The case `peers`: the same storm and the same low load against what people would pick instead, each recipe in `bench/peers`
+//! beside ours on the same servers.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+use super::{Measured, say_run, storm};
+use crate::{
+    drive::{self, apart},
+    low::{Load, Way},
+    numbers::Numbers,
+    program::{Program, program},
+    say,
+    servers::Servers,
+    stage::{Stage, free_address, migrated},
+    subject::{AUGUR, Dialect, PEER, Subject},
+};
+
+const CONNECTIONS: usize = 64;
+/// Predictions of one peer's storm, and of the one before it that warms everything up.
+const COUNT: usize = 6_000;
+const WARM_UP: usize = 1_500;
+/// Low load.
+const RATE: u32 = 20;
+const LASTS: Duration = Duration::from_secs(6);
+
+/// A recipe that is installed.
+struct Recipe {
+    name: String,
+    directory: PathBuf,
+    environment: PathBuf,
+}
+
+pub(super) async fn measure(runs: usize, most: usize) -> Measured {
+    let (recipes, skipped) = installed().await;
+    let mut all = Vec::new();
+    for run in 1..=runs {
+        let servers = Arc::new(Servers::start().await);
+        let mut numbers = ours(&servers, most).await;
+        for recipe in &recipes {
+            numbers.extend(theirs(&servers, recipe, most).await);
+        }
+        numbers.extend(ratios(&numbers, &recipes));
+        say_run(run, &numbers);
+        all.push(numbers);
+    }
+    Measured { runs: all, skipped }
+}
+
+/// The recipes, each with its environment beside our programs; and those that cannot be installed, with the reason.
+async fn installed() -> (Vec<Recipe>, Vec<String>) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+    let environments = program("augur").with_file_name("peers");
+    let entries = std::fs::read_dir(&directory).expect("there are recipes");
+    let mut directories: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    directories.retain(|directory| directory.join("install").is_file());
+    directories.sort();
+    let (mut recipes, mut skipped) = (Vec::new(), Vec::new());
+    for directory in directories {
+        let name = directory.file_name().expect("it has a name").to_string_lossy().into_owned();
+        let environment = environments.join(&name);
+        say(&format!("installing {name}"));
+        match Command::new(directory.join("install")).arg(&environment).output().await {
+            Ok(output) if output.status.success() => recipes.push(Recipe { name, directory, environment }),
+            Ok(output) => {
+                skipped.push(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim_end()));
+            }
+            Err(error) => skipped.push(format!("{name}: {error}")),
+        }
+    }
+    (recipes, skipped)
+}
+
+async fn ours(servers: &Arc<Servers>, most: usize) -> Numbers {
+    let database_url = migrated(servers).await;
+    let stage = Stage::on(Arc::clone(servers), &database_url, &[]).await;
+    let mut subject = stage.subject(&AUGUR).await;
+    let mut numbers = low("augur", &subject, &[Way::LongPoll, Way::Poll]).await;
+    subject.clear().await;
+    let storm = storm::measure(&mut subject, CONNECTIONS, most).await;
+    numbers.extend(storm.into_iter().map(|(name, value)| (format!("augur, {name}"), value)));
+    stage.end().await;
+    numbers
+}
+
+async fn theirs(servers: &Arc<Servers>, recipe: &Recipe, most: usize) -> Numbers {
+    let (database_url, redis_url, address) = (servers.database().await, servers.redis_url(), free_address());
+    let port = address.port().to_string();
+    let environment: [(&str, &OsStr); 4] = [
+        ("DATABASE_URL", database_url.as_ref()),
+        ("REDIS_URL", redis_url.as_ref()),
+        ("PORT", port.as_ref()),
+        ("ENVIRONMENT", recipe.environment.as_ref()),
+    ];
+    let service = Program::start(&recipe.directory.join("run"), [], &environment, "ready").await;
+    let mut processes = servers.processes().await;
+    processes.insert("the service".into(), vec![service.id()]);
+    let mut subject = Subject::new(&PEER, address, &database_url, processes).await;
+    let name = &recipe.name;
+    drive::storm(&mut subject, CONNECTIONS, WARM_UP.min(most), "warm-up").await;
+    subject.clear().await;
+    let mut numbers = low(name, &subject, &[Way::Poll]).await;
+    subject.clear().await;
+    let prefix = format!("{name}, {CONNECTIONS} connections");
+    numbers.extend(drive::storm(&mut subject, CONNECTIONS, COUNT.min(most), &prefix).await);
+    service.end().await;
+    numbers
+}
+
+/// Nobody is told of webhooks here: peers have none, nor can their callers wait for an answer.
+async fn low(name: &str, subject: &Subject, ways: &'static [Way]) -> Numbers {
+    let dialect: &'static Dialect = subject.dialect;
+    let load = Load { dialect, address: subject.address, ways, per_second: RATE, lasts: LASTS };
+    let prefix = format!("{name}, {RATE}/s");
+    apart(move || async move { load.measure(None, &prefix).await }).await
+}
+
+/// Ours to each, and to the best of them by each number.
+fn ratios(numbers: &Numbers, recipes: &[Recipe]) -> Numbers {
+    let mut ratios = Numbers::new();
+    let stored = format!("{CONNECTIONS} connections: stored/s");
+    let submit = format!("{CONNECTIONS} connections: submit p99: ms");
+    let (polled, waited) = (format!("{RATE}/s, 2 ms polling, p50: ms"), format!("{RATE}/s, long-poll, p50: ms"));
+    // What it is called, our number, theirs, and whether more is better.
+    let compared = [
+        ("stored/s", &stored, &stored, true),
+        ("submit p99", &submit, &submit, false),
+        ("submission to result, p50", &waited, &polled, false),
+    ];
+    for (what, ours, theirs, is_more_better) in compared {
+        let ours = numbers[&format!("augur, {ours}")];
+        let theirs: BTreeMap<&str, f64> = recipes
+            .iter()
+            .map(|recipe| (recipe.name.as_str(), numbers[&format!("{}, {theirs}", recipe.name)]))
+            .collect();
+        let better = if is_more_better { f64::max } else { f64::min };
+        if let Some(best) = theirs.values().copied().reduce(better) {
+            ratios.insert(format!("augur ÷ best peer: {what}"), ours / best);
+        }
+        ratios.extend(theirs.iter().map(|(name, theirs)| (format!("augur ÷ {name}: {what}"), ours / theirs)));
+    }
+    ratios
+}

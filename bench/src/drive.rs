@@ -1,0 +1,135 @@
+//! The driver: submits predictions from many connections, each as soon as the one before is accepted, and makes sure of every
+//! answer.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use sqlx::Row;
+use tokio::task::JoinSet;
+
+use crate::{
+    cpu::Used,
+    http::{self, Connection},
+    numbers::{Numbers, number, percentile},
+    subject::{Dialect, Subject},
+};
+
+/// What a value ends with: its number. Always this wide, so that requests differ in nothing else.
+const DIGITS: usize = 9;
+
+/// What was accepted from one or more connections.
+#[derive(Default)]
+pub(crate) struct Accepted {
+    /// The ids, each with the number of the value that was sent.
+    pub(crate) ids: Vec<(String, usize)>,
+    milliseconds: Vec<f64>,
+}
+
+/// Submits so many predictions from so many connections, waits until all are stored with their results, and verifies each.
+pub(crate) async fn storm(subject: &mut Subject, connections: usize, count: usize, prefix: &str) -> Numbers {
+    let before = Used::until_now(&subject.processes);
+    let begun = seconds_since_1970();
+    let (dialect, address) = (subject.dialect, subject.address);
+    let accepted = apart(move || submit_all(dialect, address, connections, count)).await;
+    let submitted = seconds_since_1970();
+    subject.over().await;
+    let used = Used::until_now(&subject.processes);
+    let over = seconds_since_1970();
+    let ended = verify(subject, &accepted.ids).await;
+    let name = |what: &str| format!("{prefix}: {what}");
+    let mut numbers = Numbers::from([
+        (name("submit/s"), number(count) / (submitted - begun)),
+        (name("stored/s"), number(count) / (ended - begun)),
+        (name("submit p50: ms"), percentile(&accepted.milliseconds, 0.5)),
+        (name("submit p99: ms"), percentile(&accepted.milliseconds, 0.99)),
+    ]);
+    numbers.extend(used.numbers(&before, prefix, count, over - begun));
+    numbers
+}
+
+/// Runs this on a thread of its own, whose runtime wakes nobody else.
+pub(crate) async fn apart<F: Future>(work: impl FnOnce() -> F + Send + 'static) -> F::Output
+where
+    F::Output: Send + 'static,
+{
+    let driver = thread::spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        runtime.block_on(async { work().await })
+    });
+    let join = tokio::task::spawn_blocking(move || driver.join().expect("the driver does not panic"));
+    join.await.expect("the driver does not panic")
+}
+
+/// Submits so many predictions from so many connections, each as soon as the one before is accepted.
+pub(crate) async fn submit_all(
+    dialect: &'static Dialect,
+    address: SocketAddr,
+    connections: usize,
+    count: usize,
+) -> Accepted {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut callers = JoinSet::new();
+    for _ in 0..connections {
+        callers.spawn(submit(dialect, address, Arc::clone(&next), count));
+    }
+    let mut all = Accepted::default();
+    for accepted in callers.join_all().await {
+        all.ids.extend(accepted.ids);
+        all.milliseconds.extend(accepted.milliseconds);
+    }
+    all
+}
+
+/// One connection, until the numbers have run out.
+async fn submit(dialect: &Dialect, address: SocketAddr, next: Arc<AtomicUsize>, count: usize) -> Accepted {
+    let mut accepted = Accepted::default();
+    let (begin, end) = dialect.around;
+    let mut request = http::request("POST", dialect.path, "", &format!("{begin}\"{}\"{end}", value(0)));
+    let digits = request.len() - end.len() - 1 - DIGITS;
+    let mut connection = Connection::open(address).await;
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= count {
+            return accepted;
+        }
+        request[digits..digits + DIGITS].copy_from_slice(format!("{number:0DIGITS$}").as_bytes());
+        let begun = Instant::now();
+        let answer = connection.exchange(&request).await;
+        accepted.milliseconds.push(begun.elapsed().as_secs_f64() * 1e3);
+        assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(answer.body));
+        accepted.ids.push((answer.text("\"id").expect("an accepted prediction has an id").to_owned(), number));
+    }
+}
+
+/// What is sent under this number.
+pub(crate) fn value(number: usize) -> String {
+    format!("what the service is to answer with, number {number:0DIGITS$}")
+}
+
+/// Every id that was answered is that of a prediction which succeeded with what was sent with it, and there are no others.
+/// Returns when the last one ended, in seconds since 1970.
+pub(crate) async fn verify(subject: &Subject, ids: &[(String, usize)]) -> f64 {
+    let values: Vec<String> = ids.iter().map(|(_, number)| value(*number)).collect();
+    let right = sqlx::query(subject.dialect.right)
+        .bind(ids.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+        .bind(values)
+        .fetch_one(&subject.database);
+    let right: i64 = right.await.expect("Postgres answers").get(0);
+    let ends = sqlx::query(subject.dialect.ends).fetch_one(&subject.database).await.expect("Postgres answers");
+    let (last, all): (f64, i64) = (ends.get(0), ends.get(1));
+    let sent = i64::try_from(ids.len()).expect("few enough");
+    assert_eq!((right, all), (sent, sent), "right results and predictions in all, of those that were sent");
+    last
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
