@@ -94,7 +94,10 @@ async fn filled(servers: &Arc<Servers>, count: usize, is_backlog: bool) -> Fille
 
 /// One store, with programs of its own that have just been started.
 async fn once(servers: &Arc<Servers>, store: &Filled) -> Numbers {
-    let mut stage = Stage::on(Arc::clone(servers), &store.database_url, &["--queue-unserved"]).await;
+    // A limit that the backlog and what is submitted stay below.
+    let limit = (2 * WAITING).to_string();
+    let api = ["--queue-unserved", "--queue-limit", &limit];
+    let mut stage = Stage::on(Arc::clone(servers), &store.database_url, &api).await;
     if store.is_backlog {
         // With nobody at work, the backlog alone is what requests meet.
         stage.retire().await;
