@@ -169,8 +169,9 @@ impl Queue {
     }
 
     /// Hands tickets of these streams to `handler`, as an apalis worker under a random name, no more than there are free
-    /// `slots`, until `stop`; then lets handlers finish, returns what was not handled to the stream and leaves the group. Survives whatever happens to Redis. Dropped instead of stopped, it aborts the handlers, and
-    /// others are handed their tickets when the lease is over.
+    /// `slots`, until `stop`; then lets handlers finish, returns what was not handled to the stream and leaves the group.
+    /// Survives whatever happens to Redis. Dropped instead of stopped, it drops the handlers, and others are handed their
+    /// tickets when the lease is over.
     ///
     /// New tickets of earlier streams go first, so list those of the highest priority first. Neighbours of equal
     /// priority are equals instead: those that have tickets share the free slots evenly and are first by turns.

@@ -7,7 +7,7 @@ use prediction::{PredictionId, StreamKey, Ticket};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use crate::{Accepted, NewPrediction, Store, StoreError};
+use crate::{Accepted, NewPrediction, Store, StoreError, take_turn};
 
 /// What is done with the tickets of predictions just committed, by a task of its own and not by the caller (whose client may
 /// hang up). Returns the tickets that could not be queued.
@@ -15,9 +15,6 @@ pub type Enqueue = Arc<dyn Fn(Vec<Ticket>) -> BoxFuture<'static, Vec<Ticket>> + 
 
 /// The most bytes of payload in one transaction, unless a single prediction is larger: what a few milliseconds write.
 const MAX_BATCH_BYTES: usize = 4 << 20;
-
-/// A second transaction begins only when the first takes longer: two small ones cost more than one large one.
-const ALONE: Duration = Duration::from_millis(20);
 
 /// Waits before each attempt to mark predictions whose tickets were refused. After the last one, the dispatcher finds them by
 /// their age.
@@ -104,12 +101,7 @@ async fn flush_all(
                 }
             }
         };
-        tokio::pin!(flushing);
-        let is_flushed = tokio::time::timeout(ALONE, &mut flushing).await.is_ok();
-        drop(turn);
-        if !is_flushed {
-            flushing.await;
-        }
+        take_turn(turn, flushing).await;
     }
 }
 

@@ -1,24 +1,19 @@
 //! Outcomes are written by combiners: runs that end while the store answers form the next statement. No timer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use prediction::PredictionId;
-use store::{Outcome, Written};
-use tokio::{
-    sync::{
-        Mutex, Semaphore, SemaphorePermit,
-        mpsc::{self, UnboundedReceiver, UnboundedSender},
-        oneshot,
-    },
-    time::timeout,
+use store::{Outcome, Written, take_turn};
+use tokio::sync::{
+    Mutex, Semaphore, SemaphorePermit,
+    mpsc::{self, UnboundedReceiver, UnboundedSender},
+    oneshot,
 };
 
 use crate::{node::Node, outage::Trouble};
 
 /// Statements under way at once at most.
 pub(crate) const WRITERS: usize = 2;
-/// A second one begins only when the first takes longer: two small ones cost more than one large one.
-const ALONE: Duration = Duration::from_millis(20);
 /// The most outcomes in one statement.
 const MAX_BATCH: usize = 256;
 /// The most bytes of outputs in one statement, unless one alone has more.
@@ -90,12 +85,7 @@ pub(crate) async fn write_outcomes(node: Arc<Node>, items: Arc<Mutex<UnboundedRe
                 batches.extend(write_batch(&node, batch).await);
             }
         };
-        tokio::pin!(writing);
-        let is_written = timeout(ALONE, &mut writing).await.is_ok();
-        drop(turn);
-        if !is_written {
-            writing.await;
-        }
+        take_turn(turn, writing).await;
     }
 }
 

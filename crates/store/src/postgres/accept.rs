@@ -11,6 +11,7 @@ use super::{Postgres, on_connection};
 use crate::{
     Accepted, NewPrediction, StoreError, Webhook,
     numbers::{count, micros},
+    repeated,
     rows::VersionIds,
 };
 
@@ -207,13 +208,13 @@ async fn store(
     let mut wrong: Vec<Key<'_>> = Vec::new();
     for place in taken {
         let new = &batch[place];
-        let is_same = owners.get(&new.id.0).is_some_and(|(tenant, fingerprint)| {
-            *tenant == new.tenant && fingerprint.as_deref() == Some(new.fingerprint.as_slice())
-        });
-        if !is_same {
+        let answer = owners
+            .get(&new.id.0)
+            .map_or(Accepted::IdConflict, |(tenant, fingerprint)| repeated::by_id(new, tenant, fingerprint.as_deref()));
+        if matches!(answer, Accepted::IdConflict) {
             wrong.extend(key(new));
         }
-        answers[place] = Some(if is_same { Accepted::Replayed { id: new.id } } else { Accepted::IdConflict });
+        answers[place] = Some(answer);
     }
     if !wrong.is_empty() {
         let (tenants, keys): (Vec<&str>, Vec<&str>) = wrong.into_iter().unzip();
@@ -275,13 +276,7 @@ async fn answer_by_key(
     for place in places {
         let new = &batch[*place];
         let holder = key(new).and_then(|key| holders.get(&key));
-        answers[*place] = holder.map(|(id, fingerprint)| {
-            if *fingerprint == new.fingerprint {
-                Accepted::Replayed { id: PredictionId(*id) }
-            } else {
-                Accepted::KeyConflict
-            }
-        });
+        answers[*place] = holder.map(|(id, fingerprint)| repeated::by_key(new, PredictionId(*id), fingerprint));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What decides whether more may be accepted: how much waits, how fast it is finished, and what was accepted before.
 
+use prediction::PredictionId;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -62,7 +63,7 @@ impl Postgres {
                 None => None,
             };
             if let Some((id, fingerprint)) = holder {
-                return Ok(Some(repeated::by_key(new, id, &fingerprint)));
+                return Ok(Some(repeated::by_key(new, PredictionId(id), &fingerprint)));
             }
             let owner: Option<(String, Option<Vec<u8>>)> =
                 sqlx::query_as(READ_OWNER).bind(new.id.0).fetch_optional(connection).await?;

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     Accepted, NewPrediction, StoreError,
     numbers::{count, micros},
+    repeated,
     rows::{VersionIds, moment},
 };
 
@@ -57,7 +58,7 @@ impl Sqlite {
             let key = new.idempotency_key.as_ref().map(|key| (new.tenant.clone(), key.clone()));
             let holder = key.as_ref().and_then(|key| keys.get(key));
             answers.push(if let Some((id, fingerprint)) = holder {
-                if *fingerprint == new.fingerprint { Accepted::Replayed { id: *id } } else { Accepted::KeyConflict }
+                repeated::by_key(new, *id, fingerprint)
             } else if taken.get(&new.id).is_some_and(|owner| *owner != owner_of(new)) {
                 Accepted::IdConflict
             } else {
