@@ -16,7 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("settings", &["prediction"]),
     ("store", &["prediction"]),
     ("queue", &["prediction"]),
-    ("inference", &["prediction"]),
+    ("inference", &["prediction", "kernels"]),
     ("kernels", &[]),
     ("webhook", &["prediction"]),
     ("api", &["prediction", "settings", "store", "queue", "webhook"]),

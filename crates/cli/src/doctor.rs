@@ -171,7 +171,7 @@ async fn queue(settings: &Doctor) -> Finding {
 }
 
 async fn models(settings: settings::ModelSettings) -> Finding {
-    let config = model_config(settings);
+    let config = model_config(settings).map_err(|fault| fault.to_string())?;
     match spawn_blocking(move || Models::load(&config)).await {
         Ok(Ok(models)) => {
             let names: Vec<String> = models.specs().iter().map(|spec| spec.name.to_string()).collect();

@@ -2,6 +2,7 @@
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
+use inference::Machine;
 use settings::{DataSettings, Fatal, ModelSettings, QueueSettings, StoreSettings};
 use store::{Schema, Store, StoreError};
 
@@ -31,14 +32,15 @@ pub(crate) fn queue_location(queue: &QueueSettings) -> queue::Location {
     }
 }
 
-/// Which models to load.
-pub(crate) fn model_config(models: ModelSettings) -> inference::Config {
-    inference::Config {
+/// Which models to load, and what they compute on.
+pub(crate) fn model_config(models: ModelSettings) -> Result<inference::Config, Fatal> {
+    Ok(inference::Config {
         models_dir: Some(models.models_dir),
         model_dirs: models.model,
         only: Vec::new(),
         enable_echo: models.enable_echo,
-    }
+        machine: Machine::with_isa(models.isa.as_deref())?,
+    })
 }
 
 /// Opens the store; makes the directory of a file when it is absent, readable by its owner alone.

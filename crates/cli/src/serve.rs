@@ -36,7 +36,7 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
         migrate: settings.schema.migrate,
         queue,
         queue_config: queue::Config { window: settings.queue.queue_window as usize, lease: settings.worker.lease },
-        models: model_config(settings.models),
+        models: model_config(settings.models)?,
         worker: worker_config(settings.worker, settings.grace, poll_store),
         api: api_config(settings.api, settings.links.public_url, settings.grace),
         webhooks,

@@ -41,11 +41,11 @@ pub(crate) trait Architecture: Send + Sync + 'static {
     /// Reads one input (which fits the schema); runs off the engine thread, for many inputs at once.
     fn prepare(&self, input: &RawValue) -> Result<Self::Item, Failure>;
 
-    /// What one item costs in a batch, in units of the architecture's own (tokens for text, 1 for fixed shapes); the longest
-    /// item's cost times the batch's length is what padding makes of a batch.
+    /// What one item costs, in units of the architecture's own (tokens for text, 1 for fixed shapes); a batch costs what its
+    /// items do, since nothing is padded.
     fn cost(&self, item: &Self::Item) -> usize;
 
-    /// The most that a batch may cost, padding included; one item alone may cost more.
+    /// The most that a batch may cost; one item alone may cost more.
     fn max_batch_cost(&self) -> usize {
         usize::MAX
     }

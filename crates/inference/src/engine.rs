@@ -116,8 +116,11 @@ impl<A: Architecture> Engine<A> {
     /// How many of a window sorted by cost make the next batch: at least one, so that a costly item still runs alone.
     fn batch_length(&self, window: &[Waiting<A::Item>]) -> usize {
         let bound = self.architecture.max_batch_cost();
-        let fitting = window.iter().take(self.max_batch).enumerate();
-        let fitting = fitting.take_while(|(index, waiting)| waiting.cost.saturating_mul(index + 1) <= bound).count();
+        let costs = window.iter().take(self.max_batch).scan(0_usize, |sum, waiting| {
+            *sum = sum.saturating_add(waiting.cost);
+            Some(*sum)
+        });
+        let fitting = costs.take_while(|sum| *sum <= bound).count();
         fitting.max(1).min(window.len())
     }
 

@@ -1,4 +1,4 @@
-//! Models, run by candle: found in directories, checked, memory-mapped, loaded once, warmed, and each driven in
+//! Models, read by candle and run by it or by our own kernels: found in directories, checked, memory-mapped, loaded once, warmed, and each driven in
 //! dynamic batches by a thread of its own.
 
 mod abandon;
@@ -7,6 +7,7 @@ mod bert;
 mod digest;
 mod echo;
 mod engine;
+mod machine;
 mod manifest;
 mod map;
 mod mlp;
@@ -17,6 +18,9 @@ mod registry;
 use std::path::{Path, PathBuf};
 
 pub use abandon::Abandon;
+pub use bert::Encoder;
+pub use kernels::{Cpu, Isa, IsaError, Precision};
+pub use machine::Machine;
 pub use model::{Model, Output};
 pub use registry::{Config, Models};
 

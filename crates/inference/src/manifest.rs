@@ -49,6 +49,8 @@ pub(crate) struct Manifest {
     /// What bounds one prediction.
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// How exact it is, for `architecture = "bert"`; `f32` when absent.
+    pub(crate) precision: Option<Precision>,
     /// For `architecture = "mlp"`.
     pub(crate) mlp: Option<mlp::Settings>,
     /// How the weights came to be.
@@ -63,6 +65,25 @@ pub(crate) enum Kind {
     Mlp,
     /// A text encoder of the BERT family.
     Bert,
+}
+
+/// How exact products are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Precision {
+    /// As 32-bit floats.
+    F32,
+    /// Operands rounded to 8 significant bits where the machine is faster with those.
+    Bf16,
+}
+
+impl From<Precision> for kernels::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// A file that must be as it was.

@@ -9,11 +9,12 @@ use std::{
 };
 
 use jsonschema::Validator;
+use kernels::Precision;
 use prediction::{ModelName, ModelSpec, Version};
 use serde_json::{Value, value::to_raw_value};
 
 use crate::{
-    Abandon, LoadError, Model,
+    Abandon, LoadError, Machine, Model,
     architecture::{Architecture, Described},
     bert::{self, Bert},
     digest,
@@ -37,6 +38,8 @@ pub struct Config {
     pub only: Vec<ModelName>,
     /// Whether `augur/echo`, a toy for tests and benchmarks, is served.
     pub enable_echo: bool,
+    /// What they compute on.
+    pub machine: Machine,
 }
 
 /// The models of this process; cheap to clone.
@@ -54,7 +57,7 @@ struct Found {
 /// What runs a found model.
 enum Runs {
     Mlp(mlp::Settings),
-    Bert,
+    Bert(Precision),
 }
 
 impl Models {
@@ -76,11 +79,11 @@ impl Models {
                     let reason = format!("says it is {}, but lies where {name} would", found.described.name);
                     return Err(LoadError::new(&dir, reason));
                 }
-                add(found.load()?);
+                add(found.load(config.machine)?);
             }
         }
         for dir in &config.model_dirs {
-            add(describe(dir)?.load()?);
+            add(describe(dir)?.load(config.machine)?);
         }
         if config.enable_echo {
             let dir = Path::new("augur/echo");
@@ -154,7 +157,8 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
         if bert::is_bert(dir) {
             hint_at_pickles(dir)?;
             let described = bert::describe(dir)?;
-            return Ok(Found { dir: dir.to_owned(), described, pinned: BTreeMap::new(), runs: Runs::Bert });
+            let runs = Runs::Bert(Precision::F32);
+            return Ok(Found { dir: dir.to_owned(), described, pinned: BTreeMap::new(), runs });
         }
         let reason = "no model: it has no model.toml, and no config.json of a model type that is known";
         return Err(LoadError::new(dir, reason));
@@ -165,9 +169,13 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
     if !pinned.contains_key(Path::new(WEIGHTS)) {
         return Err(wrong(format!("files lack {WEIGHTS}")));
     }
+    let precision = manifest.precision.map(Precision::from);
     let (runs, base) = match (manifest.architecture, manifest.mlp.take()) {
+        (Kind::Mlp, Some(_)) if precision.is_some() => {
+            return Err(wrong("precision is for another architecture".into()));
+        }
         (Kind::Mlp, Some(settings)) => (Runs::Mlp(settings), None),
-        (Kind::Bert, None) => (Runs::Bert, Some(bert::describe(dir)?)),
+        (Kind::Bert, None) => (Runs::Bert(precision.unwrap_or(Precision::F32)), Some(bert::describe(dir)?)),
         (Kind::Mlp, None) => return Err(wrong("[mlp] is missing".into())),
         (Kind::Bert, Some(_)) => return Err(wrong("[mlp] is for another architecture".into())),
     };
@@ -211,7 +219,7 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
 
 impl Found {
     /// Checks the files, loads the weights and warms the model.
-    fn load(self) -> Result<Model, LoadError> {
+    fn load(self, machine: Machine) -> Result<Model, LoadError> {
         let Self { dir, described, pinned, runs } = self;
         let version = digest::version(&digests(&dir, &described, &pinned)?);
         let weights = Weights::open(&dir.join(WEIGHTS))?;
@@ -219,7 +227,9 @@ impl Found {
         let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
         match runs {
             Runs::Mlp(settings) => start(&dir, spec, Mlp::load(settings, &weights)?, &described.example),
-            Runs::Bert => start(&dir, spec, Bert::load(&dir, &weights)?, &described.example),
+            Runs::Bert(precision) => {
+                start(&dir, spec, Bert::load(&dir, &weights, machine, precision)?, &described.example)
+            }
         }
     }
 }

@@ -87,6 +87,12 @@ impl fmt::Display for IsaError {
 
 impl std::error::Error for IsaError {}
 
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::best()
+    }
+}
+
 impl Cpu {
     /// The fastest this machine has. Asks the machine once, and the operating system for leave to use tiles.
     #[must_use]

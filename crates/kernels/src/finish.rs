@@ -2,7 +2,7 @@
 
 use crate::{
     Rows, RowsMut,
-    lanes::{Lanes, gelu_erf, gelu_tanh},
+    lanes::{Lanes, gelu_erf, gelu_tanh, silu},
 };
 
 /// A function of each number.
@@ -14,6 +14,10 @@ pub enum Activation {
     GeluErf,
     /// GELU's approximation by tanh, as in GPT-2.
     GeluTanh,
+    /// The number, or 0 where it is less.
+    Relu,
+    /// x · σ(x) with the logistic function σ, also called swish.
+    Silu,
 }
 
 /// What a product ends with: `activation(x · Wᵀ + bias) + residual`.
@@ -32,6 +36,9 @@ impl Activation {
             Self::None => x,
             Self::GeluErf => gelu_erf(x),
             Self::GeluTanh => gelu_tanh(x),
+            // In this order, so that NaN goes through.
+            Self::Relu => x.filled(0.0).max(x),
+            Self::Silu => silu(x),
         }
     }
 }

@@ -7,7 +7,7 @@ mod x86;
 
 use std::ops::{Add, Mul, Sub};
 
-pub(crate) use math::{exp, gelu_erf, gelu_tanh};
+pub(crate) use math::{exp, gelu_erf, gelu_tanh, silu};
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512, first_of_16};

@@ -1,6 +1,6 @@
 //! The arithmetic of transformers on slices of `f32`: products with packed matrices, attention over rows of many sequences,
-//! softmax, layer norm and GELU, each for the best instructions of the machine. No threads, no models, no tensors: callers
-//! share work between threads by handing each its own part of the result ([`RowsMut::split_rows`],
+//! softmax, layer norm and activations, each for the best instructions of the machine. No models, no tensors. Callers share work
+//! between threads, such as those of a [`Team`], by handing each its own part of the result ([`RowsMut::split_rows`],
 //! [`RowsMut::split_columns`]). `docs/kernels.md` draws the layouts and gives accuracy and speed.
 //!
 //! ```
@@ -38,6 +38,7 @@ mod pointwise;
 mod product;
 mod rows;
 mod scratch;
+mod team;
 
 pub use attention::{Attention, attention};
 pub use cpu::{Cpu, Isa, IsaError, Precision};
@@ -47,3 +48,4 @@ pub use norm::{LayerNorm, layer_norm};
 pub use pointwise::{activate, softmax};
 pub use rows::{Rows, RowsMut};
 pub use scratch::Scratch;
+pub use team::Team;

@@ -8,7 +8,8 @@ mod reference;
 use kernels::{Activation, Cpu, Epilogue, Isa, PackedMatrix, Precision, Scratch};
 use reference::{Random, Spread, cpus};
 
-const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::GeluErf, Activation::GeluTanh];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::GeluErf, Activation::GeluTanh, Activation::Relu, Activation::Silu];
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 /// A linear layer with its operands.

@@ -166,6 +166,9 @@ pub struct ModelSettings {
     /// A further model directory, with a model.toml or as Hugging Face has it; may be repeated, or separated by commas.
     #[arg(long, env = "AUGUR_MODEL", action = ArgAction::Append, value_delimiter = ',', value_name = "DIR")]
     pub model: Vec<PathBuf>,
+    /// The instructions that text models compute with, if not the fastest the machine has: portable, avx2, avx512 or amx.
+    #[arg(long, env = "AUGUR_ISA", value_parser = ["portable", "avx2", "avx512", "amx"], value_name = "ISA")]
+    pub isa: Option<String>,
     /// Serves augur/echo as well, a toy for tests and benchmarks.
     #[arg(long, env = "AUGUR_ENABLE_ECHO")]
     pub enable_echo: bool,

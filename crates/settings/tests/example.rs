@@ -17,11 +17,12 @@ const HEAD: &str = "\
 ";
 
 /// Examples of the settings that have no default.
-const EXAMPLES: [(&str, &str); 8] = [
+const EXAMPLES: [(&str, &str); 9] = [
     ("database-url", "\"postgres://augur:password@localhost:5432/augur\""),
     ("redis-url", "\"redis://localhost:6379\""),
     ("public-url", "\"https://augur.example.org\""),
     ("model", "[\"path/to/model\"]"),
+    ("isa", "\"avx512\""),
     ("only", "\"deliveries\""),
     ("queue-time-limit", "\"1h\""),
     // No key that would work, so that nobody shares one with everybody else.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use inference::Models;
+use inference::{Machine, Models};
 use queue::Queue;
 use settings::{AugurWorker, Fatal, IDEMPOTENCY_KEYS_FOR, WebhookSettings, Work, host_name, say};
 use store::{Schema, Store};
@@ -50,6 +50,7 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             model_dirs: settings.models.model,
             only: Vec::new(),
             enable_echo: settings.models.enable_echo,
+            machine: Machine::with_isa(settings.models.isa.as_deref())?,
         };
         let models = tokio::task::spawn_blocking(move || Models::load(&models)).await??;
         let config = worker::Config {

@@ -1,4 +1,4 @@
-//! The files of a Hugging Face text-embedding directory, and what those around the network say: which model it is, how
+//! The files of a Hugging Face text-embedding directory, and what those around the encoder say: which model it is, how
 //! tokens become one embedding, and how many are read.
 
 use std::{
@@ -44,7 +44,7 @@ pub(super) struct Settings {
     pub(super) pooling: Pooling,
     /// Whether embeddings are scaled to length 1.
     pub(super) normalize: bool,
-    /// The files that all this and the network come from, relative to the directory.
+    /// The files that all this and the encoder come from, relative to the directory.
     pub(super) files: Vec<PathBuf>,
 }
 

@@ -1,14 +1,18 @@
 //! Text embedding by encoders of the BERT family, from plain Hugging Face directories, as sentence-transformers does it.
 
 mod config;
+mod crew;
+mod deal;
+mod encoder;
 mod files;
-mod network;
+mod tensors;
 #[cfg(test)]
 mod tests;
 mod tokenize;
 
 use std::path::Path;
 
+use kernels::Precision;
 use prediction::{Failure, FailureCode, Limits};
 use serde::{Deserialize, Serialize};
 use serde_json::{
@@ -16,18 +20,15 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use self::{
-    files::{Pooling, Settings},
-    network::Network,
-    tokenize::Tokenizer,
-};
+use self::{files::Settings, tokenize::Tokenizer};
 use crate::{
-    Abandon, LoadError,
+    Abandon, LoadError, Machine,
     architecture::{Architecture, Described},
     engine,
     map::Weights,
 };
 
+pub use self::encoder::Encoder;
 pub(crate) use self::files::is_bert;
 
 /// The longest text that is read, in characters (of JSON Schema, which are Unicode's code points); some tens of times what any
@@ -37,12 +38,17 @@ const LONGEST_TEXT: usize = 100_000;
 /// Shorter embeddings are divided by this instead of their length, as torch's `normalize` does.
 const LEAST_LENGTH: f64 = 1e-12;
 
+/// The most tokens in a batch for each thread that computes it: more take as long each, but those of the batch wait for each
+/// other, and a batch is not left while it is in a layer.
+const TOKENS_EACH: usize = 2048;
+
 /// A loaded model.
 pub(crate) struct Bert {
     tokenizer: Tokenizer,
-    network: Network,
-    pooling: Pooling,
+    encoder: Encoder,
     normalize: bool,
+    /// The most tokens of a batch.
+    max_tokens: usize,
 }
 
 #[derive(Deserialize)]
@@ -103,17 +109,22 @@ pub(crate) fn describe(dir: &Path) -> Result<Described, LoadError> {
 }
 
 impl Bert {
-    /// Reads the tokenizer and the network.
+    /// Reads the tokenizer and the encoder.
     ///
     /// # Errors
     /// When a file cannot be read, the files do not fit each other, or a tensor is missing or of another shape.
-    pub(crate) fn load(dir: &Path, weights: &Weights) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        dir: &Path,
+        weights: &Weights,
+        machine: Machine,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
         let settings = Settings::read(dir)?;
         Ok(Self {
             tokenizer: Tokenizer::load(dir, &settings)?,
-            network: Network::load(&settings.config, weights)?,
-            pooling: settings.pooling,
+            encoder: Encoder::load(&settings, weights, machine, precision)?,
             normalize: settings.normalize,
+            max_tokens: TOKENS_EACH * machine.threads.get(),
         })
     }
 
@@ -145,6 +156,10 @@ impl Architecture for Bert {
         tokens.len()
     }
 
+    fn max_batch_cost(&self) -> usize {
+        self.max_tokens
+    }
+
     fn tokens(&self, tokens: &Vec<u32>) -> Option<u32> {
         u32::try_from(tokens.len()).ok()
     }
@@ -156,8 +171,7 @@ impl Architecture for Bert {
         };
         let texts: Vec<_> = batch.iter().map(|(tokens, _)| tokens.as_slice()).collect();
         let unwanted = || batch.iter().all(|(_, abandon)| abandon.is_abandoned());
-        let embeddings = self.network.embed(&texts, self.pooling, unwanted).map_err(|error| failed(&error))?;
-        let Some(embeddings) = embeddings else {
+        let Some(embeddings) = self.encoder.embed(&texts, unwanted) else {
             return Ok(batch.iter().map(|_| Err(engine::canceled())).collect());
         };
         let answers = embeddings.into_iter().map(|embedding| {

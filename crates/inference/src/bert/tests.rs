@@ -3,13 +3,20 @@
 use std::{
     collections::HashMap,
     env, fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
 use candle_core::{DType, Device, Tensor};
+use kernels::{Cpu, Isa};
 use serde_json::{Value, json};
 
-use super::{config::Config, files, network::Network, *};
+use super::{
+    config::Config,
+    encoder::Encoder,
+    files::{self, Pooling},
+    *,
+};
 
 /// Where `scripts/fetch-test-model` puts the model.
 fn fetched() -> PathBuf {
@@ -21,7 +28,16 @@ fn fetched() -> PathBuf {
 }
 
 fn load(dir: &Path) -> Result<Bert, LoadError> {
-    Bert::load(dir, &Weights::open(&dir.join(files::WEIGHTS))?)
+    load_for(dir, Machine::default(), Precision::F32)
+}
+
+fn load_for(dir: &Path, machine: Machine, precision: Precision) -> Result<Bert, LoadError> {
+    Bert::load(dir, &Weights::open(&dir.join(files::WEIGHTS))?, machine, precision)
+}
+
+/// Every set of instructions that this machine has.
+fn cpus() -> impl Iterator<Item = Cpu> {
+    Isa::ALL.into_iter().filter_map(|isa| Cpu::with(isa).ok())
 }
 
 #[derive(Deserialize)]
@@ -58,18 +74,21 @@ fn run(bert: &Bert, batch: &[(Vec<u32>, Abandon)]) -> Vec<Vec<f32>> {
     results.into_iter().map(|result| read(result.expect("a result"))).collect()
 }
 
+/// The goldens' texts, ready to run.
+fn items(bert: &Bert, goldens: &[Golden]) -> Vec<(Vec<u32>, Abandon)> {
+    let item = |golden: &Golden| {
+        let tokens = bert.tokenizer.encode(&golden.text).expect("tokens");
+        assert_eq!(tokens.len(), golden.tokens, "tokens of {}", golden.name);
+        (tokens, Abandon::default())
+    };
+    goldens.iter().map(item).collect()
+}
+
 #[test]
 fn a_text_embeds_the_same_alone_and_in_any_batch() {
     let bert = load(&fetched()).expect("loads");
     let goldens = goldens();
-    let items: Vec<_> = goldens
-        .iter()
-        .map(|golden| {
-            let tokens = bert.tokenizer.encode(&golden.text).expect("tokens");
-            assert_eq!(tokens.len(), golden.tokens, "tokens of {}", golden.name);
-            (tokens, Abandon::default())
-        })
-        .collect();
+    let items = items(&bert, &goldens);
     let alone: Vec<_> = items.iter().flat_map(|item| run(&bert, std::slice::from_ref(item))).collect();
     for (golden, alone) in goldens.iter().zip(&alone) {
         let apart = apart(alone, &golden.embedding);
@@ -88,6 +107,41 @@ fn a_text_embeds_the_same_alone_and_in_any_batch() {
 }
 
 #[test]
+fn every_set_of_instructions_and_number_of_threads_gives_the_same_embeddings() {
+    // Not all, because portable instructions take long.
+    let goldens: Vec<_> = goldens().into_iter().step_by(5).collect();
+    for cpu in cpus() {
+        let mut first: Option<Vec<Vec<f32>>> = None;
+        for threads in [1, 2, 5] {
+            let threads = NonZeroUsize::new(threads).expect("more than none");
+            let bert = load_for(&fetched(), Machine { cpu, threads }, Precision::F32).expect("loads");
+            let items = items(&bert, &goldens);
+            // All that there are, which threads deal to each other, and a few, for which they share each step.
+            let mut found = run(&bert, &items);
+            found.extend(run(&bert, &items[..3]));
+            found.extend(items.iter().step_by(5).flat_map(|item| run(&bert, std::slice::from_ref(item))));
+            for (golden, ours) in goldens.iter().zip(&found) {
+                let apart = apart(ours, &golden.embedding);
+                assert!(apart <= 1e-5, "{}: {} is {apart} from the reference", cpu.isa(), golden.name);
+            }
+            let first = first.get_or_insert_with(|| found.clone());
+            assert!(*first == found, "{}: {threads} threads give other numbers", cpu.isa());
+        }
+    }
+}
+
+#[test]
+fn bf16_is_near_enough() {
+    let goldens = goldens();
+    let bert = load_for(&fetched(), Machine::default(), Precision::Bf16).expect("loads");
+    for (golden, ours) in goldens.iter().zip(run(&bert, &items(&bert, &goldens))) {
+        // Both have length 1.
+        let cosine: f32 = ours.iter().zip(&golden.embedding).map(|(a, b)| a * b).sum();
+        assert!(cosine >= 0.9999, "{}: the cosine with the reference is {cosine}", golden.name);
+    }
+}
+
+#[test]
 fn a_batch_that_nobody_wants_is_left() {
     let bert = load(&fetched()).expect("loads");
     let item = |abandon: &Abandon| (bert.tokenizer.encode("a text").expect("tokens"), abandon.clone());
@@ -99,7 +153,7 @@ fn a_batch_that_nobody_wants_is_left() {
     assert!(results[1].is_ok());
 }
 
-/// The network of `tiny-bert.json`, in a file of its own.
+/// The encoder of `tiny-bert.json`, in a file of its own.
 struct Tiny {
     config: Value,
     shapes: HashMap<String, Vec<usize>>,
@@ -112,7 +166,12 @@ impl Tiny {
         Self { config: file["config"].clone(), shapes, directory: tempfile::tempdir().expect("a directory") }
     }
 
-    fn network(&self, activation: &str, dtype: DType, rename: impl Fn(&str) -> String) -> Result<Network, LoadError> {
+    fn encoder(&self, activation: &str, dtype: DType, rename: impl Fn(&str) -> String) -> Result<Encoder, LoadError> {
+        self.write(activation, dtype, rename);
+        self.load(Pooling::Mean, Machine::default())
+    }
+
+    fn write(&self, activation: &str, dtype: DType, rename: impl Fn(&str) -> String) {
         let tensors = self.shapes.iter().map(|(name, shape)| {
             let number = |index: usize| ((0.7 * index as f64 + name.len() as f64).sin() / 2.0) as f32;
             let numbers: Vec<_> = (0..shape.iter().product()).map(number).collect();
@@ -124,9 +183,15 @@ impl Tiny {
         candle_core::safetensors::save(&tensors.collect::<HashMap<_, _>>(), &weights).expect("writes");
         let mut config = self.config.clone();
         config["hidden_act"] = json!(activation);
-        let path = self.directory.path().join("config.json");
-        fs::write(&path, config.to_string()).expect("writes");
-        Network::load(&Config::read(&path)?, &Weights::open(&weights)?)
+        fs::write(self.directory.path().join("config.json"), config.to_string()).expect("writes");
+    }
+
+    fn load(&self, pooling: Pooling, machine: Machine) -> Result<Encoder, LoadError> {
+        let config = Config::read(&self.directory.path().join("config.json"))?;
+        let settings =
+            Settings { config, max_tokens: 16, lower_case: false, pooling, normalize: false, files: Vec::new() };
+        let weights = Weights::open(&self.directory.path().join(files::WEIGHTS))?;
+        Encoder::load(&settings, &weights, machine, Precision::F32)
     }
 }
 
@@ -134,10 +199,10 @@ fn tiny_goldens() -> Value {
     serde_json::from_str(include_str!("../../tests/goldens/tiny-bert.json")).expect("goldens")
 }
 
-fn embed(network: &Network, texts: &Value, pooling: Pooling) -> Vec<Vec<f32>> {
+fn embed(encoder: &Encoder, texts: &Value) -> Vec<Vec<f32>> {
     let texts: Vec<Vec<u32>> = serde_json::from_value(texts.clone()).expect("texts");
     let texts: Vec<_> = texts.iter().map(Vec::as_slice).collect();
-    network.embed(&texts, pooling, || false).expect("runs").expect("was not stopped")
+    encoder.embed(&texts, || false).expect("was not stopped")
 }
 
 #[test]
@@ -146,12 +211,15 @@ fn every_activation_and_pooling_is_as_transformers_has_it() {
     let tiny = Tiny::new(&file);
     for case in file["cases"].as_array().expect("cases") {
         let activation = case["hidden_act"].as_str().expect("an activation");
-        let network = tiny.network(activation, DType::F32, str::to_owned).expect("loads");
+        tiny.write(activation, DType::F32, str::to_owned);
         for (pooling, key) in [(Pooling::Cls, "cls"), (Pooling::Mean, "mean")] {
             let expected: Vec<Vec<f32>> = serde_json::from_value(case[key].clone()).expect("vectors");
-            for (index, (ours, theirs)) in embed(&network, &file["texts"], pooling).iter().zip(&expected).enumerate() {
-                let apart = apart(ours, theirs);
-                assert!(apart <= 1e-5, "{activation}, {key}, text {index}: {apart} from the reference");
+            for cpu in cpus() {
+                let encoder = tiny.load(pooling, Machine { cpu, ..Machine::default() }).expect("loads");
+                for (index, (ours, theirs)) in embed(&encoder, &file["texts"]).iter().zip(&expected).enumerate() {
+                    let (apart, isa) = (apart(ours, theirs), cpu.isa());
+                    assert!(apart <= 1e-5, "{activation}, {key}, {isa}, text {index}: {apart} from the reference");
+                }
             }
         }
     }
@@ -161,14 +229,14 @@ fn every_activation_and_pooling_is_as_transformers_has_it() {
 fn weights_may_be_named_and_stored_in_other_ways() {
     let file = tiny_goldens();
     let tiny = Tiny::new(&file);
-    let plain = tiny.network("gelu", DType::F32, str::to_owned).expect("loads");
-    let plain = embed(&plain, &file["texts"], Pooling::Mean);
+    let plain = tiny.encoder("gelu", DType::F32, str::to_owned).expect("loads");
+    let plain = embed(&plain, &file["texts"]);
     let old =
         |name: &str| format!("bert.{name}").replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta");
-    let renamed = tiny.network("gelu", DType::F32, old).expect("loads");
-    assert_eq!(embed(&renamed, &file["texts"], Pooling::Mean), plain);
-    let half = tiny.network("gelu", DType::F16, str::to_owned).expect("loads");
-    for (half, plain) in embed(&half, &file["texts"], Pooling::Mean).iter().zip(&plain) {
+    let renamed = tiny.encoder("gelu", DType::F32, old).expect("loads");
+    assert_eq!(embed(&renamed, &file["texts"]), plain);
+    let half = tiny.encoder("gelu", DType::F16, str::to_owned).expect("loads");
+    for (half, plain) in embed(&half, &file["texts"]).iter().zip(&plain) {
         let apart = apart(half, plain);
         // Half precision has eleven bits.
         assert!((1e-7..1e-2).contains(&apart), "{apart}");
@@ -179,7 +247,7 @@ fn weights_may_be_named_and_stored_in_other_ways() {
 fn a_missing_tensor_is_named() {
     let tiny = Tiny::new(&tiny_goldens());
     let lost = |name: &str| name.replace("layer.1.output.dense.bias", "layer.9.output.dense.bias");
-    let error = tiny.network("gelu", DType::F32, lost).err().expect("a tensor is missing").to_string();
+    let error = tiny.encoder("gelu", DType::F32, lost).err().expect("a tensor is missing").to_string();
     assert!(error.contains("model.safetensors") && error.contains("encoder.layer.1.output.dense.bias"), "{error}");
 }
 

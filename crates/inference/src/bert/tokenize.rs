@@ -17,7 +17,7 @@ impl Tokenizer {
     /// Reads the tokenizer and sets its truncation; whatever padding its file asks for is left to batches.
     ///
     /// # Errors
-    /// When the file cannot be read or does not fit the network.
+    /// When the file cannot be read or does not fit the encoder.
     pub(super) fn load(dir: &Path, settings: &Settings) -> Result<Self, LoadError> {
         let path = dir.join(TOKENIZER);
         let wrong = |reason: String| LoadError::new(&path, reason);
@@ -31,7 +31,7 @@ impl Tokenizer {
         inner.with_truncation(Some(truncation)).map_err(|error| wrong(error.to_string()))?;
         let rows = settings.config.vocab_size;
         if let Some(id) = inner.get_vocab(true).into_values().max().filter(|id| *id as usize >= rows) {
-            return Err(wrong(format!("has token {id}, but the network only {rows} embeddings (vocab_size)")));
+            return Err(wrong(format!("has token {id}, but the encoder only {rows} embeddings (vocab_size)")));
         }
         let empty = inner.encode_fast("", true).map_err(|error| wrong(format!("cannot read a text: {error}")))?;
         if empty.is_empty() {

@@ -66,3 +66,9 @@ pub(crate) fn gelu_tanh<V: Lanes>(x: V) -> V {
     let cubic = (x * x).mul_add(x.filled(0.044_715 * MINUS_TWO_ROOT), x.filled(MINUS_TWO_ROOT)) * x;
     x * (exp(cubic) + x.filled(1.0)).reciprocal()
 }
+
+/// x / (1 + e^(-x)).
+#[inline(always)]
+pub(crate) fn silu<V: Lanes>(x: V) -> V {
+    x * (exp(x.filled(0.0) - x) + x.filled(1.0)).reciprocal()
+}

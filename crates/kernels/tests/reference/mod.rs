@@ -124,6 +124,8 @@ pub fn erf(x: f64) -> f64 {
 pub fn activation(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::None => x,
+        Activation::Relu => x.max(0.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2_f64.sqrt())),
         Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
     }

@@ -1,0 +1,150 @@
+//! How fast texts become embeddings, on each set of instructions and beside the same network on candle's own operations:
+//! `cargo bench -p inference`. Names of subjects (`candle`, `amx`, `"amx bf16"`) leave out all others. `AUGUR_TEST_MODEL_DIR` names the model,
+//! by default the one that `scripts/fetch-test-model` fetches. A peer, a program that speaks the protocol of `peer.rs`, takes part
+//! with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
+#![allow(clippy::print_stdout)]
+
+mod candle;
+mod peer;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use inference::{Cpu, Encoder, Isa, Machine, Precision};
+
+const LENGTHS: [usize; 3] = [16, 64, 256];
+const BATCHES: [usize; 3] = [1, 8, 32];
+
+/// Turns of each figure, at most and at least.
+const TURNS: usize = 41;
+const FEWEST: usize = 5;
+
+/// What one turn of a subject lasts, at least, and all turns of a figure, before they are the fewest.
+const TURN: Duration = Duration::from_millis(10);
+const FIGURE: Duration = Duration::from_secs(8);
+
+/// Runs a batch so many times; how long that took.
+type Run = Box<dyn FnMut(&[Vec<u32>], u32) -> Duration>;
+
+struct Subject {
+    name: String,
+    run: Run,
+}
+
+fn main() {
+    let dir = env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2"),
+        PathBuf::from,
+    );
+    // What cargo adds, `--bench`, is no name.
+    let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");
+    let (mut wanted, mut peers) = (Vec::new(), Vec::new());
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--peer" => peers.extend(arguments.next()),
+            _ => wanted.push(argument),
+        }
+    }
+    let mut subjects = subjects(&dir, &wanted);
+    subjects.extend(peers.iter().map(|command| {
+        let mut peer = peer::Peer::start(command, &dir);
+        Subject { name: peer.name.clone(), run: Box::new(move |texts, count| peer.run(texts, count)) }
+    }));
+    let threads = Machine::default().threads;
+    println!("{} threads, load before {}", threads, first_word("/proc/loadavg"));
+    println!("sentences/s, median of up to {TURNS} turns; × is to {}", subjects[0].name);
+    print!("{:>14}", "tokens × batch");
+    subjects.iter().for_each(|subject| print!(" {:>18}", subject.name));
+    println!();
+    let mut logarithms = vec![0.0; subjects.len()];
+    for batch in BATCHES {
+        for length in LENGTHS {
+            let rates = measure(&mut subjects, &texts(batch, length));
+            print!("{:>14}", format!("{length} × {batch}"));
+            for (rate, logarithm) in rates.iter().zip(&mut logarithms) {
+                let ratio = rate / rates[0];
+                *logarithm += ratio.ln();
+                print!(" {rate:>10.0} {:>7}", format!("{ratio:.2}×"));
+            }
+            println!();
+        }
+    }
+    print!("{:>14}", "geom. mean");
+    let figures = (LENGTHS.len() * BATCHES.len()) as f64;
+    logarithms.iter().for_each(|sum| print!(" {:>18}", format!("{:.2}×", (sum / figures).exp())));
+    println!("\nload after {}", first_word("/proc/loadavg"));
+}
+
+fn first_word(file: &str) -> String {
+    std::fs::read_to_string(file).unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// All but the peers.
+fn subjects(dir: &Path, wanted: &[String]) -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    if is_wanted("candle") {
+        let encoder = candle::Encoder::open(dir).expect("the model loads");
+        let run: Run = Box::new(move |texts, count| time(count, || drop(encoder.embed(texts).expect("candle runs"))));
+        subjects.push(Subject { name: "candle".into(), run });
+    }
+    for isa in Isa::ALL {
+        let precisions: &[Precision] =
+            if isa == Isa::Amx { &[Precision::F32, Precision::Bf16] } else { &[Precision::F32] };
+        for precision in precisions {
+            let name = format!("{isa}{}", if *precision == Precision::Bf16 { " bf16" } else { "" });
+            let Some(cpu) = Cpu::with(isa).ok().filter(|_| is_wanted(&name)) else { continue };
+            let machine = Machine { cpu, ..Machine::default() };
+            let encoder = Encoder::open(dir, machine, *precision).expect("the model loads");
+            let run: Run = Box::new(move |texts, count| {
+                let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+                time(count, || drop(encoder.embed(&texts, || false)))
+            });
+            subjects.push(Subject { name, run });
+        }
+    }
+    subjects
+}
+
+fn time(count: u32, mut job: impl FnMut()) -> Duration {
+    let begun = Instant::now();
+    (0..count).for_each(|_| job());
+    begun.elapsed()
+}
+
+/// Tokens of no text, but in the vocabulary; how long they take does not depend on what they are.
+fn texts(count: usize, length: usize) -> Vec<Vec<u32>> {
+    let token = |text: usize, at: usize| (1000 + (text * 7919 + at * 104_729) % 20_000) as u32;
+    (0..count).map(|text| (0..length).map(|at| token(text, at)).collect()).collect()
+}
+
+/// Texts a second of each subject.
+fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<f64> {
+    let counts: Vec<u32> = subjects
+        .iter_mut()
+        .map(|subject| {
+            // The first run makes room.
+            (subject.run)(texts, 1);
+            let once = (subject.run)(texts, 1).max(Duration::from_micros(10));
+            TURN.as_micros().div_ceil(once.as_micros()) as u32
+        })
+        .collect();
+    let mut seconds = vec![Vec::new(); subjects.len()];
+    let begun = Instant::now();
+    for turn in 0..TURNS {
+        if turn >= FEWEST && begun.elapsed() > FIGURE {
+            break;
+        }
+        for ((subject, count), seconds) in subjects.iter_mut().zip(&counts).zip(&mut seconds) {
+            seconds.push((subject.run)(texts, *count).as_secs_f64() / f64::from(*count));
+        }
+    }
+    let rate = |mut seconds: Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        texts.len() as f64 / seconds[seconds.len() / 2]
+    };
+    seconds.into_iter().map(rate).collect()
+}

@@ -1,0 +1,120 @@
+//! Who computes the steps of an encoder: one thread alone, or a team that shares each of them.
+
+use std::ops::Range;
+
+use kernels::{
+    Activation, Attention, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, Team, attention,
+    layer_norm,
+};
+
+/// Rows that one thread takes at a time: what kernels multiply in one block of tiles.
+const BLOCK: usize = 32;
+
+/// Each thread takes rows rather than outputs when it gets so many: with fewer, reading all weights for them takes longer
+/// than preparing all rows for some of the weights.
+const ROWS_EACH: usize = 64;
+
+/// One thread, or all of a team.
+pub(super) struct Crew<'a> {
+    pub(super) cpu: Cpu,
+    pub(super) precision: Precision,
+    /// Shares each step; without it the caller does all alone.
+    pub(super) team: Option<&'a mut Team>,
+    /// One for each member.
+    pub(super) scratch: &'a mut [Scratch],
+}
+
+impl Crew<'_> {
+    /// Writes `activation(x · Wᵀ + bias) + residual` to `y`.
+    pub(super) fn multiply(
+        &mut self,
+        matrix: &PackedMatrix,
+        activation: Activation,
+        x: Rows<'_>,
+        residual: Option<Rows<'_>>,
+        y: RowsMut<'_>,
+    ) {
+        let all = 0..matrix.outputs();
+        let members = self.scratch.len();
+        let Some(team) = &mut self.team else {
+            matrix.multiply(x, all, Epilogue { activation, residual }, y, &mut self.scratch[0]);
+            return;
+        };
+        if x.rows() >= members * ROWS_EACH {
+            team.share(self.scratch, &mut by_rows(y, members), |scratch, (rows, y)| {
+                let residual = residual.map(|residual| residual.rows_in(rows.clone()));
+                let epilogue = Epilogue { activation, residual };
+                matrix.multiply(x.rows_in(rows.clone()), all.clone(), epilogue, y.reborrow(), scratch);
+            });
+        } else {
+            let outputs = (0..members).map(|part| matrix.share(part, members));
+            team.share(self.scratch, &mut by_columns(y, outputs), |scratch, (outputs, y)| {
+                let residual = residual.map(|residual| residual.columns_in(outputs.clone()));
+                matrix.multiply(x, outputs.clone(), Epilogue { activation, residual }, y.reborrow(), scratch);
+            });
+        }
+    }
+
+    /// Writes the attention of each text and head to `y`.
+    pub(super) fn attend(&mut self, input: &Attention<'_>, y: RowsMut<'_>) {
+        let (cpu, precision, members) = (self.cpu, self.precision, self.scratch.len());
+        let Some(team) = &mut self.team else {
+            attention(cpu, precision, input, y, &mut self.scratch[0]);
+            return;
+        };
+        let heads = y.columns() / input.head_width;
+        let begin = |part: usize| heads * part / members * input.head_width;
+        let columns = (0..members).map(|part| begin(part)..begin(part + 1));
+        team.share(self.scratch, &mut by_columns(y, columns), |scratch, (columns, y)| {
+            let part = Attention {
+                query: input.query.columns_in(columns.clone()),
+                key: input.key.columns_in(columns.clone()),
+                value: input.value.columns_in(columns.clone()),
+                ..*input
+            };
+            attention(cpu, precision, &part, y.reborrow(), scratch);
+        });
+    }
+
+    /// Writes the layer norm of `x`.
+    pub(super) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
+        let (cpu, members) = (self.cpu, self.scratch.len());
+        match &mut self.team {
+            Some(team) if x.rows() >= members * ROWS_EACH => {
+                team.share(self.scratch, &mut by_rows(y, members), |_, (rows, y)| {
+                    layer_norm(cpu, norm, x.rows_in(rows.clone()), None, y.reborrow());
+                });
+            }
+            // So few take no longer than waking others.
+            _ => layer_norm(cpu, norm, x, None, y),
+        }
+    }
+}
+
+/// A result in so many parts of whole blocks of rows, as equal as can be.
+fn by_rows(y: RowsMut<'_>, parts: usize) -> Vec<(Range<usize>, RowsMut<'_>)> {
+    let rows = y.rows();
+    let begin = |part: usize| (rows.div_ceil(BLOCK) * part / parts * BLOCK).min(rows);
+    cut(y, (0..parts).map(|part| begin(part)..begin(part + 1)), RowsMut::split_rows)
+}
+
+/// A result in these parts of its columns.
+fn by_columns(y: RowsMut<'_>, parts: impl Iterator<Item = Range<usize>>) -> Vec<(Range<usize>, RowsMut<'_>)> {
+    cut(y, parts, RowsMut::split_columns)
+}
+
+/// A result in parts that follow each other, without those that are empty.
+fn cut<'a>(
+    y: RowsMut<'a>,
+    parts: impl Iterator<Item = Range<usize>>,
+    split: impl Fn(RowsMut<'a>, usize) -> (RowsMut<'a>, RowsMut<'a>),
+) -> Vec<(Range<usize>, RowsMut<'a>)> {
+    let mut rest = Some(y);
+    let parts = parts.filter(|part| !part.is_empty());
+    let cut = parts.filter_map(|part| {
+        let (first, others) = split(rest.take()?, part.len());
+        rest = Some(others);
+        Some((part, first))
+    });
+    cut.collect()
+}
