@@ -1,14 +1,15 @@
 //! Text embedding as a server runs it: the fetched model through the registry and the batching engine, against the reference.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
 };
 
-use inference::{Abandon, Config, Model, Models, Output};
+use inference::{Abandon, Config, Cpu, Isa, Model, Models, Output};
 use prediction::{Failure, FailureCode};
 use serde::Deserialize;
 use serde_json::{Value, json, value::to_raw_value};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 /// The largest difference allowed between any two numbers that should be the same.
@@ -33,8 +34,8 @@ fn goldens() -> Vec<Golden> {
     file.goldens
 }
 
-/// The model that `scripts/fetch-test-model` fetches, loaded.
-fn model() -> Model {
+/// Where `scripts/fetch-test-model` puts the model.
+fn fetched() -> PathBuf {
     let default =
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2");
     let dir = env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(default, PathBuf::from);
@@ -43,6 +44,15 @@ fn model() -> Model {
         "no test model in {}: run scripts/fetch-test-model",
         dir.display()
     );
+    dir
+}
+
+/// That model, loaded.
+fn model() -> Model {
+    load(fetched())
+}
+
+fn load(dir: PathBuf) -> Model {
     let models = Models::load(&Config { model_dirs: vec![dir], ..Config::default() }).expect("the model loads");
     let spec = models.specs().remove(0);
     models.get(&spec.name, &spec.version).expect("what is served can be had")
@@ -90,6 +100,43 @@ async fn embeddings_are_those_of_sentence_transformers_alone_and_batched() {
         largest_batch = largest_batch.max(output.batch_size);
     }
     assert!(largest_batch > 1, "all were sent at once, but none was batched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_says_how_exact_a_model_is() {
+    let (dir, mut models) = (tempfile::tempdir().expect("a directory"), Vec::new());
+    let digest = |file: &&str| {
+        let to = dir.path().join(file);
+        fs::create_dir_all(to.parent().expect("a parent")).expect("makes a directory");
+        fs::copy(fetched().join(file), &to).expect("copies");
+        let sha256 = hex::encode(Sha256::digest(fs::read(to).expect("reads")));
+        format!("[[files]]\npath = \"{file}\"\nsha256 = \"{sha256}\"\n")
+    };
+    let files = [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "sentence_bert_config.json",
+        "modules.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+    ];
+    let files: String = files.iter().map(digest).collect();
+    let head = "name = \"augur/exact\"\ntask = \"feature-extraction\"\narchitecture = \"bert\"\ndescription = \"\"\n";
+    for precision in ["f32", "bf16"] {
+        let manifest = format!("{head}precision = \"{precision}\"\n{files}");
+        fs::write(dir.path().join("model.toml"), manifest).expect("writes");
+        models.push(load(dir.path().to_owned()));
+    }
+    assert_ne!(models[0].spec().version, models[1].spec().version);
+    let (exact, _) = embed(&models[0], "A lighthouse keeper counts the ships.").await;
+    let (rounded, _) = embed(&models[1], "A lighthouse keeper counts the ships.").await;
+    let cosine: f64 = exact.iter().zip(&rounded).map(|(a, b)| a * b).sum();
+    assert!((0.9999..1.0001).contains(&cosine), "{cosine}");
+    if Cpu::best().isa() == Isa::Amx {
+        assert!(apart(&exact, &rounded) > TOLERANCE, "tiles of one part are not so exact");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -305,6 +305,12 @@ fn bad_manifests_are_refused() {
         ("task = \"image-classification\"\n", "", "missing field `task`"),
         ("\"augur/digits\"", "\"../digits\"", "owner/name"),
         ("architecture = \"mlp\"", "architecture = \"transformer\"", "unknown variant `transformer`"),
+        (
+            "architecture = \"mlp\"",
+            "architecture = \"mlp\"\nprecision = \"bf16\"",
+            "precision is for another architecture",
+        ),
+        ("architecture = \"mlp\"", "architecture = \"mlp\"\nprecision = \"f16\"", "unknown variant `f16`"),
         ("max_batch", "max_batches", "unknown field `max_batches`"),
         ("held_out_accuracy = ", "held_out_accuracy = 1", "a share"),
         ("sha256 = \"", "sha256 = \"0", "64 hex digits"),

@@ -130,20 +130,27 @@ impl Encoder {
         })
     }
 
-    /// One embedding per text, not normalised; `None` when `stop` said so between two layers. Texts are ids of tokens, at
-    /// least one and at most as many as there are positions each.
+    /// What `finish` makes of the embedding of each text, which is not normalised, on the thread that computed it; `None` when
+    /// `stop` said so between two layers. Texts are ids of tokens, at least one and at most as many as there are positions
+    /// each.
     ///
     /// # Panics
     /// When a text has too many tokens, or one that the vocabulary lacks.
-    pub fn embed(&self, texts: &[&[u32]], stop: impl Fn() -> bool + Sync) -> Option<Vec<Vec<f32>>> {
+    pub fn embed<T: Send>(
+        &self,
+        texts: &[&[u32]],
+        stop: impl Fn() -> bool + Sync,
+        finish: impl Fn(Vec<f32>) -> T + Sync,
+    ) -> Option<Vec<T>> {
         // What a panic left there is written anew before it is read.
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let Room { team, states, scratch } = &mut *room;
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-        let mut embeddings = vec![Vec::new(); texts.len()];
-        let mut put = |group: &[usize], found: Vec<Vec<f32>>| {
-            group.iter().zip(found).for_each(|(text, embedding)| embeddings[*text] = embedding);
+        let mut results: Vec<Option<T>> = texts.iter().map(|_| None).collect();
+        let mut put = |group: &[usize], found: Vec<T>| {
+            group.iter().zip(found).for_each(|(text, result)| results[*text] = Some(result));
         };
+        let finish = |embeddings: Vec<Vec<f32>>| -> Vec<T> { embeddings.into_iter().map(&finish).collect() };
         let chosen = |group: &[usize]| -> Vec<&[u32]> { group.iter().map(|text| texts[*text]).collect() };
         let (cpu, precision) = (self.cpu, self.precision);
         match deal(&lengths, team.members()) {
@@ -152,7 +159,7 @@ impl Encoder {
                 let mut parts: Vec<_> = groups.into_iter().map(|group| (group, None)).collect();
                 team.share(&mut members, &mut parts, |(states, scratch), (group, found)| {
                     let mut crew = Crew { cpu, precision, team: None, scratch: std::slice::from_mut(scratch) };
-                    *found = self.forward(&chosen(group), &mut crew, states, &stop);
+                    *found = self.forward(&chosen(group), &mut crew, states, &stop).map(finish);
                 });
                 for (group, found) in parts {
                     put(&group, found?);
@@ -161,11 +168,12 @@ impl Encoder {
             Deal::Together(groups) => {
                 let mut crew = Crew { cpu, precision, team: Some(team), scratch };
                 for group in groups {
-                    put(&group, self.forward(&chosen(&group), &mut crew, &mut states[0], &stop)?);
+                    let found = self.forward(&chosen(&group), &mut crew, &mut states[0], &stop)?;
+                    put(&group, finish(found));
                 }
             }
         }
-        Some(embeddings)
+        results.into_iter().collect()
     }
 
     /// Takes texts through all layers.

@@ -171,13 +171,10 @@ impl Architecture for Bert {
         };
         let texts: Vec<_> = batch.iter().map(|(tokens, _)| tokens.as_slice()).collect();
         let unwanted = || batch.iter().all(|(_, abandon)| abandon.is_abandoned());
-        let Some(embeddings) = self.encoder.embed(&texts, unwanted) else {
-            return Ok(batch.iter().map(|_| Err(engine::canceled())).collect());
-        };
-        let answers = embeddings.into_iter().map(|embedding| {
+        let answers = self.encoder.embed(&texts, unwanted, |embedding| {
             let output = self.finish(embedding).ok_or_else(|| failed(&"an embedding holds what is no number"))?;
             to_raw_value(&output).map_err(|error| failed(&error))
         });
-        Ok(answers.collect())
+        Ok(answers.unwrap_or_else(|| batch.iter().map(|_| Err(engine::canceled())).collect()))
     }
 }

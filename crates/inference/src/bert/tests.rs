@@ -202,7 +202,7 @@ fn tiny_goldens() -> Value {
 fn embed(encoder: &Encoder, texts: &Value) -> Vec<Vec<f32>> {
     let texts: Vec<Vec<u32>> = serde_json::from_value(texts.clone()).expect("texts");
     let texts: Vec<_> = texts.iter().map(Vec::as_slice).collect();
-    encoder.embed(&texts, || false).expect("was not stopped")
+    encoder.embed(&texts, || false, |embedding| embedding).expect("was not stopped")
 }
 
 #[test]
