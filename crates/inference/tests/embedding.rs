@@ -104,9 +104,10 @@ async fn embeddings_are_those_of_sentence_transformers_alone_and_batched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_says_how_exact_a_model_is() {
-    let (dir, mut models) = (tempfile::tempdir().expect("a directory"), Vec::new());
+    let (home, mut models) = (tempfile::tempdir().expect("a directory"), Vec::new());
+    let dir = home.path().join("augur/exact");
     let digest = |file: &&str| {
-        let to = dir.path().join(file);
+        let to = dir.join(file);
         fs::create_dir_all(to.parent().expect("a parent")).expect("makes a directory");
         fs::copy(fetched().join(file), &to).expect("copies");
         let sha256 = hex::encode(Sha256::digest(fs::read(to).expect("reads")));
@@ -123,11 +124,11 @@ async fn a_manifest_says_how_exact_a_model_is() {
         "1_Pooling/config.json",
     ];
     let files: String = files.iter().map(digest).collect();
-    let head = "name = \"augur/exact\"\ntask = \"feature-extraction\"\narchitecture = \"bert\"\ndescription = \"\"\n";
+    let head = "task = \"feature-extraction\"\narchitecture = \"bert\"\ndescription = \"\"\n";
     for precision in ["f32", "bf16"] {
         let manifest = format!("{head}precision = \"{precision}\"\n{files}");
-        fs::write(dir.path().join("model.toml"), manifest).expect("writes");
-        models.push(load(dir.path().to_owned()));
+        fs::write(dir.join("model.toml"), manifest).expect("writes");
+        models.push(load(dir.clone()));
     }
     assert_ne!(models[0].spec().version, models[1].spec().version);
     let (exact, _) = embed(&models[0], "A lighthouse keeper counts the ships.").await;

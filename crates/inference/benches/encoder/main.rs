@@ -67,7 +67,7 @@ fn main() {
             for (rate, logarithm) in rates.iter().zip(&mut logarithms) {
                 let ratio = rate / rates[0];
                 *logarithm += ratio.ln();
-                print!(" {rate:>10.0} {:>7}", format!("{ratio:.2}×"));
+                print!(" {rate:>10.1} {:>7}", format!("{ratio:.2}×"));
             }
             println!();
         }
