@@ -83,7 +83,7 @@ impl Catalog {
 
     /// The version that shall run what is asked for, as far as can be said without asking the store.
     pub(crate) fn known(&self, target: &Target) -> Option<Served> {
-        choose(&*self.known.latest()?, target).ok().filter(|served| served.workers > 0)
+        choose(&self.known.latest()?, target).ok().filter(|served| served.workers > 0)
     }
 
     /// The version that shall run what is asked for: with a name alone, the newest that a live worker serves.

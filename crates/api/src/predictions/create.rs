@@ -13,9 +13,9 @@ use store::{Accepted, NewPrediction, Webhook};
 use tokio::time::Instant;
 
 use super::{
-    CreateRequest, Target,
+    CreateRequest, Target, json,
     schema::{PredictionRequestSchema, PredictionSchema},
-    json, wait, with_urls,
+    wait, with_urls,
 };
 use crate::{
     api::{Api, TENANT},

@@ -40,7 +40,8 @@ fn pipeline(consumer: &Consumer, batch: &[Settled]) -> Pipeline {
     pipeline.atomic().ignore_errors();
     for (number, stream) in consumer.tickets().enumerate() {
         let ids = |handled| -> Vec<&str> {
-            let settled = batch.iter().filter(|settled| settled.handled == handled).flat_map(|settled| &settled.entries);
+            let settled =
+                batch.iter().filter(|settled| settled.handled == handled).flat_map(|settled| &settled.entries);
             settled.filter(|entry| entry.stream == number).map(|entry| entry.id.as_str()).collect()
         };
         let done = ids(Handled::Done);
