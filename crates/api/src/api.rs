@@ -107,7 +107,7 @@ impl Api {
     /// Stores a new prediction, whose body has this room.
     pub(crate) async fn accept(&self, new: NewPrediction, room: &Arc<Room>) -> Result<Accepted, Problem> {
         if new.input.get().len() <= LARGE {
-            return from_store(self.accepter.accept(new)).await;
+            return from_store(Box::pin(self.accepter.accept(new))).await;
         }
         let (accepter, room) = (self.accepter.clone(), Arc::clone(room));
         let storing = self.tasks.spawn(async move {

@@ -81,15 +81,14 @@ impl Catalog {
         self.known.within(Duration::ZERO, load).await
     }
 
+    /// The version that shall run what is asked for, as far as can be said without asking the store.
+    pub(crate) fn known(&self, target: &Target) -> Option<Served> {
+        choose(&self.known.latest()?, target).ok().filter(|served| served.workers > 0)
+    }
+
     /// The version that shall run what is asked for: with a name alone, the newest that a live worker serves.
     /// `unserved`: whether one without workers will do.
     pub(crate) async fn resolve(&self, target: &Target, unserved: bool) -> Result<Served, Problem> {
-        if let Some(known) = self.known.latest()
-            && let Ok(served) = choose(&known, target)
-            && served.workers > 0
-        {
-            return Ok(served);
-        }
         let served = choose(&self.versions().await?, target)?;
         if served.workers == 0 && !unserved {
             let name = &served.published.spec.name;

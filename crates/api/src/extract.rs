@@ -137,6 +137,9 @@ fn expect_plain_json(headers: &HeaderMap) -> Result<(), Problem> {
         return unsupported("Compressed bodies are not read; send no Content-Encoding.".into());
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type == "application/json" {
+        return Ok(());
+    }
     let mut parts = content_type.split(';').map(|part| part.trim().to_ascii_lowercase());
     let essence = parts.next().unwrap_or_default();
     let is_json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));

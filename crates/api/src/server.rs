@@ -15,9 +15,10 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::respond::Responder;
 
@@ -49,14 +50,14 @@ pub(crate) async fn run(
         .keep_alive_interval(read_timeout)
         .keep_alive_timeout(read_timeout);
     let builder = Arc::new(builder);
-    let connections = TaskTracker::new();
-    let give_up = CancellationToken::new();
+    let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
                 let serving = connection(stream, Arc::clone(&builder), responder.clone(), read_timeout, stop.clone());
-                let give_up = give_up.clone();
-                connections.spawn(async move { give_up.run_until_cancelled(serving).await });
+                connections.spawn(serving);
+                // Those that have ended are forgotten.
+                while connections.try_join_next().is_some() {}
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -66,11 +67,10 @@ pub(crate) async fn run(
         }
     }
     drop(listener);
-    connections.close();
-    if timeout(grace, connections.wait()).await.is_err() {
+    let all_end = async { while connections.join_next().await.is_some() {} };
+    if timeout(grace, all_end).await.is_err() {
         tracing::warn!(left = connections.len(), "connections are cut after the grace time");
-        give_up.cancel();
-        connections.wait().await;
+        connections.shutdown().await;
     }
 }
 
@@ -107,6 +107,7 @@ async fn connection(
     let mut look = Instant::now() + idle_timeout;
     loop {
         tokio::select! {
+            biased;
             result = &mut serving => {
                 if let Err(error) = result {
                     tracing::debug!(%error, "connection ended");

@@ -1,17 +1,17 @@
 //! Models: their names, versions, specifications and limits.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The owner of models whose directory names none.
 const LOCAL_OWNER: &str = "augur";
 
-/// `owner/name`: each part 1–64 characters of `a-z 0-9 . _ -`, starting with a letter or digit.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+/// `owner/name`: each part 1–64 characters of `a-z 0-9 . _ -`, starting with a letter or digit. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ModelName {
-    text: String,
+    text: Arc<str>,
     slash: usize,
 }
 
@@ -65,7 +65,7 @@ impl FromStr for ModelName {
         match text.split_once('/') {
             Some((owner, name)) if is_name_part(owner) && is_name_part(name) => {
                 let slash = owner.len();
-                Ok(Self { text, slash })
+                Ok(Self { text: text.into(), slash })
             }
             _ => Err(InvalidName("a model is named owner/name, of letters, digits, '.', '_' and '-'")),
         }
@@ -80,9 +80,9 @@ impl TryFrom<String> for ModelName {
     }
 }
 
-impl From<ModelName> for String {
-    fn from(name: ModelName) -> Self {
-        name.text
+impl Serialize for ModelName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
     }
 }
 
@@ -92,10 +92,10 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// The version of a model: the SHA-256 of its files' digests, 64 hex digits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Version(String);
+/// The version of a model: the SHA-256 of its files' digests, 64 hex digits. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Version(Arc<str>);
 
 impl Version {
     /// The least number of digits that name a version.
@@ -125,7 +125,7 @@ impl FromStr for Version {
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let is_digest = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if is_digest { Ok(Self(text.to_owned())) } else { Err(InvalidName("a version is 64 lower-case hex digits")) }
+        if is_digest { Ok(Self(text.into())) } else { Err(InvalidName("a version is 64 lower-case hex digits")) }
     }
 }
 
@@ -137,9 +137,9 @@ impl TryFrom<String> for Version {
     }
 }
 
-impl From<Version> for String {
-    fn from(version: Version) -> Self {
-        version.0
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

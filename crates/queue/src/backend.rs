@@ -119,12 +119,13 @@ async fn work(name: &str, backend: TicketBackend, handler: Handler, stop: &Cance
 
 /// Runs the handler; its panic ends nothing else.
 async fn handle(handler: Handler, mut delivery: Delivery) {
-    let Some((ticket, slot)) = delivery.hand_over() else { return };
-    match AssertUnwindSafe(async { handler(ticket, slot).await }).catch_unwind().await {
+    let Some((tickets, slots)) = delivery.hand_over() else { return };
+    let count = tickets.len();
+    match AssertUnwindSafe(async { handler(tickets, slots).await }).catch_unwind().await {
         Ok(handled) => delivery.settle(handled),
-        // Returned, it would panic for ever; forgotten, it comes back when the store still wants it.
+        // Returned, they would panic for ever; forgotten, they come back when the store still wants them.
         Err(_) => {
-            tracing::error!(prediction = %delivery.ticket().id, "ticket's handler panicked");
+            tracing::error!(count, "the handler of tickets panicked");
             delivery.settle(Handled::Done);
         }
     }

@@ -1,27 +1,25 @@
-//! One ticket in the hands of this process, and the duty to say what became of it.
+//! Tickets in the hands of this process, and the duty to say what became of them.
 
-use crate::{Handled, Slot};
+use crate::{Handled, Slots};
 use prediction::Ticket;
 
-/// A ticket that a stream handed out. It is settled exactly once: dropped unsettled, it is returned.
+/// Tickets that were handed out together. They are settled exactly once: dropped unsettled, they are returned.
 pub(crate) struct Delivery {
-    ticket: Ticket,
-    slot: Option<Slot>,
+    tickets: Vec<Ticket>,
+    slots: Option<Slots>,
     settle: Option<Box<dyn FnOnce(Handled) + Send>>,
 }
 
 impl Delivery {
-    pub(crate) fn new(ticket: Ticket, slot: Slot, settle: impl FnOnce(Handled) + Send + 'static) -> Self {
-        Self { ticket, slot: Some(slot), settle: Some(Box::new(settle)) }
+    /// `slots`: one for each ticket.
+    pub(crate) fn new(tickets: Vec<Ticket>, slots: Slots, settle: impl FnOnce(Handled) + Send + 'static) -> Self {
+        Self { tickets, slots: Some(slots), settle: Some(Box::new(settle)) }
     }
 
-    pub(crate) fn ticket(&self) -> &Ticket {
-        &self.ticket
-    }
-
-    /// What its handler is called with; the slot goes to whoever asks first.
-    pub(crate) fn hand_over(&mut self) -> Option<(Ticket, Slot)> {
-        Some((self.ticket.clone(), self.slot.take()?))
+    /// What its handler is called with, for whoever asks first.
+    pub(crate) fn hand_over(&mut self) -> Option<(Vec<Ticket>, Slots)> {
+        let slots = self.slots.take()?;
+        Some((std::mem::take(&mut self.tickets), slots))
     }
 
     pub(crate) fn settle(mut self, handled: Handled) {

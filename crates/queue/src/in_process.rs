@@ -1,6 +1,9 @@
 //! Streams of tickets in this process's memory.
 
-use crate::{Config, Depth, Handled, Handler, backend, backend::TicketBackend, delivery::Delivery, turns::Turns};
+use crate::{
+    Config, Depth, Handled, Handler, MOST_TOGETHER, Slots, backend, backend::TicketBackend, delivery::Delivery,
+    turns::Turns,
+};
 use prediction::{PredictionId, StreamKey, Ticket};
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,8 +12,8 @@ use std::{
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// The most tickets between the streams and their handlers.
-const MOST_UNHANDLED: usize = 256;
+/// The most deliveries between the streams and their handlers.
+const MOST_UNHANDLED: usize = 16;
 
 pub(crate) struct InProcess {
     window: usize,
@@ -107,14 +110,38 @@ impl InProcess {
                 () = stop.cancelled() => return,
                 slot = next => slot,
             };
-            let Ok(slot) = slot else { return };
-            let Some(ticket) = self.take(&streams, &mut turns) else { continue };
-            let (queue, settled) = (Arc::clone(&self), ticket.clone());
-            let delivery = Delivery::new(ticket, slot, move |handled| queue.settle(settled, handled));
+            let Ok(first) = slot else { return };
+            let (tickets, taken_for) = self.take_all(&streams, &mut turns, first, &slots);
+            if tickets.is_empty() {
+                continue;
+            }
+            let (queue, settled) = (Arc::clone(&self), tickets.clone());
+            let delivery = Delivery::new(tickets, taken_for, move |handled| queue.settle(settled, handled));
             if deliveries.send(delivery).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Takes what waits, as far as there are free slots. `first`: the slot for the first.
+    fn take_all(
+        &self,
+        streams: &[StreamKey],
+        turns: &mut Turns,
+        first: Slots,
+        slots: &Arc<Semaphore>,
+    ) -> (Vec<Ticket>, Slots) {
+        let mut tickets: Vec<Ticket> = self.take(streams, turns).into_iter().collect();
+        let mut taken_for = first;
+        while !tickets.is_empty()
+            && tickets.len() < MOST_TOGETHER
+            && let Ok(slot) = Arc::clone(slots).try_acquire_owned()
+            && let Some(ticket) = self.take(streams, turns)
+        {
+            tickets.push(ticket);
+            taken_for.merge(slot);
+        }
+        (tickets, taken_for)
     }
 
     /// Returns once a ticket waits in one of these. Nobody's slot is held meanwhile: whoever needs one shall have it.
@@ -148,16 +175,18 @@ impl InProcess {
         Some(Ticket { id, stream: keys[number].clone() })
     }
 
-    fn settle(&self, ticket: Ticket, handled: Handled) {
+    fn settle(&self, tickets: Vec<Ticket>, handled: Handled) {
         let mut streams = self.streams();
-        let stream = streams.entry(ticket.stream.clone()).or_default();
-        stream.delivered -= 1;
-        match handled {
-            Handled::Returned => stream.waiting.push_front(ticket.id),
-            Handled::Done if stream.len() == 0 => {
-                streams.remove(&ticket.stream);
+        // The last one first, so that what is returned waits in its order again.
+        for Ticket { id, stream: key } in tickets.into_iter().rev() {
+            let stream = streams.entry(key.clone()).or_default();
+            stream.delivered -= 1;
+            if handled == Handled::Returned {
+                stream.waiting.push_front(id);
             }
-            Handled::Done => {}
+            if stream.len() == 0 {
+                streams.remove(&key);
+            }
         }
         drop(streams);
         if handled == Handled::Returned {

@@ -69,20 +69,23 @@ pub struct Depth {
     pub generation: u64,
 }
 
-/// What became of a ticket in the handler.
+/// What became of the tickets that a handler was called with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// Its prediction is claimed in the store, which now knows who has it, or the ticket was stale: forget it.
+    /// Their predictions are claimed in the store, which now knows who has them, or the tickets were stale: forget them.
     Done,
-    /// It was not looked at (the worker stops): another consumer shall have it at once.
+    /// They were not looked at (the worker stops): another consumer shall have them at once.
     Returned,
 }
 
-/// What a ticket is taken for: room for one prediction, free again when dropped.
-pub type Slot = OwnedSemaphorePermit;
+/// What tickets are taken for: room for one prediction each, free again when dropped. It can be split.
+pub type Slots = OwnedSemaphorePermit;
 
-/// Called once per ticket, with its slot, which it may keep for longer than it takes.
-pub type Handler = Arc<dyn Fn(Ticket, Slot) -> BoxFuture<'static, Handled> + Send + Sync>;
+/// Called with tickets that were read together, and as many slots, which it may keep for longer than it takes.
+pub type Handler = Arc<dyn Fn(Vec<Ticket>, Slots) -> BoxFuture<'static, Handled> + Send + Sync>;
+
+/// The most tickets that a handler is called with.
+const MOST_TOGETHER: usize = 256;
 
 /// Redis did not answer, or not as expected.
 #[derive(Debug, thiserror::Error)]

@@ -253,11 +253,12 @@ impl Store {
     }
 
     /// Writes outcomes; one answer per item, in order: [`Written::Stale`] when the fence refused it.
-    pub async fn complete(&self, outcomes: Vec<Outcome>) -> Result<Vec<Written>, StoreError> {
+    pub async fn complete(&self, outcomes: impl AsRef<[Outcome]>) -> Result<Vec<Written>, StoreError> {
+        let outcomes = outcomes.as_ref();
         if outcomes.is_empty() {
             return Ok(Vec::new());
         }
-        on_backend!(self, backend => backend.complete(&outcomes).await)
+        on_backend!(self, backend => backend.complete(outcomes).await)
     }
 
     /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled.

@@ -1,10 +1,10 @@
 //! Tickets become runs: all that wait are claimed in one statement. No timer: the next batch forms while the store answers
 //! the last.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use prediction::PredictionId;
-use queue::{Handled, Handler, Slot};
+use queue::{Handled, Handler, Slots};
 use store::Claim;
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -13,13 +13,13 @@ use tokio::sync::{
 
 use crate::{backoff::Backoff, node::Node};
 
-/// The most tickets claimed by one statement.
-const MAX_BATCH: usize = 256;
+/// So many tickets are claimed by one statement, and at most as many again: what was read together stays together.
+const ENOUGH: usize = 256;
 
-/// A ticket in the consumer's hands, with its slot; unbounded here, because each has one.
+/// Tickets in the consumer's hands, with their slots; unbounded here, because each has one.
 pub(crate) struct Waiting {
-    id: PredictionId,
-    slot: Slot,
+    ids: Vec<PredictionId>,
+    slots: Slots,
     handled: oneshot::Sender<Handled>,
 }
 
@@ -27,45 +27,46 @@ pub(crate) fn channel() -> (UnboundedSender<Waiting>, UnboundedReceiver<Waiting>
     mpsc::unbounded_channel()
 }
 
-/// What the queue calls for each ticket: hands it over and waits until it is claimed. From then on the store knows who has the
-/// prediction, and the ticket is of no use to anybody.
+/// What the queue calls with tickets: hands them over and waits until they are claimed. From then on the store knows who has
+/// the predictions, and the tickets are of no use to anybody.
 pub(crate) fn handler(tickets: UnboundedSender<Waiting>) -> Handler {
-    Arc::new(move |ticket, slot| {
+    Arc::new(move |together, slots| {
         let (handled, answer) = oneshot::channel();
-        // A closed channel drops the sender, and the answer is then that nobody looked at the ticket.
-        let _ = tickets.send(Waiting { id: ticket.id, slot, handled });
+        let ids = together.into_iter().map(|ticket| ticket.id).collect();
+        // A closed channel drops the sender, and the answer is then that nobody looked at the tickets.
+        let _ = tickets.send(Waiting { ids, slots, handled });
         Box::pin(async move { answer.await.unwrap_or(Handled::Returned) })
     })
 }
 
 /// Claims until the worker stops; whatever still waits then is dropped, which returns its tickets.
 pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceiver<Waiting>) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while let Some(1..) = node.stop.run_until_cancelled(tickets.recv_many(&mut batch, MAX_BATCH)).await {
-        let mut waiting = HashMap::with_capacity(batch.len());
-        for Waiting { id, slot, handled } in batch.drain(..) {
-            if let Some((_, doubled)) = waiting.insert(id, (slot, handled)) {
-                tell(doubled);
-            }
+    while let Some(Some(first)) = node.stop.run_until_cancelled(tickets.recv()).await {
+        let Waiting { mut ids, mut slots, handled } = first;
+        let mut waiting = vec![handled];
+        while ids.len() < ENOUGH
+            && let Ok(more) = tickets.try_recv()
+        {
+            ids.extend(more.ids);
+            slots.merge(more.slots);
+            waiting.push(more.handled);
         }
-        let ids: Vec<PredictionId> = waiting.keys().copied().collect();
+        // A doubled ticket has a slot too many.
+        ids.sort_unstable();
+        ids.dedup();
         let Some((claim, claimed_at)) = claim(&node, &ids).await else { return };
-        for claimed in claim.claimed {
-            let (slot, handled) = waiting.remove(&claimed.run.id).expect("no more is claimed than asked for");
-            node.start(claimed, claimed_at, slot);
-            tell(handled);
+        if let Some(taken) = slots.split(claim.claimed.len()) {
+            node.start(claim.claimed, claimed_at, taken);
         }
         if !claim.suspects.is_empty() {
             node.suspects.notify_one();
         }
         // What was not claimed is finished, taken, not due, or a suspect that is found without a ticket.
-        waiting.into_values().for_each(|(_, handled)| tell(handled));
+        for handled in waiting {
+            // The consumer may have gone; its tickets are then stale wherever they turn up.
+            let _ = handled.send(Handled::Done);
+        }
     }
-}
-
-/// The ticket is of no use any more. (The consumer may have gone; it is then stale wherever it turns up.)
-fn tell(handled: oneshot::Sender<Handled>) {
-    let _ = handled.send(Handled::Done);
 }
 
 /// Tries until the store answers; none when the worker stops first.

@@ -1,6 +1,6 @@
 //! Outcomes are written by combiners: runs that end while the store answers form the next statement. No timer.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use prediction::PredictionId;
 use store::{Outcome, Written, take_turn};
@@ -24,44 +24,42 @@ const MAX_BATCH_BYTES: usize = 32 << 20;
 const ROOM_KIB: u32 = 64 << 10;
 const LEAST_ROOM_KIB: u32 = 64;
 
-/// An outcome that was not written, and why.
-pub(crate) struct NotWritten {
-    pub(crate) outcome: Outcome,
-    pub(crate) trouble: Trouble,
-}
+/// What became of an outcome.
+pub(crate) type Answer = (Outcome, Result<Written, Trouble>);
 
-/// An outcome on its way to the store, and who waits for it.
-pub(crate) struct Item {
-    outcome: Outcome,
-    answer: oneshot::Sender<Result<Written, NotWritten>>,
+/// Outcomes on their way to the store, and who waits for them.
+pub(crate) struct Part {
+    outcomes: Vec<Outcome>,
+    answer: oneshot::Sender<Vec<Answer>>,
 }
 
 /// Where runs hand in their outcomes; unbounded here, because each holds a slot or room until it has its answer.
 #[derive(Clone)]
 pub(crate) struct Outcomes {
-    sender: UnboundedSender<Item>,
+    sender: UnboundedSender<Part>,
     /// In KiB.
     room: Arc<Semaphore>,
 }
 
-pub(crate) fn channel() -> (Outcomes, Arc<Mutex<UnboundedReceiver<Item>>>) {
+pub(crate) fn channel() -> (Outcomes, Arc<Mutex<UnboundedReceiver<Part>>>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let outcomes = Outcomes { sender, room: Arc::new(Semaphore::new(ROOM_KIB as usize)) };
     (outcomes, Arc::new(Mutex::new(receiver)))
 }
 
 impl Outcomes {
-    /// Waits for room to keep an outcome in until it is written. One that is larger than all of it has it alone.
-    pub(crate) async fn room_for(&self, outcome: &Outcome) -> Option<SemaphorePermit<'_>> {
-        let kib = u32::try_from(size(outcome) / 1024).unwrap_or(u32::MAX).clamp(LEAST_ROOM_KIB, ROOM_KIB);
+    /// Waits for room to keep outcomes in until they are written. Those that are larger than all of it have it alone.
+    pub(crate) async fn room_for(&self, outcomes: impl Iterator<Item = &Outcome>) -> Option<SemaphorePermit<'_>> {
+        let kib = |outcome| u32::try_from(size(outcome) / 1024).unwrap_or(u32::MAX).max(LEAST_ROOM_KIB);
+        let all = outcomes.map(kib).fold(0, u32::saturating_add);
         // It is never closed.
-        self.room.acquire_many(kib).await.ok()
+        self.room.acquire_many(all.min(ROOM_KIB)).await.ok()
     }
 
-    /// Writes it together with others, and says what became of it.
-    pub(crate) async fn write(&self, outcome: Outcome) -> Result<Written, NotWritten> {
+    /// Writes them together with others, and says what became of each, in order.
+    pub(crate) async fn write(&self, outcomes: Vec<Outcome>) -> Vec<Answer> {
         let (answer, written) = oneshot::channel();
-        let _ = self.sender.send(Item { outcome, answer });
+        let _ = self.sender.send(Part { outcomes, answer });
         match written.await {
             Ok(written) => written,
             // The writers end only after everything that waits for them has ended.
@@ -71,46 +69,52 @@ impl Outcomes {
 }
 
 /// Writes outcomes until the worker is over.
-pub(crate) async fn write_outcomes(node: Arc<Node>, items: Arc<Mutex<UnboundedReceiver<Item>>>) {
+pub(crate) async fn write_outcomes(node: Arc<Node>, parts: Arc<Mutex<UnboundedReceiver<Part>>>) {
     let next_batch = async || {
-        let mut batch = Vec::new();
-        let mut items = items.lock().await;
-        items.recv_many(&mut batch, MAX_BATCH).await;
-        (batch, items)
+        let mut parts = parts.lock().await;
+        let (mut batch, mut outcomes) = (Vec::new(), 0);
+        let mut next = parts.recv().await;
+        while let Some(part) = next {
+            outcomes += part.outcomes.len();
+            batch.push(part);
+            next = if outcomes < MAX_BATCH { parts.try_recv().ok() } else { None };
+        }
+        (batch, parts)
     };
     while let Some((batch, turn)) = node.over.run_until_cancelled(next_batch()).await {
-        let writing = async {
-            let mut batches = bounded(batch);
-            while let Some(batch) = batches.pop() {
-                batches.extend(write_batch(&node, batch).await);
-            }
-        };
-        take_turn(turn, writing).await;
+        take_turn(turn, write_batch(&node, batch)).await;
     }
 }
 
-/// Writes one batch. A refused one comes back in halves, until the outcome that the store refuses stands alone.
-async fn write_batch(node: &Node, mut batch: Vec<Item>) -> Vec<Vec<Item>> {
-    let outcomes = batch.iter().map(|item| item.outcome.clone()).collect();
-    match node.ask(node.store.complete(outcomes)).await {
-        Ok(written) => {
-            let ended = batch.iter().zip(&written).filter(|(_, written)| **written == Written::Applied);
-            node.finished.tell(ended.filter_map(|(item, _)| ended_id(&item.outcome)).collect());
-            for (item, written) in batch.into_iter().zip(written) {
-                let _ = item.answer.send(Ok(written));
+/// Writes one batch, in as few statements as the bounds allow. A refused statement comes back in halves, until the outcome that
+/// the store refuses stands alone.
+async fn write_batch(node: &Node, batch: Vec<Part>) {
+    let (mut outcomes, mut callers) = (Vec::new(), Vec::with_capacity(batch.len()));
+    for part in batch {
+        callers.push((part.answer, part.outcomes.len()));
+        outcomes.extend(part.outcomes);
+    }
+    let mut written = vec![Err(Trouble::Away); outcomes.len()];
+    let mut ranges = bounded(&outcomes);
+    while let Some(range) = ranges.pop() {
+        match node.ask(node.store.complete(&outcomes[range.clone()])).await {
+            Ok(answers) => {
+                let applied = outcomes[range.clone()].iter().zip(&answers);
+                let applied = applied.filter(|(_, written)| **written == Written::Applied);
+                node.finished.tell(applied.filter_map(|(outcome, _)| ended_id(outcome)).collect());
+                written[range].iter_mut().zip(answers).for_each(|(written, answer)| *written = Ok(answer));
             }
-            Vec::new()
-        }
-        Err(Trouble::Refused) if batch.len() > 1 => {
-            let rest = batch.split_off(batch.len() / 2);
-            vec![batch, rest]
-        }
-        Err(trouble) => {
-            for Item { outcome, answer } in batch {
-                let _ = answer.send(Err(NotWritten { outcome, trouble }));
+            Err(Trouble::Refused) if range.len() > 1 => {
+                let middle = range.start + range.len() / 2;
+                ranges.extend([range.start..middle, middle..range.end]);
             }
-            Vec::new()
+            Err(trouble) => written[range].fill(Err(trouble)),
         }
+    }
+    let mut answers = outcomes.into_iter().zip(written);
+    for (caller, length) in callers {
+        // It is gone when the worker is over.
+        let _ = caller.send(answers.by_ref().take(length).collect());
     }
 }
 
@@ -130,21 +134,21 @@ fn size(outcome: &Outcome) -> usize {
     }
 }
 
-/// Splits a batch so that no part has too many bytes.
-fn bounded(batch: Vec<Item>) -> Vec<Vec<Item>> {
-    let (mut batches, mut bytes) = (Vec::<Vec<Item>>::new(), 0);
-    for item in batch {
-        let size = size(&item.outcome);
-        bytes += size;
-        match batches.last_mut() {
-            Some(last) if bytes <= MAX_BATCH_BYTES => last.push(item),
-            _ => {
-                batches.push(vec![item]);
-                bytes = size;
-            }
+/// Splits outcomes so that no statement has too many of them or of their bytes; the last ones first.
+fn bounded(outcomes: &[Outcome]) -> Vec<Range<usize>> {
+    let (mut ranges, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (place, outcome) in outcomes.iter().enumerate() {
+        bytes += size(outcome);
+        if place > start && (bytes > MAX_BATCH_BYTES || place - start == MAX_BATCH) {
+            ranges.push(start..place);
+            (start, bytes) = (place, size(outcome));
         }
     }
-    batches
+    if start < outcomes.len() {
+        ranges.push(start..outcomes.len());
+    }
+    ranges.reverse();
+    ranges
 }
 
 #[cfg(test)]
@@ -155,19 +159,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_are_bounded_in_bytes() {
-        let item = |bytes: usize| Item {
-            outcome: Outcome::Succeeded {
-                run: Run { id: PredictionId::generate(), epoch: 1 },
-                output: RawValue::from_string(format!("\"{}\"", "x".repeat(bytes - 2))).expect("JSON"),
-                metrics: RunMetrics::default(),
-            },
-            answer: oneshot::channel().0,
+    fn statements_are_bounded_in_outcomes_and_bytes() {
+        let outcome = |bytes: usize| Outcome::Succeeded {
+            run: Run { id: PredictionId::generate(), epoch: 1 },
+            output: RawValue::from_string(format!("\"{}\"", "x".repeat(bytes - 2))).expect("JSON"),
+            metrics: RunMetrics::default(),
         };
         let half = MAX_BATCH_BYTES / 2;
-        let sizes = |items: Vec<Item>| bounded(items).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes(vec![item(half), item(half), item(half), item(10)]), [2, 2]);
-        assert_eq!(sizes(vec![item(MAX_BATCH_BYTES + 1), item(2)]), [1, 1]);
-        assert_eq!(sizes(vec![]), Vec::<usize>::new());
+        let ranges = |sizes: &[usize]| bounded(&sizes.iter().map(|bytes| outcome(*bytes)).collect::<Vec<_>>());
+        assert_eq!(ranges(&[half, half, half, 10]), [2..4, 0..2]);
+        assert_eq!(ranges(&[MAX_BATCH_BYTES + 1, 2]), [1..2, 0..1]);
+        assert_eq!(ranges(&[2; MAX_BATCH + 1]), [MAX_BATCH..MAX_BATCH + 1, 0..MAX_BATCH]);
+        assert!(ranges(&[]).is_empty());
     }
 }

@@ -10,21 +10,20 @@ use inference::Abandon;
 use prediction::PredictionId;
 use store::Run;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 /// All runs held. Times are this machine's monotonic ones and lie before the database's: each is counted from before the call
 /// that took or renewed the lease was sent.
 #[derive(Default)]
 pub(crate) struct Held {
     runs: Mutex<HashMap<PredictionId, Entry>>,
-    renewed: Notify,
+    /// Leases were renewed, or runs given up.
+    changed: Notify,
 }
 
 struct Entry {
     epoch: i32,
     until: Instant,
     abandon: Abandon,
-    gone: CancellationToken,
 }
 
 /// One run held; dropping it takes it out of the set.
@@ -32,7 +31,6 @@ pub(crate) struct Hold {
     held: Arc<Held>,
     run: Run,
     abandon: Abandon,
-    gone: CancellationToken,
 }
 
 impl Held {
@@ -40,14 +38,21 @@ impl Held {
         self.runs.lock().expect("no panic while locked")
     }
 
-    /// Holds a run whose lease lasts until `until`. An earlier run of the same prediction has lost its lease, else this one could not be.
-    pub(crate) fn hold(self: &Arc<Self>, run: Run, until: Instant) -> Hold {
-        let (abandon, gone) = (Abandon::default(), CancellationToken::new());
-        let entry = Entry { epoch: run.epoch, until, abandon: abandon.clone(), gone: gone.clone() };
-        if let Some(earlier) = self.lock().insert(run.id, entry) {
-            earlier.give_up();
-        }
-        Hold { held: Arc::clone(self), run, abandon, gone }
+    /// Holds runs whose leases last until `until`. An earlier run of the same prediction has lost its lease, else this one could
+    /// not be.
+    pub(crate) fn hold(self: &Arc<Self>, runs: impl IntoIterator<Item = Run>, until: Instant) -> Vec<Hold> {
+        let mut held = self.lock();
+        let hold = |run: Run| {
+            let abandon = Abandon::default();
+            if let Some(earlier) = held.insert(run.id, Entry { epoch: run.epoch, until, abandon: abandon.clone() }) {
+                earlier.abandon.abandon();
+            }
+            Hold { held: Arc::clone(self), run, abandon }
+        };
+        let holds = runs.into_iter().map(hold).collect();
+        drop(held);
+        self.changed.notify_waiters();
+        holds
     }
 
     /// Every run held.
@@ -66,26 +71,44 @@ impl Held {
         for run in runs {
             let Some(entry) = held.get_mut(&run.id).filter(|entry| entry.epoch == run.epoch) else { continue };
             if lost.contains(&run.id) {
-                entry.give_up();
+                entry.abandon.abandon();
             } else {
                 entry.until = until;
             }
         }
         drop(held);
-        self.renewed.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// These are no longer this worker's, whatever their epoch.
     pub(crate) fn give_up(&self, ids: &[PredictionId]) {
         let held = self.lock();
-        ids.iter().filter_map(|id| held.get(id)).for_each(Entry::give_up);
+        ids.iter().filter_map(|id| held.get(id)).for_each(|entry| entry.abandon.abandon());
+        drop(held);
+        self.changed.notify_waiters();
     }
-}
 
-impl Entry {
-    fn give_up(&self) {
-        self.abandon.abandon();
-        self.gone.cancel();
+    /// Waits until it is known of each whether its lease is still held: at once within its time, else after the store has
+    /// answered a renewal. A lease that ran out while the store was away is not lost: nobody could take it.
+    pub(crate) async fn settled(&self, holds: impl Iterator<Item = &Hold> + Clone) {
+        while !self.are_settled(holds.clone()) {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before looking again, so that no change in between is missed.
+            changed.as_mut().enable();
+            if self.are_settled(holds.clone()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn are_settled<'a>(&self, mut holds: impl Iterator<Item = &'a Hold>) -> bool {
+        let (held, now) = (self.lock(), Instant::now());
+        let lasts = |hold: &Hold| {
+            held.get(&hold.run.id).is_some_and(|entry| entry.epoch == hold.run.epoch && entry.until > now)
+        };
+        holds.all(|hold| hold.is_gone() || lasts(hold))
     }
 }
 
@@ -100,37 +123,14 @@ impl Hold {
         &self.abandon
     }
 
-    /// Waits until the run is no longer this worker's.
-    pub(crate) async fn gone(&self) {
-        self.gone.cancelled().await;
-    }
-
-    /// Waits until it is known whether the lease is still held: at once within its time, else after the store has answered
-    /// a renewal. A lease that ran out while the store was away is not lost: nobody could take it.
-    pub(crate) async fn settled(&self) {
-        loop {
-            let renewed = self.held.renewed.notified();
-            tokio::pin!(renewed);
-            renewed.as_mut().enable();
-            if self.gone.is_cancelled() || self.lasts() {
-                return;
-            }
-            tokio::select! {
-                () = self.gone.cancelled() => return,
-                () = renewed => {}
-            }
-        }
-    }
-
-    fn lasts(&self) -> bool {
-        let held = self.held.lock();
-        held.get(&self.run.id).is_some_and(|entry| entry.epoch == self.run.epoch && entry.until > Instant::now())
+    /// Whether the run is no longer this worker's.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.abandon.is_abandoned()
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.abandon.abandon();
         let mut held = self.held.lock();
         if held.get(&self.run.id).is_some_and(|entry| entry.epoch == self.run.epoch) {
             held.remove(&self.run.id);
@@ -150,6 +150,10 @@ mod tests {
         Run { id: PredictionId(uuid::Uuid::nil()), epoch }
     }
 
+    fn hold(held: &Arc<Held>, run: Run, until: Instant) -> Hold {
+        held.hold([run], until).pop().expect("one")
+    }
+
     fn later() -> Instant {
         Instant::now() + Duration::from_secs(3600)
     }
@@ -157,9 +161,9 @@ mod tests {
     #[test]
     fn a_later_run_of_the_same_prediction_ends_the_earlier() {
         let held = Arc::new(Held::default());
-        let first = held.hold(run(1), later());
-        let second = held.hold(run(2), later());
-        assert!(first.abandon().is_abandoned() && !second.abandon().is_abandoned());
+        let first = hold(&held, run(1), later());
+        let second = hold(&held, run(2), later());
+        assert!(first.is_gone() && !second.is_gone());
         drop(first);
         assert_eq!(held.runs(), [run(2)]);
         drop(second);
@@ -169,20 +173,31 @@ mod tests {
     #[test]
     fn an_answer_about_an_earlier_epoch_does_not_touch_the_later() {
         let held = Arc::new(Held::default());
-        let second = held.hold(run(2), later());
+        let second = hold(&held, run(2), later());
         held.renew(&[run(1)], &[run(1).id], later());
-        assert!(!second.abandon().is_abandoned());
+        assert!(!second.is_gone());
         held.renew(&[run(2)], &[run(2).id], later());
-        assert!(second.abandon().is_abandoned() && second.gone().now_or_never().is_some());
+        assert!(second.is_gone());
     }
 
     #[test]
     fn a_lease_past_its_time_is_settled_by_the_next_renewal() {
         let held = Arc::new(Held::default());
-        let hold = held.hold(run(1), Instant::now());
-        let mut settled = Box::pin(hold.settled());
+        let lease = hold(&held, run(1), Instant::now());
+        let other = hold(&held, Run { id: PredictionId(uuid::Uuid::max()), epoch: 1 }, later());
+        let mut settled = Box::pin(held.settled([&lease, &other].into_iter()));
         assert!(settled.as_mut().now_or_never().is_none());
         held.renew(&[run(1)], &[], later());
-        assert!(settled.now_or_never().is_some() && !hold.abandon().is_abandoned());
+        assert!(settled.now_or_never().is_some() && !lease.is_gone());
+    }
+
+    #[test]
+    fn a_run_that_is_given_up_is_settled_whatever_its_lease() {
+        let held = Arc::new(Held::default());
+        let lease = hold(&held, run(1), Instant::now());
+        let mut settled = Box::pin(held.settled([&lease].into_iter()));
+        assert!(settled.as_mut().now_or_never().is_none());
+        held.give_up(&[run(1).id]);
+        assert!(settled.now_or_never().is_some() && lease.is_gone());
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use inference::Models;
 use prediction::{ModelName, Version, WorkerId};
-use queue::{Queue, Slot};
+use queue::Queue;
 use store::{Claimed, Store, StoreError};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -115,9 +115,11 @@ impl Node {
         })
     }
 
-    /// Runs what was claimed. `claimed_at`: before the claim was sent.
-    pub(crate) fn start(self: &Arc<Self>, claimed: Claimed, claimed_at: Instant, slot: Slot) {
-        let node = Arc::clone(self);
-        tokio::spawn(self.awaited(async move { run::run(&node, claimed, claimed_at, Some(slot)).await }));
+    /// Runs what was claimed together. `claimed_at`: before the claim was sent.
+    pub(crate) fn start(self: &Arc<Self>, claimed: Vec<Claimed>, claimed_at: Instant, slots: queue::Slots) {
+        if !claimed.is_empty() {
+            let node = Arc::clone(self);
+            tokio::spawn(self.awaited(async move { run::run(&node, claimed, claimed_at, Some(slots)).await }));
+        }
     }
 }

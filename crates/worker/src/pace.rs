@@ -53,9 +53,9 @@ impl Slots {
         &self.permits
     }
 
-    /// Something has run.
-    pub(crate) fn ran(&self) {
-        self.ran.fetch_add(1, Ordering::Relaxed);
+    /// So many have run.
+    pub(crate) fn ran(&self, count: usize) {
+        self.ran.fetch_add(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// Waits for all that runs, and lets nothing else begin.

@@ -49,12 +49,11 @@ enum Found {
 /// Takes as much as there are free slots; waits for one.
 async fn take(node: &Arc<Node>) -> Found {
     let slot = node.stop.run_until_cancelled(Arc::clone(node.slots.permits()).acquire_owned()).await;
-    let Some(Ok(slot)) = slot else { return Found::Nothing };
-    let mut slots = vec![slot];
+    let Some(Ok(mut slots)) = slot else { return Found::Nothing };
     while let Ok(slot) = Arc::clone(node.slots.permits()).try_acquire_owned() {
-        slots.push(slot);
+        slots.merge(slot);
     }
-    let (asked, claimed_at) = (slots.len(), Instant::now());
+    let (asked, claimed_at) = (slots.num_permits(), Instant::now());
     let limit = u32::try_from(asked).unwrap_or(u32::MAX);
     let next = node.store.claim_next(node.id, &node.serves, limit, node.config.lease);
     let Ok(claim) = node.ask(next).await else { return Found::Nothing };
@@ -66,8 +65,8 @@ async fn take(node: &Arc<Node>) -> Found {
         some if some < asked => Found::Some,
         _ => Found::All,
     };
-    for (claimed, slot) in claim.claimed.into_iter().zip(slots) {
-        node.start(claimed, claimed_at, slot);
+    if let Some(taken) = slots.split(claim.claimed.len()) {
+        node.start(claim.claimed, claimed_at, taken);
     }
     found
 }

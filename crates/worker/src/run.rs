@@ -1,4 +1,5 @@
-//! One prediction held: run within its time, then its outcome written, or dropped when it is no longer this worker's.
+//! Predictions that were claimed together: each is run within its time, then its outcome written, or dropped when it is no longer
+//! this worker's. One task runs them all, and hands in together what ends at the same moment.
 
 use std::{
     future,
@@ -6,41 +7,65 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use inference::Output;
-use prediction::{Event, Failure, FailureCode, RetrySchedule};
-use queue::Slot;
+use prediction::{Event, Events, Failure, FailureCode, RetrySchedule};
+use queue::Slots;
 use store::{Claimed, Outcome, Run, RunMetrics, Written};
-use tokio::time::sleep;
+use tokio::{task::yield_now, time::sleep};
 
-use crate::{
-    backoff::Backoff,
-    complete::{self, NotWritten},
-    held::Hold,
-    node::Node,
-    outage::Trouble,
-};
+use crate::{backoff::Backoff, complete, held::Hold, node::Node, outage::Trouble};
 
 /// The most bytes of one output's JSON: what a caller can still be expected to read in one answer.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
-/// Runs it; returns when it is settled. Its slot is free as soon as it has run and there is room for its outcome: while that is
-/// written, the next one runs. `claimed_at`: before the claim was sent.
-pub(crate) async fn run(node: &Node, claimed: Claimed, claimed_at: Instant, slot: Option<Slot>) {
-    let hold = node.held.hold(claimed.run, claimed_at + node.config.lease);
-    if claimed.is_first && claimed.webhook_events.contains(Event::Start) {
+/// A run that has ended, with an outcome to be written.
+struct Ended {
+    hold: Hold,
+    outcome: Outcome,
+    webhook_events: Events,
+}
+
+/// Runs them; returns when all are settled. The slot of each is free as soon as it has run and there is room for its outcome:
+/// while that is written, the next one runs. `claimed_at`: before the claim was sent.
+pub(crate) async fn run(node: &Node, claimed: Vec<Claimed>, claimed_at: Instant, mut slots: Option<Slots>) {
+    if claimed.iter().any(|claimed| claimed.is_first && claimed.webhook_events.contains(Event::Start)) {
         node.due.notify_one();
     }
-    let outcome = predict(node, &claimed, &hold).await;
-    hold.abandon().abandon();
-    let Some(outcome) = outcome else { return };
-    node.slots.ran();
-    let _room = node.outcomes.room_for(&outcome).await;
-    drop(slot);
-    let tells =
-        complete::ended_id(&outcome).is_some() && claimed.webhook_events.iter().any(|event| event > Event::Start);
-    if write(node, outcome, &hold).await == Written::Applied && tells {
-        node.due.notify_one();
+    let holds = node.held.hold(claimed.iter().map(|claimed| claimed.run), claimed_at + node.config.lease);
+    let run_one = |(claimed, hold): (Claimed, Hold)| async move {
+        let outcome = predict(node, &claimed, &hold).await?;
+        Some(Ended { hold, outcome, webhook_events: claimed.webhook_events })
+    };
+    let mut running: FuturesUnordered<_> = claimed.into_iter().zip(holds).map(run_one).collect();
+    let mut settling = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some(first) = running.next() => {
+                // Its batch ends at the same moment: what is written together costs the store less.
+                yield_now().await;
+                let mut ended = vec![first];
+                while let Some(Some(next)) = running.next().now_or_never() {
+                    ended.push(next);
+                }
+                let used = slots.as_mut().and_then(|slots| slots.split(ended.len()));
+                settling.push(settle(node, ended.into_iter().flatten().collect(), used));
+            }
+            Some(()) = settling.next() => {}
+            else => return,
+        }
     }
+}
+
+/// Sees to it that the outcomes are written. `slots`: which those used that have ended.
+async fn settle(node: &Node, ended: Vec<Ended>, slots: Option<Slots>) {
+    if ended.is_empty() {
+        return;
+    }
+    node.slots.ran(ended.len());
+    let _room = node.outcomes.room_for(ended.iter().map(|ended| &ended.outcome)).await;
+    drop(slots);
+    write(node, ended).await;
 }
 
 /// How the run ended; nothing when it is canceled, past its deadline or lost: its end is the store's business.
@@ -56,11 +81,14 @@ async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome>
     let begun = Instant::now();
     let result = tokio::select! {
         biased;
-        () = hold.gone() => return None,
         () = past(claimed.deadline_in) => return None,
         () = node.hand_back.cancelled() => return Some(Outcome::Released { run }),
+        // It ends at once when the run is taken back.
         result = model.predict(&claimed.input, hold.abandon().clone()) => result,
     };
+    if hold.is_gone() {
+        return None;
+    }
     Some(match result.and_then(check_size) {
         Ok(output) => {
             let metrics = RunMetrics {
@@ -101,30 +129,43 @@ fn failed(claimed: &Claimed, failure: Failure, took: Duration) -> Outcome {
     Outcome::Failed { run, failure, metrics }
 }
 
-/// Tries until the store says what became of it. Past its lease the outcome waits for the store's word on the lease first.
-async fn write(node: &Node, mut outcome: Outcome, hold: &Hold) -> Written {
+/// Tries until the store says what became of each. Past their leases outcomes wait for the store's word on these first.
+async fn write(node: &Node, mut ended: Vec<Ended>) {
     let mut backoff = Backoff::for_store();
-    loop {
-        hold.settled().await;
-        match node.outcomes.write(outcome).await {
-            Ok(Written::Applied) => return Written::Applied,
-            Ok(Written::Stale) => {
-                node.stale.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(run = ?hold.run(), "result refused: the prediction is no longer this run's");
-                return Written::Stale;
-            }
-            Err(NotWritten { outcome: unwritten, trouble: Trouble::Away }) => {
-                outcome = unwritten;
-                sleep(backoff.next()).await;
-            }
-            Err(NotWritten { outcome: Outcome::Succeeded { run, metrics, .. }, trouble: Trouble::Refused }) => {
-                outcome = unstorable(run, metrics);
-            }
-            Err(NotWritten { trouble: Trouble::Refused, .. }) => {
-                tracing::error!(run = ?hold.run(), "its end cannot be stored; its lease will end");
-                return Written::Stale;
+    while !ended.is_empty() {
+        node.held.settled(ended.iter().map(|ended| &ended.hold)).await;
+        let (outcomes, rest): (Vec<_>, Vec<_>) =
+            ended.into_iter().map(|ended| (ended.outcome, (ended.hold, ended.webhook_events))).unzip();
+        let (mut unwritten, mut is_away, mut is_due) = (Vec::new(), false, false);
+        for ((hold, webhook_events), (outcome, written)) in rest.into_iter().zip(node.outcomes.write(outcomes).await) {
+            match (written, outcome) {
+                (Ok(Written::Applied), outcome) => {
+                    let ends = complete::ended_id(&outcome).is_some();
+                    is_due |= ends && webhook_events.iter().any(|event| event > Event::Start);
+                }
+                (Ok(Written::Stale), _) => {
+                    node.stale.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(run = ?hold.run(), "result refused: the prediction is no longer this run's");
+                }
+                (Err(Trouble::Away), outcome) => {
+                    is_away = true;
+                    unwritten.push(Ended { hold, outcome, webhook_events });
+                }
+                (Err(Trouble::Refused), Outcome::Succeeded { run, metrics, .. }) => {
+                    unwritten.push(Ended { hold, outcome: unstorable(run, metrics), webhook_events });
+                }
+                (Err(Trouble::Refused), _) => {
+                    tracing::error!(run = ?hold.run(), "its end cannot be stored; its lease will end");
+                }
             }
         }
+        if is_due {
+            node.due.notify_one();
+        }
+        if is_away {
+            sleep(backoff.next()).await;
+        }
+        ended = unwritten;
     }
 }
 
@@ -149,7 +190,7 @@ mod tests {
             retries,
             max_retries: 2,
             deadline_in: None,
-            webhook_events: prediction::Events::NONE,
+            webhook_events: Events::NONE,
             is_first: true,
         }
     }

@@ -81,7 +81,7 @@ async fn session(node: &Node, patience: Duration) -> Session {
         match node.ask(node.store.claim_suspect(node.id, &node.serves, node.config.lease)).await {
             Ok(Some(claimed)) => {
                 tracing::info!(prediction = %claimed.run.id, "runs alone");
-                run::run(node, claimed, claimed_at, None).await;
+                run::run(node, vec![claimed], claimed_at, None).await;
             }
             Ok(None) => return Session::Done,
             Err(_) => return Session::More,

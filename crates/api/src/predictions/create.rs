@@ -3,18 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use prediction::{Metrics, Prediction, PredictionId, Status, StreamKey};
 use store::{Accepted, NewPrediction, Webhook};
 use tokio::time::Instant;
 
 use super::{
-    CreateRequest, Target,
+    CreateRequest, Target, json,
     schema::{PredictionRequestSchema, PredictionSchema},
     wait, with_urls,
 };
@@ -107,7 +106,11 @@ pub(super) async fn accept(
     let room = Arc::new(body.room);
     drop(body.text);
     request.deadline = agreed(cancel_after, request.deadline)?;
-    let served = api.catalog.resolve(&request.target, api.config.queue_unserved).await?;
+    // Boxed, like all that is seldom waited for: a request's future is moved several times, and should be small.
+    let served = match api.catalog.known(&request.target) {
+        Some(served) => served,
+        None => Box::pin(api.catalog.resolve(&request.target, api.config.queue_unserved)).await?,
+    };
     let admitted = api.admission.admit(&served.published.spec);
     // What can only be new is refused before any more work is done for it.
     let is_surely_new = id.is_none() && idempotency_key.is_none();
@@ -119,7 +122,7 @@ pub(super) async fn accept(
     let id = id.unwrap_or_else(PredictionId::generate);
     check(&served.published, &request)?;
     let webhook = match &request.webhook {
-        Some((url, events)) => Some(webhooks::vet(api, "/webhook", url, *events).await?),
+        Some((url, events)) => Some(Box::pin(webhooks::vet(api, "/webhook", url, *events)).await?),
         None => None,
     };
     let new = stored_form(api, id, &served.published, request, webhook, idempotency_key);
@@ -130,27 +133,30 @@ pub(super) async fn accept(
             admitted.hand_in();
             api.accept(new, &room).await?
         }
-        Err(full) => api.accepted_before(&new).await?.ok_or(full)?,
+        Err(full) => Box::pin(api.accepted_before(&new)).await?.ok_or(full)?,
     };
     match accepted {
         Accepted::Created { created_at, deadline_at } => {
             let mut prediction = Prediction { created_at, deadline_at, ..unfinished };
             if let Some((waiting, until)) = &waiting {
                 // It is stored: whatever happens to the wait, its caller learns its id.
-                if let Ok(Some(settled)) = wait::settled(api, id, waiting, *until, false).await {
+                if let Ok(Some(settled)) = Box::pin(wait::settled(api, id, waiting, *until, false)).await {
                     prediction = settled;
                 }
             }
             Ok(answer(api, prediction, prefer, false))
         }
         Accepted::Replayed { id } => {
-            let prediction = match prefer.wait {
-                Some(seconds) => {
-                    let waiting = api.waiters.wait_for(id);
-                    wait::settled(api, id, &waiting, wait::ends(arrived, seconds), true).await?
+            let looking = async {
+                match prefer.wait {
+                    Some(seconds) => {
+                        let waiting = api.waiters.wait_for(id);
+                        wait::settled(api, id, &waiting, wait::ends(arrived, seconds), true).await
+                    }
+                    None => api.find(id).await,
                 }
-                None => api.find(id).await?,
             };
+            let prediction = Box::pin(looking).await?;
             // Its record may have been removed since; its key is kept longer.
             Ok(answer(api, prediction.ok_or_else(Problem::not_found)?, prefer, true))
         }
@@ -265,7 +271,8 @@ fn answer(api: &Api, mut prediction: Prediction, prefer: Prefer, replayed: bool)
     }
     let prediction = with_urls(prediction, &api.base);
     let location = prediction.urls.as_ref().and_then(|urls| HeaderValue::from_str(&urls.get).ok());
-    let mut response = (status, Json(prediction)).into_response();
+    let mut response = json(&prediction);
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     if let Some(location) = location {
         headers.insert(header::LOCATION, location);

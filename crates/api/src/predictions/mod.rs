@@ -11,13 +11,20 @@ mod wait;
 
 use std::sync::Arc;
 
-use axum::{Json, response::IntoResponse as _, response::Response};
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
 use prediction::{Prediction, Urls};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use request::{CreateRequest, Target};
 
-use crate::api::Api;
+use crate::{api::Api, problem::Problem};
+
+/// The bytes of an answer about a prediction, without what the caller or the model wrote; a guess on the large side.
+const USUAL_ANSWER: usize = 1024;
 
 /// The calls on predictions.
 pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
@@ -36,5 +43,23 @@ fn with_urls(mut prediction: Prediction, base: &str) -> Prediction {
 
 /// One prediction as an answer.
 fn answer(prediction: Prediction, base: &str) -> Response {
-    Json(with_urls(prediction, base)).into_response()
+    json(&with_urls(prediction, base))
+}
+
+/// Its JSON, in one piece of memory that need not grow.
+fn json(prediction: &Prediction) -> Response {
+    let payloads = [&prediction.input, &prediction.output, &prediction.metadata].into_iter().flatten();
+    let payloads: usize = payloads.map(|payload| payload.get().len()).sum();
+    let mut body = Vec::with_capacity(USUAL_ANSWER + payloads);
+    match serde_json::to_writer(&mut body, prediction) {
+        Ok(()) => {
+            let mut response = Response::new(Body::from(body));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written");
+            Problem::internal().into_response()
+        }
+    }
 }

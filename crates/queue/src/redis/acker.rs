@@ -11,8 +11,8 @@ use redis::{Pipeline, Value};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// The most entries settled by one call.
-const MOST_SETTLED: usize = 512;
+/// The most deliveries settled by one call.
+const MOST_SETTLED: usize = 8;
 
 /// Settles until nobody is left who could settle anything.
 pub(crate) async fn settle(consumer: Arc<Consumer>, link: Arc<Link>, mut settled: mpsc::UnboundedReceiver<Settled>) {
@@ -27,8 +27,8 @@ pub(crate) async fn settle(consumer: Arc<Consumer>, link: Arc<Link>, mut settled
         }
         backoff.reset();
         let mut held = consumer.held();
-        for settled in batch.drain(..) {
-            held.remove(&settled.entry);
+        for entry in batch.drain(..).flat_map(|settled| settled.entries) {
+            held.remove(&entry);
         }
     }
 }
@@ -40,8 +40,9 @@ fn pipeline(consumer: &Consumer, batch: &[Settled]) -> Pipeline {
     pipeline.atomic().ignore_errors();
     for (number, stream) in consumer.tickets().enumerate() {
         let ids = |handled| -> Vec<&str> {
-            let settled = batch.iter().filter(|settled| settled.entry.stream == number && settled.handled == handled);
-            settled.map(|settled| settled.entry.id.as_str()).collect()
+            let settled =
+                batch.iter().filter(|settled| settled.handled == handled).flat_map(|settled| &settled.entries);
+            settled.filter(|entry| entry.stream == number).map(|entry| entry.id.as_str()).collect()
         };
         let done = ids(Handled::Done);
         if !done.is_empty() {

@@ -4,7 +4,7 @@ use super::scripts;
 use crate::QueueError;
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisResult, ServerErrorKind, aio::MultiplexedConnection,
+    RedisResult, ServerErrorKind, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use std::{io, time::Duration};
 
@@ -19,7 +19,9 @@ pub(crate) fn client(url: &str) -> Result<Client, QueueError> {
     let url = url.into_connection_info().map_err(|_| QueueError::Url)?;
     // Whatever the URL says: the newer protocol's replies have other shapes.
     let settings = url.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-    Client::open(url.set_redis_settings(settings)).map_err(|_| QueueError::Url)
+    // Somebody waits for each call, also while another one is under way.
+    let sockets = TcpSettings::default().set_nodelay(true);
+    Client::open(url.set_redis_settings(settings).set_tcp_settings(sockets)).map_err(|_| QueueError::Url)
 }
 
 /// Connects, and makes sure that commands are answered: a hung server still accepts connections.

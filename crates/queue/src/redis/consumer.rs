@@ -4,7 +4,7 @@ use super::{
     acker, lease,
     link::Link,
     names::{GROUP, Names, RETURNED, RETURNED_SILENCE, StreamNames},
-    reader::{MOST_TAKEN, Reader},
+    reader::Reader,
     scripts,
 };
 use crate::{Handled, backend::TicketBackend};
@@ -17,6 +17,9 @@ use std::{
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// The most deliveries between the reader and their handlers.
+const MOST_UNHANDLED: usize = 16;
 
 /// How long a stopping consumer tries to tell Redis what it finished; what it cannot tell others find stale.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,9 +42,9 @@ pub(crate) struct Entry {
     pub(crate) id: String,
 }
 
-/// An entry whose fate Redis must be told.
+/// Entries whose fate Redis must be told.
 pub(crate) struct Settled {
-    pub(crate) entry: Entry,
+    pub(crate) entries: Vec<Entry>,
     pub(crate) handled: Handled,
 }
 
@@ -88,7 +91,7 @@ pub(crate) fn start(
     stop: &CancellationToken,
 ) -> TicketBackend {
     let (settled_sender, settled) = mpsc::unbounded_channel();
-    let (sender, deliveries) = mpsc::channel(MOST_TAKEN);
+    let (sender, deliveries) = mpsc::channel(MOST_UNHANDLED);
     let reader = Reader::new(Arc::clone(&consumer), sender, settled_sender, stop.clone());
     let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(client.clone())));
     let acker = AbortOnDropHandle::new(tokio::spawn(acker::settle(Arc::clone(&consumer), Arc::clone(link), settled)));

@@ -7,7 +7,7 @@ use super::{
     names::{GROUP, ID},
     scripts,
 };
-use crate::{Handled, delivery::Delivery, turns::Turns};
+use crate::{Handled, MOST_TOGETHER, Slots, delivery::Delivery, turns::Turns};
 use prediction::{PredictionId, Ticket};
 use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use std::{
@@ -22,13 +22,13 @@ use uuid::Uuid;
 /// at the latest an idle consumer sees that it shall stop, or that there are tickets to take over.
 const BLOCK: u64 = 500;
 
-/// The most tickets taken by one call.
-pub(crate) const MOST_TAKEN: usize = 256;
-
 /// The longest between two looks for tickets of silent consumers; a look also keeps the streams from expiring.
 const LONGEST_UNTIL_LOOK: Duration = Duration::from_secs(1);
 
 type Fields = Vec<Vec<u8>>;
+
+/// An entry that was taken, and its ticket, if it is one.
+type Taken = (Entry, Option<PredictionId>);
 
 pub(crate) struct Reader {
     consumer: Arc<Consumer>,
@@ -40,6 +40,8 @@ pub(crate) struct Reader {
     look_at: Instant,
     /// Whether a reply may have been lost with the last connection, and tickets with it.
     may_have_lost: bool,
+    /// Whether the last read took all there was: what comes next finds room enough, so that it does not matter who is first.
+    is_drained: bool,
 }
 
 impl Reader {
@@ -50,7 +52,8 @@ impl Reader {
         stop: CancellationToken,
     ) -> Self {
         let turns = Turns::new(consumer.streams.iter().map(|(key, _)| key.priority));
-        Self { consumer, deliveries, settled, stop, turns, look_at: Instant::now(), may_have_lost: false }
+        let look_at = Instant::now();
+        Self { consumer, deliveries, settled, stop, turns, look_at, may_have_lost: false, is_drained: false }
     }
 
     /// Reads until it shall stop, on connections of its own.
@@ -83,16 +86,26 @@ impl Reader {
         }
     }
 
-    /// Takes what there is, or waits for it.
+    /// Takes what there is, or waits for it. While the streams are drained it waits at once: a script that finds what has come
+    /// since costs Redis more than the wait that is ended by it.
     async fn read(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let slots = &self.consumer.slots;
+        if slots.available_permits() == 0 {
+            // Meanwhile tickets gather, and then it matters which are first.
+            self.is_drained = false;
+        }
         tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
             // Only until there is one: a read may wait long, and whoever needs a slot meanwhile shall have it.
-            _ = self.consumer.slots.acquire() => {}
+            _ = slots.acquire() => {}
         }
-        let taken = self.take(connection).await?;
+        let room = slots.available_permits().min(MOST_TOGETHER);
+        // Each stream may give as many.
+        let share = room / self.consumer.streams.len();
+        let waits_at_once = self.is_drained && share > 0 && !self.may_have_lost && Instant::now() < self.look_at;
+        let taken = if waits_at_once { Vec::new() } else { self.take(connection, room).await? };
         if taken.is_empty() {
-            let first = self.wait(connection).await?;
+            let first = self.wait(connection, share.max(1)).await?;
             self.deliver(first).await;
         } else {
             self.deliver(taken).await;
@@ -100,7 +113,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn take(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<(Entry, Fields)>> {
+    async fn take(&mut self, connection: &mut MultiplexedConnection, room: usize) -> RedisResult<Vec<Taken>> {
         let silent = if self.look_at <= Instant::now() {
             self.look_at = Instant::now() + LONGEST_UNTIL_LOOK.min(self.consumer.lease / 3);
             // Zero would mean not to look.
@@ -110,10 +123,9 @@ impl Reader {
         };
         // Those in our hands come first; then those of one reply, to a call that takes or to one that waits.
         let own = match self.may_have_lost {
-            true => self.consumer.held().len() + MOST_TAKEN.max(self.consumer.streams.len()),
+            true => self.consumer.held().len() + MOST_TOGETHER.max(self.consumer.streams.len()),
             false => 0,
         };
-        let room = self.consumer.slots.available_permits().min(MOST_TAKEN);
         let order: Vec<usize> = self.turns.order().collect();
         let keys: Vec<&str> = order.iter().flat_map(|&stream| self.consumer.streams[stream].1.keys()).collect();
         let mut pipeline = redis::pipe();
@@ -126,20 +138,23 @@ impl Reader {
             .arg(own)
             .arg(STREAM_KEPT)
             .arg(self.turns.lengths().collect::<Vec<_>>());
-        let (taken,): (Vec<(usize, String, Fields)>,) = connection::query(connection, &pipeline).await?;
+        let (taken,): (Vec<(usize, String, Vec<u8>)>,) = connection::query(connection, &pipeline).await?;
         self.may_have_lost = false;
-        let taken: Vec<_> =
-            taken.into_iter().map(|(number, id, fields)| (Entry { stream: order[number - 1], id }, fields)).collect();
+        self.is_drained = taken.len() < room;
+        let taken: Vec<_> = taken
+            .into_iter()
+            .map(|(number, id, ticket)| (Entry { stream: order[number - 1], id }, decode(&ticket)))
+            .collect();
         taken.iter().for_each(|(entry, _)| self.turns.served(entry.stream));
         Ok(taken)
     }
 
-    /// Waits for the first ticket that comes to any stream. (It may be one of several streams each, if they come
-    /// between the last look and this one; those for which there is no slot wait here.)
-    async fn wait(&self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<(Entry, Fields)>> {
+    /// Waits for the next tickets that come to any stream, up to `share` of each. (There may be more of them than slots when
+    /// `share` is the least, or when slots have gone to others; those for which there is none wait here.)
+    async fn wait(&mut self, connection: &mut MultiplexedConnection, share: usize) -> RedisResult<Vec<Taken>> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("XREADGROUP").arg("GROUP").arg(GROUP).arg(&self.consumer.name);
-        pipeline.arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK).arg("STREAMS");
+        pipeline.arg("COUNT").arg(share).arg("BLOCK").arg(BLOCK).arg("STREAMS");
         for stream in self.consumer.tickets() {
             pipeline.arg(stream);
         }
@@ -149,48 +164,76 @@ impl Reader {
         type Read = Option<Vec<(String, Vec<(String, Fields)>)>>;
         let (read,): (Read,) = connection::query(connection, &pipeline).await?;
         let mut entries = Vec::new();
+        self.is_drained = true;
         for (key, of_stream) in read.unwrap_or_default() {
+            self.is_drained &= of_stream.len() < share;
             if let Some(stream) = self.consumer.tickets().position(|stream| stream == key) {
-                entries.extend(of_stream.into_iter().map(|(id, fields)| (Entry { stream, id }, fields)));
+                let ticket = |fields: Fields| match fields.as_slice() {
+                    [name, ticket] if name == ID => decode(ticket),
+                    _ => None,
+                };
+                entries.extend(of_stream.into_iter().map(|(id, fields)| (Entry { stream, id }, ticket(fields))));
             }
         }
         Ok(entries)
     }
 
-    async fn deliver(&self, taken: Vec<(Entry, Fields)>) {
-        for (entry, fields) in taken {
+    async fn deliver(&self, taken: Vec<Taken>) {
+        let (mut entries, mut tickets) = (Vec::with_capacity(taken.len()), Vec::with_capacity(taken.len()));
+        for (entry, id) in taken {
             if !self.consumer.held().insert(entry.clone()) {
                 // It is being handled: we asked for our own, or its lease passed while Redis was away.
                 continue;
             }
+            match id {
+                Some(id) => {
+                    tickets.push(Ticket { id, stream: self.consumer.streams[entry.stream].0.clone() });
+                    entries.push(entry);
+                }
+                None => {
+                    tracing::warn!(entry = entry.id, "an entry that is no ticket was dropped");
+                    self.settle(vec![entry], Handled::Done);
+                }
+            }
+        }
+        while !tickets.is_empty() {
+            let Some(slots) = self.slots(tickets.len()).await else {
+                self.settle(entries, Handled::Returned);
+                return;
+            };
+            let rest = (entries.split_off(slots.num_permits()), tickets.split_off(slots.num_permits()));
             let settled = self.settled.clone();
-            // The acker outlives us; and without it nothing is settled anyway.
-            let settle = move |settled_as: Settled| drop(settled.send(settled_as));
-            let Some(id) = decode(&fields) else {
-                tracing::warn!(entry = entry.id, "an entry that is no ticket was dropped");
-                settle(Settled { entry, handled: Handled::Done });
-                continue;
-            };
-            let slot = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => None,
-                slot = Arc::clone(&self.consumer.slots).acquire_owned() => slot.ok(),
-            };
-            let Some(slot) = slot else {
-                settle(Settled { entry, handled: Handled::Returned });
-                continue;
-            };
-            let ticket = Ticket { id, stream: self.consumer.streams[entry.stream].0.clone() };
-            let delivery = Delivery::new(ticket, slot, move |handled| settle(Settled { entry, handled }));
+            let delivery = Delivery::new(tickets, slots, move |handled| {
+                // The acker outlives us; and without it nothing is settled anyway.
+                let _ = settled.send(Settled { entries, handled });
+            });
             // Without a receiver it is dropped, and thereby returned.
             let _ = self.deliveries.send(delivery).await;
+            (entries, tickets) = rest;
         }
+    }
+
+    /// One slot or more, but no more than are wanted; none when it shall stop.
+    async fn slots(&self, wanted: usize) -> Option<Slots> {
+        let slots = &self.consumer.slots;
+        let mut taken = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            slot = Arc::clone(slots).acquire_owned() => slot.ok(),
+        }?;
+        let more = u32::try_from(slots.available_permits().min(wanted - 1)).unwrap_or(u32::MAX);
+        if let Ok(more) = Arc::clone(slots).try_acquire_many_owned(more) {
+            taken.merge(more);
+        }
+        Some(taken)
+    }
+
+    fn settle(&self, entries: Vec<Entry>, handled: Handled) {
+        let _ = self.settled.send(Settled { entries, handled });
     }
 }
 
-fn decode(fields: &Fields) -> Option<PredictionId> {
-    match fields.as_slice() {
-        [name, id] if name == ID => Uuid::from_slice(id).ok().map(PredictionId),
-        _ => None,
-    }
+/// The id of a ticket's prediction, which is all there is in it.
+fn decode(ticket: &[u8]) -> Option<PredictionId> {
+    Uuid::from_slice(ticket).ok().map(PredictionId)
 }

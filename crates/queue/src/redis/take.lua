@@ -4,7 +4,7 @@
 -- KEYS: stream, generation, stream, generation, …
 -- ARGV: group, consumer, room, fresh generation, milliseconds after which a silent consumer's are taken (0: not now),
 -- the most of its own (0: not now), seconds to keep the streams, the number of streams in the first run, in the next, …
--- Returns {number of the stream, entry's id, entry's fields} for each.
+-- Returns the number of the stream, the entry's id and its ticket (empty if it is none) for each, one after the other.
 local group, consumer, room, fresh = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local silent, own, kept = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local first_run = 8
@@ -13,7 +13,9 @@ local function hand_out(number, entries)
   for _, entry in ipairs(entries) do
     -- False, or without fields, if it was deleted.
     if entry and entry[2] then
-      taken[#taken + 1] = {number, entry[1], entry[2]}
+      local fields, last = entry[2], #taken
+      taken[last + 1], taken[last + 2] = number, entry[1]
+      taken[last + 3] = #fields == 2 and fields[1] == 'id' and fields[2] or ''
       room = room - 1
     end
   end

@@ -1,8 +1,11 @@
 //! What the suites share: streams, tickets, and consumers that record what they were handed.
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use prediction::{PredictionId, Priority, StreamKey, Ticket};
-use queue::{Handled, Handler, Queue, Slot};
+use queue::{Handled, Handler, Queue, Slots};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -39,10 +42,16 @@ impl Consumer {
         handle: impl Fn(Ticket) -> BoxFuture<'static, Handled> + Send + Sync + 'static,
     ) -> Self {
         let (sender, handed) = mpsc::unbounded_channel();
-        let handler: Handler = Arc::new(move |ticket: Ticket, slot: Slot| {
-            // The test may be over.
-            let _ = sender.send(ticket.clone());
-            handle(ticket).inspect(move |_| drop(slot)).boxed()
+        let handler: Handler = Arc::new(move |tickets: Vec<Ticket>, mut slots: Slots| {
+            let each = |ticket: Ticket| {
+                let slot = slots.split(1);
+                // The test may be over.
+                let _ = sender.send(ticket.clone());
+                handle(ticket).inspect(move |_| drop(slot))
+            };
+            let all = join_all(tickets.into_iter().map(each).collect::<Vec<_>>());
+            let is_returned = |all: Vec<Handled>| all.contains(&Handled::Returned);
+            all.map(move |all| if is_returned(all) { Handled::Returned } else { Handled::Done }).boxed()
         });
         let (queue, streams, stop) = (queue.clone(), streams.to_vec(), CancellationToken::new());
         let stopped = stop.clone();

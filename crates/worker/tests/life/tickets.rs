@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use prediction::{PredictionId, Priority};
-use queue::{Handled, Location};
+use prediction::{PredictionId, Priority, Ticket};
+use queue::{Handled, Location, Slots};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -47,8 +47,8 @@ async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
     let (seen, stop) = (Arc::new(Mutex::new(HashSet::new())), CancellationToken::new());
     let look = {
         let seen = Arc::clone(&seen);
-        Arc::new(move |ticket: prediction::Ticket, _: queue::Slot| -> futures::future::BoxFuture<'static, Handled> {
-            seen.lock().unwrap().insert(ticket.id);
+        Arc::new(move |tickets: Vec<Ticket>, _: Slots| -> futures::future::BoxFuture<'static, Handled> {
+            seen.lock().unwrap().extend(tickets.into_iter().map(|ticket| ticket.id));
             Box::pin(async { Handled::Done })
         })
     };
