@@ -22,8 +22,9 @@ use crate::{drive::value, resp::Stream};
 /// Batches that may wait between two steps: enough that none starves, few enough that all run at once.
 const BETWEEN: usize = 8;
 /// So that no plan depends on what was known of tables when they were empty: rows are found by their ids, by indexes.
-const SESSION: [(&str, &str); 5] = [
+const SESSION: [(&str, &str); 6] = [
     ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("plan_cache_mode", "force_generic_plan"),
@@ -37,7 +38,9 @@ const INSERT: &str = "
     WITH new AS MATERIALIZED (
         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::bytea[]) AS new (id, input, fingerprint)
     ),
-    payloads AS (INSERT INTO inputs (prediction_id, input, fingerprint) SELECT id, input, fingerprint FROM new)
+    payloads AS (
+        INSERT INTO inputs (prediction_id, tenant, created_at, input, fingerprint) SELECT id, '', now(), input, fingerprint FROM new
+    )
     INSERT INTO predictions (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, retention)
     SELECT id, '', $4, 0, 2, now(), now(), now(), interval '7 days' FROM new";
 const CLAIM: &str = "
@@ -54,12 +57,11 @@ const COMPLETE: &str = "
     applied AS (
         UPDATE predictions
         SET status = 2, worker = NULL, lease_until = NULL, completed_at = now(), expires_at = now() + retention
-        FROM item
-        WHERE predictions.id = item.id AND epoch = 1
-        RETURNING item.id, output
+        WHERE id = ANY($1) AND epoch = 1
+        RETURNING id
     )
     INSERT INTO outputs (prediction_id, output, predict_seconds, batch_size)
-    SELECT id, output, 0.00001, cardinality($1) FROM applied";
+    SELECT id, output, 0.00001, cardinality($1) FROM item WHERE (id IN (SELECT id FROM applied)) IS TRUE";
 
 /// Predictions on their way: ids, payloads, and places in the stream when there is one.
 pub(crate) type Batch = (Vec<Uuid>, Vec<String>, Vec<String>);

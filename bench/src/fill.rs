@@ -25,8 +25,8 @@ macro_rules! rows {
              FROM moments
          ),
          payloads AS (
-             INSERT INTO inputs (prediction_id, input, fingerprint)
-             SELECT id, '{\"sleep_ms\":200,\"value\":' || value || '}', sha256(value::bytea) FROM fresh ORDER BY id
+             INSERT INTO inputs (prediction_id, tenant, created_at, input, fingerprint)
+             SELECT id, '', at, '{\"sleep_ms\":200,\"value\":' || value || '}', sha256(value::bytea) FROM fresh ORDER BY id
          )"
     };
 }

@@ -75,16 +75,17 @@ const INSERT: &str = "
         RETURNING id, created_at, deadline_at
     ),
     payloads AS (
-        INSERT INTO inputs (prediction_id, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin)
-        SELECT id, input, metadata::jsonb, fingerprint, webhook_url, webhook_endpoint, webhook_origin
-        FROM new
+        INSERT INTO inputs
+            (prediction_id, tenant, created_at, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin)
+        SELECT id, tenant, at, input, metadata::jsonb, fingerprint, webhook_url, webhook_endpoint, webhook_origin
+        FROM new CROSS JOIN clock
         WHERE (id IN (SELECT id FROM stored)) IS TRUE
     )
     SELECT id, created_at, deadline_at FROM stored";
 
 /// Whose the ids are that were taken already, and what was asked with them.
 const READ_TAKEN: &str = "
-    SELECT id, tenant, fingerprint
+    SELECT id, predictions.tenant, fingerprint
     FROM predictions
     LEFT JOIN inputs ON prediction_id = id
     WHERE id = ANY($1)";

@@ -30,7 +30,7 @@ const FINISHED_BETWEEN: &str = "
 const READ_KEY: &str = "SELECT prediction_id, fingerprint FROM idempotency_keys WHERE tenant = $1 AND key = $2";
 
 const READ_OWNER: &str = "
-    SELECT tenant, fingerprint
+    SELECT predictions.tenant, fingerprint
     FROM predictions
     LEFT JOIN inputs ON prediction_id = id
     WHERE id = $1";

@@ -14,7 +14,7 @@ use crate::{
 macro_rules! select_predictions {
     ($rest:literal) => {
         concat!(
-            "SELECT predictions.id, model, version, status, priority, attempts, created_at, claimed_at, started_at,
+            "SELECT predictions.id, model, version, status, priority, attempts, predictions.created_at, claimed_at, started_at,
                     completed_at, deadline_at, expires_at, input, metadata::text AS metadata, output, code, message,
                     retryable, logs, predict_seconds, batch_size, tokens, webhook_url, webhook_events
              FROM predictions
@@ -27,7 +27,7 @@ macro_rules! select_predictions {
     };
 }
 
-const GET: &str = select_predictions!("WHERE predictions.id = ANY($1) AND tenant = $2");
+const GET: &str = select_predictions!("WHERE predictions.id = ANY($1) AND predictions.tenant = $2");
 
 const GET_ANY: &str = select_predictions!("WHERE predictions.id = ANY($1)");
 
@@ -114,9 +114,9 @@ impl Postgres {
     }
 }
 
-/// The statement for one page, one row longer than asked for.
+/// The statement for one page, one row longer than asked for: the payloads in order, which are what the index is on, each with its prediction.
 fn list_query(tenant: &str, filter: &ListFilter, cursor: Option<Cursor>, limit: u32) -> QueryBuilder<sqlx::Postgres> {
-    let mut query = QueryBuilder::new(select_predictions!("WHERE tenant = "));
+    let mut query = QueryBuilder::new(select_predictions!("WHERE inputs.tenant = "));
     query.push_bind(tenant.to_owned());
     if let Some(status) = filter.status {
         query.push(" AND status = ").push_bind(status.code());
@@ -125,10 +125,10 @@ fn list_query(tenant: &str, filter: &ListFilter, cursor: Option<Cursor>, limit: 
         query.push(" AND model = ").push_bind(model.as_str().to_owned());
     }
     if let Some(after) = filter.created_after {
-        query.push(" AND created_at > ").push_bind(after);
+        query.push(" AND inputs.created_at > ").push_bind(after);
     }
     if let Some(before) = filter.created_before {
-        query.push(" AND created_at < ").push_bind(before);
+        query.push(" AND inputs.created_at < ").push_bind(before);
     }
     for (key, value) in &filter.metadata {
         query.push(" AND jsonb_typeof(metadata -> ").push_bind(key.clone());
@@ -138,13 +138,17 @@ fn list_query(tenant: &str, filter: &ListFilter, cursor: Option<Cursor>, limit: 
     let newer = cursor.is_some_and(|cursor| cursor.newer);
     if let Some(cursor) = cursor {
         query.push(if newer {
-            " AND (created_at, predictions.id) > ("
+            " AND (inputs.created_at, inputs.prediction_id) > ("
         } else {
-            " AND (created_at, predictions.id) < ("
+            " AND (inputs.created_at, inputs.prediction_id) < ("
         });
         query.push_bind(cursor.created_at).push(", ").push_bind(cursor.id.0).push(")");
     }
-    let order = if newer { "created_at, predictions.id" } else { "created_at DESC, predictions.id DESC" };
+    let order = if newer {
+        "inputs.created_at, inputs.prediction_id"
+    } else {
+        "inputs.created_at DESC, inputs.prediction_id DESC"
+    };
     query.push(" ORDER BY ").push(order).push(" LIMIT ").push_bind(i64::from(limit) + 1);
     query
 }

@@ -1,8 +1,11 @@
 //! Claiming and renewing: leases by the database's clock, each under a new epoch.
 //!
-//! Where rows are found by their ids, a status is expressed by the columns that constraints tie to it (`worker` with processing,
-//! `completed_at` with terminal): a planner that remembers an empty queue would otherwise prefer to read one of the
-//! partial indexes from end to end.
+//! A claim waits for the disk like any other write: were it taken back by a crash of the server, its epoch would name a second run.
+//!
+//! Rows are found by their ids in an array, not in a join: the planner knows one way only, which reads and locks them in the
+//! order of ids, as everybody does who waits for locks. A join it may turn round, and compare a whole table with a batch, once it
+//! remembers the table as empty. For the same reason a status is expressed by the columns that constraints tie to it
+//! (`worker` with processing, `completed_at` with terminal): the partial indexes have conditions on the status.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -16,25 +19,23 @@ use crate::{
     rows::{self, ClaimedRow, uuids},
 };
 
-/// The end of every claim: takes the rows of `wanted`, which are locked, and returns them with their inputs. The first claim is
-/// the prediction's start.
+/// Claims the rows that meet a condition and returns them with their inputs. The first claim is the prediction's start.
 /// $1 worker, $2 lease in microseconds.
-macro_rules! take {
-    ($wanted:literal, solo: $solo:literal) => {
+macro_rules! claim {
+    ($condition:literal, solo: $solo:literal) => {
         concat!(
             "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
-            wanted AS MATERIALIZED (",
-            $wanted,
-            "),
             taken AS (
                 UPDATE predictions
-                SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = $1,
-                    lease_until = at + $2::bigint * interval '1 microsecond', solo = ",
+                SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = $1, solo = ",
             $solo,
-            ", claimed_at = at, started_at = COALESCE(started_at, at)
-                FROM wanted CROSS JOIN clock
-                WHERE predictions.id = wanted.id
-                RETURNING predictions.id, epoch, version_id, retries, max_retries, deadline_at, priority, not_before, tenant,
+            ",
+                    lease_until = (SELECT at FROM clock) + $2::bigint * interval '1 microsecond',
+                    claimed_at = (SELECT at FROM clock), started_at = COALESCE(started_at, (SELECT at FROM clock))
+                WHERE ",
+            $condition,
+            "
+                RETURNING id, epoch, version_id, retries, max_retries, deadline_at, priority, not_before, tenant,
                           webhook_events, attempts, claimed_at
             ),
             told AS (",
@@ -45,9 +46,8 @@ macro_rules! take {
             ),
             ")
             SELECT taken.id, epoch, model, version, input, retries, max_retries, webhook_events, attempts,
-                   (EXTRACT(EPOCH FROM deadline_at - at) * 1000000)::bigint AS deadline_micros
+                   (EXTRACT(EPOCH FROM deadline_at - claimed_at) * 1000000)::bigint AS deadline_micros
             FROM taken
-            CROSS JOIN clock
             JOIN versions ON versions.id = version_id
             JOIN inputs ON prediction_id = taken.id
             ORDER BY priority DESC, not_before, taken.id"
@@ -55,48 +55,46 @@ macro_rules! take {
     };
 }
 
-/// Takes those of the ids in $3 that wait. A row that somebody else has locked is being claimed, canceled or queued again:
-/// in no case does this worker lose anything by passing it over.
-const CLAIM: &str = take!(
-    "
-    SELECT id FROM predictions CROSS JOIN clock
-    WHERE id = ANY($3) AND worker IS NULL AND completed_at IS NULL AND NOT suspect
-      AND not_before <= at AND (deadline_at IS NULL OR deadline_at > at)
-    FOR UPDATE OF predictions SKIP LOCKED",
+/// Takes those of the ids in $3 that wait.
+const CLAIM: &str = claim!(
+    "id = ANY($3) AND worker IS NULL AND completed_at IS NULL AND NOT suspect
+     AND not_before <= (SELECT at FROM clock) AND (deadline_at IS NULL OR deadline_at > (SELECT at FROM clock))",
     solo: "false"
 );
 
 /// Takes up to $5 of the versions in $3, $4. Each version's line is read in order from its index, no further than needed.
-const CLAIM_NEXT: &str = take!(
-    "
-    SELECT line.id
-    FROM UNNEST($3::text[], $4::text[]) AS served (model, version)
-    JOIN versions USING (model, version)
-    CROSS JOIN LATERAL (
-        SELECT id, priority, not_before FROM predictions
-        WHERE version_id = versions.id AND status = 0 AND NOT suspect
-          AND not_before <= (SELECT at FROM clock) AND (deadline_at IS NULL OR deadline_at > (SELECT at FROM clock))
-        ORDER BY priority DESC, not_before, id
+const CLAIM_NEXT: &str = claim!(
+    "id = ANY(ARRAY(
+        SELECT line.id
+        FROM UNNEST($3::text[], $4::text[]) AS served (model, version)
+        JOIN versions USING (model, version)
+        CROSS JOIN LATERAL (
+            SELECT id, priority, not_before FROM predictions
+            WHERE version_id = versions.id AND status = 0 AND NOT suspect
+              AND not_before <= (SELECT at FROM clock) AND (deadline_at IS NULL OR deadline_at > (SELECT at FROM clock))
+            ORDER BY priority DESC, not_before, id
+            LIMIT $5
+            FOR UPDATE SKIP LOCKED
+        ) AS line
+        ORDER BY line.priority DESC, line.not_before, line.id
         LIMIT $5
-        FOR UPDATE SKIP LOCKED
-    ) AS line
-    ORDER BY line.priority DESC, line.not_before, line.id
-    LIMIT $5",
+    ))",
     solo: "false"
 );
 
 /// Takes one suspect of the versions in $3, $4.
-const CLAIM_SUSPECT: &str = take!(
-    "
-    SELECT predictions.id
-    FROM UNNEST($3::text[], $4::text[]) AS served (model, version)
-    JOIN versions USING (model, version)
-    JOIN predictions ON version_id = versions.id
-    CROSS JOIN clock
-    WHERE status = 0 AND suspect AND not_before <= at AND (deadline_at IS NULL OR deadline_at > at)
-    ORDER BY priority DESC, not_before, predictions.id
-    LIMIT 1
-    FOR UPDATE OF predictions SKIP LOCKED",
+const CLAIM_SUSPECT: &str = claim!(
+    "id = ANY(ARRAY(
+        SELECT suspects.id
+        FROM UNNEST($3::text[], $4::text[]) AS served (model, version)
+        JOIN versions USING (model, version)
+        JOIN predictions AS suspects ON version_id = versions.id
+        WHERE status = 0 AND suspect
+          AND not_before <= (SELECT at FROM clock) AND (deadline_at IS NULL OR deadline_at > (SELECT at FROM clock))
+        ORDER BY priority DESC, not_before, suspects.id
+        LIMIT 1
+        FOR UPDATE OF suspects SKIP LOCKED
+    ))",
     solo: "true"
 );
 
@@ -114,23 +112,13 @@ const SUSPECTS_OF: &str = "
       AND (deadline_at IS NULL OR deadline_at > clock_timestamp())
     LIMIT $3";
 
-/// Locked in the order of ids, as everybody does who waits for locks; each found by its id, as LATERAL makes sure. The lease counts
-/// from the moment of writing.
+/// The lease counts from the moment of writing, after a wait for locks.
 const RENEW: &str = "
-    WITH held AS MATERIALIZED (
-        SELECT run.id
-        FROM (SELECT * FROM UNNEST($3::uuid[], $4::integer[]) AS run (id, epoch) ORDER BY id) AS run
-        CROSS JOIN LATERAL (
-            SELECT FROM predictions
-            WHERE id = run.id AND epoch = run.epoch AND worker = $1
-            FOR UPDATE
-        ) AS locked
-    )
     UPDATE predictions
     SET lease_until = clock_timestamp() + $2::bigint * interval '1 microsecond'
-    FROM held
-    WHERE predictions.id = held.id
-    RETURNING predictions.id";
+    WHERE id = ANY($3) AND worker = $1
+      AND ((id, epoch) IN (SELECT * FROM UNNEST($3::uuid[], $4::integer[]))) IS TRUE
+    RETURNING id";
 
 impl Postgres {
     pub(crate) async fn claim(

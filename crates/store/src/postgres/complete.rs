@@ -3,64 +3,77 @@
 use std::collections::HashSet;
 
 use prediction::PredictionId;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Postgres, on_connection, outbox::tell};
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
-/// Compare-and-set on the epoch, for a whole batch. Rows are locked in the order of ids, each found by its id, as LATERAL makes
-/// sure (and `worker` instead of the status, see claim.rs); an outcome is stored, and its caller is told, only for a row
-/// that was changed. No run has logs, so nobody is told of any.
-const COMPLETE: &str = concat!(
+/// The items of a batch, and a condition on `predictions` that the run of one of them holds the row: compare-and-set on the epoch, for
+/// a whole batch. Each row is found by its id and each item by a hash (`IS TRUE` keeps the planner from making joins of the
+/// tests; see claim.rs).
+macro_rules! held {
+    () => {
+        "id = ANY($1) AND worker IS NOT NULL AND ((id, epoch) IN (SELECT id, epoch FROM item)) IS TRUE"
+    };
+}
+
+/// The ends of runs. An outcome is stored, and its caller is told, only for a row that was changed. No run has logs, so nobody
+/// is told of any.
+const FINISH: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     item AS MATERIALIZED (
         SELECT * FROM UNNEST(
-            $1::uuid[], $2::integer[], $3::smallint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::boolean[],
-            $9::double precision[], $10::integer[], $11::integer[]
-        ) AS item (
-            id, epoch, becomes, delay, output, code, message, retryable,
-            predict_seconds, batch_size, tokens
-        )
-        ORDER BY id
-    ),
-    held AS MATERIALIZED (
-        SELECT item.*
-        FROM item
-        CROSS JOIN LATERAL (
-            SELECT FROM predictions WHERE id = item.id AND epoch = item.epoch AND worker IS NOT NULL FOR UPDATE
-        ) AS locked
+            $1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::double precision[],
+            $8::integer[], $9::integer[]
+        ) AS item (id, epoch, output, code, message, retryable, predict_seconds, batch_size, tokens)
     ),
     applied AS (
         UPDATE predictions
-        SET status = becomes, worker = NULL, lease_until = NULL, solo = false,
-            -- Back to waiting: after a pause with one retry spent, or at once as a release.
-            queued_at = CASE WHEN becomes <> 0 THEN queued_at END,
-            not_before = CASE WHEN delay IS NULL THEN not_before ELSE at + delay * interval '1 microsecond' END,
-            retries = retries + CASE WHEN delay IS NULL THEN 0 ELSE 1 END,
-            releases = releases + CASE WHEN becomes = 0 AND delay IS NULL THEN 1 ELSE 0 END,
-            completed_at = CASE WHEN becomes >= 2 THEN at END,
-            expires_at = CASE WHEN becomes >= 2 THEN at + retention END
-        FROM held CROSS JOIN clock
-        WHERE predictions.id = held.id
-        RETURNING held.*, tenant, webhook_events, completed_at
+        SET status = CASE WHEN ((id, epoch) IN (SELECT id, epoch FROM item WHERE output IS NULL)) IS TRUE THEN 3 ELSE 2 END,
+            worker = NULL, lease_until = NULL, solo = false,
+            completed_at = (SELECT at FROM clock), expires_at = (SELECT at FROM clock) + retention
+        WHERE ",
+    held!(),
+    "
+        RETURNING id, epoch, status, tenant, webhook_events, completed_at
     ),
     written AS (
         INSERT INTO outputs
             (prediction_id, output, code, message, retryable, predict_seconds, batch_size, tokens)
         SELECT id, output, code, message, retryable, predict_seconds, batch_size, tokens
-        FROM applied
-        WHERE becomes >= 2
+        FROM item
+        WHERE ((id, epoch) IN (SELECT id, epoch FROM applied)) IS TRUE
     ),
     told AS (",
     tell!(
         "SELECT id, event, tenant, completed_at AS at
          FROM applied
          CROSS JOIN (VALUES (2::smallint), (4::smallint)) AS events (event)
-         WHERE webhook_events <> 0 AND (webhook_events >> event) & 1 = 1
-           AND becomes >= 2 AND (event = 4 OR output IS NOT NULL)"
+         WHERE webhook_events <> 0 AND (webhook_events >> event) & 1 = 1 AND (event = 4 OR status = 2)"
     ),
     ")
     SELECT id, epoch FROM applied"
+);
+
+/// Runs whose predictions wait again: after a pause with one retry spent, or at once as a release.
+const RETURN: &str = concat!(
+    "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+    item AS MATERIALIZED (
+        SELECT * FROM UNNEST($1::uuid[], $2::integer[], $3::bigint[]) AS item (id, epoch, delay)
+    )
+    UPDATE predictions
+    SET status = 0, worker = NULL, lease_until = NULL, solo = false, queued_at = NULL,
+        not_before = COALESCE(
+            (SELECT at + delay * interval '1 microsecond' FROM item, clock WHERE (item.id, item.epoch) = (predictions.id, predictions.epoch)),
+            not_before
+        ),
+        retries = retries + (((id, epoch) IN (SELECT id, epoch FROM item WHERE delay IS NOT NULL)) IS TRUE)::integer,
+        releases = releases + (((id, epoch) IN (SELECT id, epoch FROM item WHERE delay IS NULL)) IS TRUE)::integer
+    WHERE ",
+    held!(),
+    "
+    RETURNING id, epoch"
 );
 
 /// Ends a prediction that is not over yet, whoever holds it: the epoch moves on, so a run's result comes too late.
@@ -84,21 +97,19 @@ const CANCEL: &str = concat!(
 impl Postgres {
     pub(crate) async fn complete(&self, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {
         let mut seen = HashSet::new();
-        let items: Vec<Item<'_>> = outcomes.iter().map(Item::from).filter(|item| seen.insert(item.run)).collect();
-        let applied: Vec<(Uuid, i32)> = on_connection!(self, |connection| sqlx::query_as(COMPLETE)
-            .bind(items.iter().map(|item| item.run.id.0).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.run.epoch).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.status.code()).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.delay.map(micros)).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.output).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.failure.map(|failure| failure.code.as_str())).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.failure.map(|failure| failure.message.as_str())).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.failure.map(|failure| failure.retryable)).collect::<Vec<_>>())
-            .bind(items.iter().map(Item::predict_seconds).collect::<Vec<_>>())
-            .bind(items.iter().map(Item::batch_size).collect::<Vec<_>>())
-            .bind(items.iter().map(Item::tokens).collect::<Vec<_>>())
-            .fetch_all(connection)
-            .await)?;
+        let items = outcomes.iter().map(Item::from).filter(|item| seen.insert(item.run));
+        let (finished, returned): (Vec<_>, Vec<_>) = items.partition(|item| item.status.is_terminal());
+        let applied: Vec<(Uuid, i32)> = on_connection!(self, |connection| {
+            if returned.is_empty() {
+                // A single statement is a transaction by itself.
+                return finish(connection, &finished).await;
+            }
+            let mut transaction = connection.begin().await?;
+            let mut applied = finish(&mut transaction, &finished).await?;
+            applied.extend(wait_again(&mut transaction, &returned).await?);
+            transaction.commit().await?;
+            Ok(applied)
+        })?;
         let applied = applied.into_iter().map(|(id, epoch)| Run { id: PredictionId(id), epoch });
         Ok(crate::outcomes::written(outcomes, applied.collect()))
     }
@@ -120,4 +131,32 @@ impl Postgres {
             Some(prediction) => CancelResult::AlreadyTerminal(prediction),
         })
     }
+}
+
+async fn finish(connection: &mut PgConnection, items: &[Item<'_>]) -> sqlx::Result<Vec<(Uuid, i32)>> {
+    if items.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failures = || items.iter().map(|item| item.failure);
+    sqlx::query_as(FINISH)
+        .bind(items.iter().map(|item| item.run.id.0).collect::<Vec<_>>())
+        .bind(items.iter().map(|item| item.run.epoch).collect::<Vec<_>>())
+        .bind(items.iter().map(|item| item.output).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.map(|failure| failure.code.as_str())).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.map(|failure| failure.message.as_str())).collect::<Vec<_>>())
+        .bind(failures().map(|failure| failure.map(|failure| failure.retryable)).collect::<Vec<_>>())
+        .bind(items.iter().map(Item::predict_seconds).collect::<Vec<_>>())
+        .bind(items.iter().map(Item::batch_size).collect::<Vec<_>>())
+        .bind(items.iter().map(Item::tokens).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await
+}
+
+async fn wait_again(connection: &mut PgConnection, items: &[Item<'_>]) -> sqlx::Result<Vec<(Uuid, i32)>> {
+    sqlx::query_as(RETURN)
+        .bind(items.iter().map(|item| item.run.id.0).collect::<Vec<_>>())
+        .bind(items.iter().map(|item| item.run.epoch).collect::<Vec<_>>())
+        .bind(items.iter().map(|item| item.delay.map(micros)).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await
 }

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Postgres as Database, pool::PoolConnection};
 use tokio::time::error::Elapsed;
 
-use super::{CALL_TIMEOUT, Postgres};
+use super::pool::Lent;
 use crate::{StoreError, error::is_conflict};
 
 /// How often a call that met another transaction is tried in all.
@@ -17,7 +16,7 @@ macro_rules! on_connection {
     ($postgres:expr, |$connection:ident| $work:expr) => {{
         let mut attempt = 1;
         loop {
-            let mut lent = $postgres.lend().await?;
+            let mut lent = $postgres.pool.lend().await?;
             let result = {
                 let $connection = lent.connection()?;
                 tokio::time::timeout($postgres.call_timeout, async { $work }).await
@@ -37,47 +36,32 @@ pub(super) enum Settled<T> {
     Again,
 }
 
-/// A connection that goes back to the pool when dropped, unless its last call did not end.
-pub(super) struct Lent(Option<PoolConnection<Database>>);
-
-impl Postgres {
-    pub(super) async fn lend(&self) -> Result<Lent, StoreError> {
-        Ok(Lent(Some(self.pool.acquire().await?)))
-    }
-}
-
 impl Lent {
-    pub(super) fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
-        self.0.as_deref_mut().ok_or(StoreError::Unavailable(sqlx::Error::PoolClosed))
-    }
-
     /// Decides what to do with a call's result; the connection of one that timed out is cut.
-    pub(super) async fn settle<T>(mut self, result: Result<sqlx::Result<T>, Elapsed>, attempt: u32) -> Settled<T> {
+    pub(super) async fn settle<T>(self, result: Result<sqlx::Result<T>, Elapsed>, attempt: u32) -> Settled<T> {
         match result {
             Ok(Err(error)) if attempt < ATTEMPTS && is_conflict(&error) => {
-                drop(self);
+                self.give_back();
                 tokio::time::sleep(Duration::from_millis(5) * attempt).await;
                 Settled::Again
             }
-            Ok(result) => Settled::Answer(result.map_err(StoreError::from)),
+            Ok(Ok(answer)) => {
+                self.give_back();
+                Settled::Answer(Ok(answer))
+            }
+            Ok(Err(error)) => {
+                let error = StoreError::from(error);
+                if matches!(error, StoreError::Unavailable(_)) {
+                    // Another connection may meet another server: this one's may have become a standby.
+                    self.cut();
+                }
+                Settled::Answer(Err(error))
+            }
             Err(_) => {
-                drop(self.0.take().map(PoolConnection::detach));
+                self.cut();
                 let silence = std::io::Error::from(std::io::ErrorKind::TimedOut);
                 Settled::Answer(Err(StoreError::Unavailable(sqlx::Error::Io(silence))))
             }
-        }
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        // The caller may have gone in the middle of a statement: the pool waits for its end before it lends the connection
-        // again, which on a dead network would keep the place in the pool for many minutes.
-        if let (Some(mut connection), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            let back = connection.return_to_pool();
-            runtime.spawn(async move {
-                let _ = tokio::time::timeout(CALL_TIMEOUT, back).await;
-            });
         }
     }
 }

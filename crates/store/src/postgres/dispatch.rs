@@ -13,16 +13,13 @@ use crate::{
 };
 
 const MARK_UNQUEUED: &str = "
-    WITH waiting AS MATERIALIZED (
-        SELECT id FROM predictions WHERE id = ANY($1) AND worker IS NULL AND completed_at IS NULL ORDER BY id FOR UPDATE
-    )
-    UPDATE predictions SET queued_at = NULL FROM waiting WHERE predictions.id = waiting.id";
+    UPDATE predictions SET queued_at = NULL WHERE id = ANY($1) AND worker IS NULL AND completed_at IS NULL";
 
 /// Reads the line from its front past those whose tickets still count: at most one window of them, whose rows stay in memory.
 const TAKE_DUE: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     due AS MATERIALIZED (
-        SELECT id, not_before FROM predictions
+        SELECT id FROM predictions
         WHERE version_id = (SELECT id FROM versions WHERE model = $1 AND version = $2) AND priority = $3 AND status = 0
           AND not_before <= (SELECT at FROM clock)
           AND (queued_at IS NULL OR queued_at < $4 OR queued_at < (SELECT at FROM clock) - $5::bigint * interval '1 microsecond')
@@ -31,10 +28,9 @@ const TAKE_DUE: &str = "
         FOR UPDATE SKIP LOCKED
     ),
     queued AS (
-        UPDATE predictions SET queued_at = at
-        FROM due CROSS JOIN clock
-        WHERE predictions.id = due.id
-        RETURNING predictions.id, due.not_before
+        UPDATE predictions SET queued_at = (SELECT at FROM clock)
+        WHERE id = ANY(ARRAY(SELECT id FROM due))
+        RETURNING id, not_before
     )
     SELECT id FROM queued ORDER BY not_before, id";
 

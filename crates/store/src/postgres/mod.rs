@@ -11,6 +11,7 @@ mod dispatch;
 mod endpoints;
 mod models;
 mod outbox;
+mod pool;
 mod purge;
 mod secrets;
 mod send;
@@ -18,16 +19,13 @@ mod sweep;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sqlx::{
-    Connection, PgConnection, PgPool,
-    migrate::Migrator,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use crate::{Schema, StoreError, rows::VersionIds};
 use connection::on_connection;
+use pool::Pool;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
@@ -39,14 +37,11 @@ const STATEMENT_TIMEOUT: &str = "10s";
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 /// The same for the handle that renews leases, where an answer is worth nothing once the lease has run out.
 const DEDICATED_CALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection idle for longer is tried out before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-
 /// Settings of every session. The server notices within about 25 s that this side is gone, and frees its locks; a frozen
 /// client does not hold its locks for ever; short statements are not compiled. Every statement here finds its rows by an index,
 /// and is planned once: a queue fills faster than statistics follow, and a planner that remembers an empty table would read
 /// a full one from end to end, for every batch.
-const SESSION: [(&str, &str); 11] = [
+const SESSION: [(&str, &str); 12] = [
     ("statement_timeout", STATEMENT_TIMEOUT),
     ("idle_in_transaction_session_timeout", "15s"),
     ("tcp_keepalives_idle", "10"),
@@ -55,20 +50,16 @@ const SESSION: [(&str, &str); 11] = [
     ("tcp_user_timeout", "20000"),
     ("jit", "off"),
     ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
-/// Acknowledged means on disk, whatever the server's default; a stricter setting (waiting for standbys) is kept.
-const DURABLE_COMMITS: &str = "
-    SELECT set_config('synchronous_commit', 'on', false)
-    WHERE current_setting('synchronous_commit') = 'off'";
-
 /// A handle on a Postgres database; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Postgres {
-    pool: PgPool,
+    pool: Pool,
     options: Arc<PgConnectOptions>,
     call_timeout: Duration,
     versions: Arc<VersionIds>,
@@ -85,7 +76,7 @@ impl Postgres {
     pub(crate) async fn open(url: &str, max_connections: u32) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.parse().map_err(StoreError::Unavailable)?;
         let options = Arc::new(options.application_name("augur").options(SESSION));
-        let pool = pool(max_connections, PgConnectOptions::clone(&options));
+        let pool = Pool::new(max_connections, Arc::clone(&options));
         let postgres =
             Self { pool, options, call_timeout: CALL_TIMEOUT, versions: Arc::default(), roles: Arc::default() };
         postgres.ping().await?;
@@ -93,7 +84,7 @@ impl Postgres {
     }
 
     pub(crate) fn dedicated(&self) -> Self {
-        let pool = pool(1, PgConnectOptions::clone(&self.options));
+        let pool = Pool::new(1, Arc::clone(&self.options));
         Self { pool, call_timeout: DEDICATED_CALL_TIMEOUT, ..self.clone() }
     }
 
@@ -135,18 +126,4 @@ impl Postgres {
         }
         let _ = tokio::time::timeout(self.call_timeout, self.pool.close()).await;
     }
-}
-
-fn pool(max_connections: u32, options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(max_connections.max(1))
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .before_acquire(|connection, metadata| {
-            Box::pin(async move { Ok(metadata.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) })
-        })
-        .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::query(DURABLE_COMMITS).execute(connection).await.map(drop) })
-        })
-        .connect_lazy_with(options)
 }

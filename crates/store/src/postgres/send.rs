@@ -85,8 +85,8 @@ const CLAIM: &str = "
     LEFT JOIN outputs ON outputs.prediction_id = taken.prediction_id
     ORDER BY due_at, taken.prediction_id, event";
 
-/// Compare-and-set on the epoch, for a whole batch, as COMPLETE in complete.rs; an attempt is stored only for a row that was
-/// changed. Endpoints that want no more are locked in the order of their keys.
+/// Compare-and-set on the epoch, for a whole batch. Rows are locked in the order of ids, each found by its id, as LATERAL makes
+/// sure; an attempt is stored only for a row that was changed. Endpoints that want no more are locked in the order of their keys.
 const SETTLE: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     item AS MATERIALIZED (

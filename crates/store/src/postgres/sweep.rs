@@ -17,8 +17,7 @@ const SWEEP_LEASES: &str = concat!(
         WHERE pg_postmaster_start_time() + $1::bigint * interval '1 microsecond' < clock_timestamp()
     ),
     dead AS MATERIALIZED (
-        SELECT id, solo AND crashes + 1 >= $2 AS is_last
-        FROM predictions
+        SELECT id FROM predictions
         WHERE status = 1 AND lease_until < (SELECT at FROM clock)
         ORDER BY lease_until
         LIMIT $3
@@ -26,12 +25,12 @@ const SWEEP_LEASES: &str = concat!(
     ),
     swept AS (
         UPDATE predictions
-        SET status = CASE WHEN is_last THEN 3 ELSE 0 END, epoch = epoch + 1, worker = NULL, lease_until = NULL,
-            crashes = crashes + solo::integer, suspect = true, solo = false, queued_at = NULL,
-            completed_at = CASE WHEN is_last THEN at END, expires_at = CASE WHEN is_last THEN at + retention END
-        FROM dead CROSS JOIN clock
-        WHERE predictions.id = dead.id
-        RETURNING predictions.id, status, tenant, webhook_events, completed_at
+        SET status = CASE WHEN solo AND crashes + 1 >= $2 THEN 3 ELSE 0 END, epoch = epoch + 1, worker = NULL,
+            lease_until = NULL, crashes = crashes + solo::integer, suspect = true, solo = false, queued_at = NULL,
+            completed_at = CASE WHEN solo AND crashes + 1 >= $2 THEN (SELECT at FROM clock) END,
+            expires_at = CASE WHEN solo AND crashes + 1 >= $2 THEN (SELECT at FROM clock) + retention END
+        WHERE id = ANY(ARRAY(SELECT id FROM dead))
+        RETURNING id, status, tenant, webhook_events, completed_at
     ),
     written AS (
         INSERT INTO outputs (prediction_id, code, message, retryable)
@@ -59,10 +58,9 @@ const SWEEP_DEADLINES: &str = concat!(
     swept AS (
         UPDATE predictions
         SET status = 4, epoch = epoch + 1, worker = NULL, lease_until = NULL, solo = false,
-            completed_at = at, expires_at = at + retention
-        FROM late CROSS JOIN clock
-        WHERE predictions.id = late.id
-        RETURNING predictions.id, tenant, webhook_events, completed_at
+            completed_at = (SELECT at FROM clock), expires_at = (SELECT at FROM clock) + retention
+        WHERE id = ANY(ARRAY(SELECT id FROM late))
+        RETURNING id, tenant, webhook_events, completed_at
     ),
     told AS (",
     tell!("SELECT id, 4::smallint AS event, tenant, completed_at AS at FROM swept WHERE webhook_events & 16 <> 0"),

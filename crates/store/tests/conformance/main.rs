@@ -37,6 +37,7 @@ mod endpoints;
 mod models;
 mod network;
 mod outbox;
+mod plans;
 mod purge;
 mod schema;
 mod send;
