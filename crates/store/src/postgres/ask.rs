@@ -114,7 +114,8 @@ impl Postgres {
     }
 }
 
-/// The statement for one page, one row longer than asked for: the payloads in order, which are what the index is on, each with its prediction.
+/// The statement for one page, one row longer than asked for: the payloads in order, which are what the index is on, each with its
+/// prediction.
 fn list_query(tenant: &str, filter: &ListFilter, cursor: Option<Cursor>, limit: u32) -> QueryBuilder<sqlx::Postgres> {
     let mut query = QueryBuilder::new(select_predictions!("WHERE inputs.tenant = "));
     query.push_bind(tenant.to_owned());

@@ -112,7 +112,8 @@ const SUSPECTS_OF: &str = "
       AND (deadline_at IS NULL OR deadline_at > clock_timestamp())
     LIMIT $3";
 
-/// The lease counts from the moment of writing, after a wait for locks.
+/// The lease counts from the moment at which its row is reached: after the worker has asked, and before a wait for whoever only
+/// locks the row.
 const RENEW: &str = "
     UPDATE predictions
     SET lease_until = clock_timestamp() + $2::bigint * interval '1 microsecond'

@@ -9,9 +9,8 @@ use uuid::Uuid;
 use super::{Postgres, on_connection, outbox::tell};
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
-/// The items of a batch, and a condition on `predictions` that the run of one of them holds the row: compare-and-set on the epoch, for
-/// a whole batch. Each row is found by its id and each item by a hash (`IS TRUE` keeps the planner from making joins of the
-/// tests; see claim.rs).
+/// The condition on `predictions` that the run of one `item` holds the row: compare-and-set on the epoch, for a whole batch. Each
+/// row is found by its id and each item by a hash (`IS TRUE` keeps the planner from making joins of the tests; see claim.rs).
 macro_rules! held {
     () => {
         "id = ANY($1) AND worker IS NOT NULL AND ((id, epoch) IN (SELECT id, epoch FROM item)) IS TRUE"
