@@ -1,4 +1,4 @@
-//! Group commit: callers that arrive while a transaction commits form the next one. No timer.
+//! Group commit: callers that arrive while a transaction commits form the next one.
 
 use std::{future::Future, ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use prediction::{PredictionId, StreamKey, Ticket};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use crate::{Accepted, NewPrediction, Store, StoreError, take_turn};
+use crate::{Accepted, NewPrediction, Store, StoreError, gather, take_turn};
 
 /// What is done with the tickets of predictions just committed, by a task of its own and not by the caller (whose client may
 /// hang up). Returns the tickets that could not be queued.
@@ -85,12 +85,10 @@ async fn flush_all(
     tickets: mpsc::UnboundedSender<Pushed>,
     max_batch: usize,
 ) {
-    let mut jobs = Vec::with_capacity(max_batch);
     loop {
         let mut turn = waiting.lock().await;
-        if turn.recv_many(&mut jobs, max_batch).await == 0 {
-            return;
-        }
+        let Some(first) = turn.recv().await else { return };
+        let mut jobs = gather(first, || turn.try_recv().ok(), |_| 1, max_batch).await;
         let flushing = async {
             while !jobs.is_empty() {
                 let rest = jobs.split_off(fitting(&jobs));

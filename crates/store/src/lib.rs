@@ -39,7 +39,7 @@ pub use contract::{
     PublishedModel, Purged, Run, RunMetrics, Schema, Sweep, Swept, VersionCount, Written,
 };
 pub use error::StoreError;
-pub use turn::take_turn;
+pub use turn::{gather, take_turn};
 pub use webhooks::{
     Answer, Attempt, ClaimedDelivery, Delivery, DeliveryClaim, DeliveryFilter, Endpoint, EndpointChange, Line,
     NextStep, Others, PageOf, Place, Room, SealedSecret, Sending, Settled, Spare, SweptDeliveries, Unanswered, Webhook,

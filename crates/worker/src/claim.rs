@@ -1,11 +1,10 @@
-//! Tickets become runs: all that wait are claimed in one statement. No timer: the next batch forms while the store answers
-//! the last.
+//! Tickets become runs: all that wait are claimed in one statement; the next batch forms while the store answers the last.
 
 use std::{sync::Arc, time::Instant};
 
 use prediction::PredictionId;
 use queue::{Handled, Handler, Slots};
-use store::Claim;
+use store::{Claim, gather};
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
@@ -42,20 +41,16 @@ pub(crate) fn handler(tickets: UnboundedSender<Waiting>) -> Handler {
 /// Claims until the worker stops; whatever still waits then is dropped, which returns its tickets.
 pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceiver<Waiting>) {
     while let Some(Some(first)) = node.stop.run_until_cancelled(tickets.recv()).await {
-        let Waiting { mut ids, mut slots, handled } = first;
-        let mut waiting = vec![handled];
-        while ids.len() < ENOUGH
-            && let Ok(more) = tickets.try_recv()
-        {
-            ids.extend(more.ids);
-            slots.merge(more.slots);
-            waiting.push(more.handled);
-        }
+        let together = gather(first, || tickets.try_recv().ok(), |waiting| waiting.ids.len(), ENOUGH).await;
+        let (ids, slots, waiting): (Vec<_>, Vec<_>, Vec<_>) =
+            together.into_iter().map(|Waiting { ids, slots, handled }| (ids, slots, handled)).collect();
+        let mut ids = ids.concat();
+        let mut slots = slots.into_iter().reduce(merged);
         // A doubled ticket has a slot too many.
         ids.sort_unstable();
         ids.dedup();
         let Some((claim, claimed_at)) = claim(&node, &ids).await else { return };
-        if let Some(taken) = slots.split(claim.claimed.len()) {
+        if let Some(taken) = slots.as_mut().and_then(|slots| slots.split(claim.claimed.len())) {
             node.start(claim.claimed, claimed_at, taken);
         }
         if !claim.suspects.is_empty() {
@@ -67,6 +62,11 @@ pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceive
             let _ = handled.send(Handled::Done);
         }
     }
+}
+
+fn merged(mut slots: Slots, more: Slots) -> Slots {
+    slots.merge(more);
+    slots
 }
 
 /// Tries until the store answers; none when the worker stops first.

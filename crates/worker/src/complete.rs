@@ -1,9 +1,9 @@
-//! Outcomes are written by combiners: runs that end while the store answers form the next statement. No timer.
+//! Outcomes are written by combiners: runs that end while the store answers form the next statement.
 
 use std::{ops::Range, sync::Arc};
 
 use prediction::PredictionId;
-use store::{Outcome, Written, take_turn};
+use store::{Outcome, Written, gather, take_turn};
 use tokio::sync::{
     Mutex, Semaphore, SemaphorePermit,
     mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -72,13 +72,10 @@ impl Outcomes {
 pub(crate) async fn write_outcomes(node: Arc<Node>, parts: Arc<Mutex<UnboundedReceiver<Part>>>) {
     let next_batch = async || {
         let mut parts = parts.lock().await;
-        let (mut batch, mut outcomes) = (Vec::new(), 0);
-        let mut next = parts.recv().await;
-        while let Some(part) = next {
-            outcomes += part.outcomes.len();
-            batch.push(part);
-            next = if outcomes < MAX_BATCH { parts.try_recv().ok() } else { None };
-        }
+        let batch = match parts.recv().await {
+            Some(first) => gather(first, || parts.try_recv().ok(), |part| part.outcomes.len(), MAX_BATCH).await,
+            None => Vec::new(),
+        };
         (batch, parts)
     };
     while let Some((batch, turn)) = node.over.run_until_cancelled(next_batch()).await {

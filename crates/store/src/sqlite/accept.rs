@@ -10,6 +10,7 @@ use super::{
     Sqlite,
     clock::{self, Stamp},
     id_list, slices,
+    writer::first,
 };
 use crate::{
     Accepted, NewPrediction, StoreError,
@@ -26,11 +27,12 @@ const READ_KEYS: &str = "
     FROM json_each(?1) AS wanted
     CROSS JOIN idempotency_keys AS held ON held.tenant = wanted.value ->> 0 AND held.key = wanted.value ->> 1";
 
-const READ_TAKEN: &str = "
-    SELECT predictions.id, tenant, fingerprint
+const READ_TAKEN: &str = first!(
+    "SELECT predictions.id, tenant, fingerprint
     FROM json_each(?1) AS wanted
     CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
-    LEFT JOIN inputs ON prediction_id = predictions.id";
+    LEFT JOIN inputs ON prediction_id = predictions.id"
+);
 
 type Key = (String, String);
 
@@ -42,15 +44,15 @@ struct Fresh<'a> {
 
 impl Sqlite {
     pub(crate) async fn accept(&self, batch: &[NewPrediction]) -> Result<Vec<Accepted>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.turn().await?;
+        let mut taken = read_taken(&mut transaction, batch).await?;
+        let now = clock::now();
         let numbered = number_versions(&mut transaction, &self.versions, batch).await?;
         let version = |new: &NewPrediction| {
             let named = |(model, version, _): &&(_, _, i32)| (model, version) == (&new.model, &new.version);
             self.versions.get(&new.model, &new.version).or_else(|| numbered.iter().find(named).map(|found| found.2))
         };
         let mut keys = read_keys(&mut transaction, batch).await?;
-        let mut taken = read_taken(&mut transaction, batch).await?;
         let mut fresh = Vec::new();
         let mut fresh_keys = Vec::new();
         let mut answers = Vec::with_capacity(batch.len());
@@ -156,9 +158,8 @@ async fn insert(
                 .push_bind(micros(new.retention))
                 .push_bind(new.webhook_events().bits());
         });
-        query.build().execute(&mut *connection).await?;
-        let mut query = QueryBuilder::new(
-            "INSERT INTO inputs
+        query.push(
+            "; INSERT INTO inputs
                  (prediction_id, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin) ",
         );
         query.push_values(rows, |mut row, Fresh { new, .. }| {

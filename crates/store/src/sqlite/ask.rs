@@ -108,7 +108,7 @@ impl Sqlite {
 
     pub(crate) async fn queues(&self) -> Result<Vec<ModelQueue>, StoreError> {
         let mut connection = self.readers.acquire().await?;
-        let now = clock::now(&mut connection).await?;
+        let now = clock::now();
         let rows: Vec<QueueRow> = sqlx::query_as(QUEUES).bind(now).fetch_all(&mut *connection).await?;
         rows.into_iter().map(QueueRow::into_queue).collect()
     }

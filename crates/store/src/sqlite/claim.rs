@@ -11,6 +11,7 @@ use super::{
     clock::{self, Stamp},
     id_list,
     outbox::Outbox,
+    writer::first,
 };
 use crate::{
     Claim, Claimed, Run, StoreError,
@@ -19,11 +20,12 @@ use crate::{
 };
 
 /// Those among the ids that wait, and whether each must run alone.
-const WAITING_AMONG: &str = "
-    SELECT predictions.id, suspect
+const WAITING_AMONG: &str = first!(
+    "SELECT predictions.id, suspect
     FROM json_each(?1) AS wanted
     CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
-    WHERE status = 0 AND not_before <= ?2 AND (deadline_at IS NULL OR deadline_at > ?2)";
+    WHERE status = 0 AND not_before <= ?2 AND (deadline_at IS NULL OR deadline_at > ?2)"
+);
 
 /// The front of one version's line.
 const WAITING_NEXT: &str = "
@@ -40,14 +42,13 @@ const WAITING_SUSPECTS: &str = "
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
 
+/// Takes predictions, and reads what was taken.
 const TAKE: &str = "
     UPDATE predictions
     SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = ?2, lease_until = ?3, solo = suspect,
         claimed_at = ?4, started_at = COALESCE(started_at, ?4)
-    WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
-
-const READ_TAKEN: &str = "
-    SELECT predictions.id, epoch, model, version, input, retries, max_retries, deadline_at - ?2 AS deadline_micros,
+    WHERE id IN (SELECT unhex(value) FROM json_each(?1));
+    SELECT predictions.id, epoch, model, version, input, retries, max_retries, deadline_at - ?4 AS deadline_micros,
            webhook_events, attempts
     FROM json_each(?1) AS wanted
     CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
@@ -68,8 +69,8 @@ impl Sqlite {
         ids: &[PredictionId],
         lease: Duration,
     ) -> Result<Claim, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.turn().await?;
+        let now = clock::now();
         let waiting: Vec<(Uuid, bool)> =
             sqlx::query_as(WAITING_AMONG).bind(id_list(ids)).bind(now).fetch_all(&mut *transaction).await?;
         let (suspects, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, suspect)| *suspect);
@@ -86,8 +87,8 @@ impl Sqlite {
         limit: u32,
         lease: Duration,
     ) -> Result<Claim, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let next = front(&mut transaction, WAITING_NEXT, serves, now, limit).await?;
         let suspects = front(&mut transaction, WAITING_SUSPECTS, serves, now, limit).await?;
         let claimed = take(&mut transaction, now, worker, &next, lease).await?;
@@ -101,8 +102,8 @@ impl Sqlite {
         serves: &[(ModelName, Version)],
         lease: Duration,
     ) -> Result<Option<Claimed>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let suspect = front(&mut transaction, WAITING_SUSPECTS, serves, now, 1).await?;
         let mut claimed = take(&mut transaction, now, worker, &suspect, lease).await?;
         transaction.commit().await?;
@@ -115,8 +116,8 @@ impl Sqlite {
         runs: &[Run],
         lease: Duration,
     ) -> Result<Vec<PredictionId>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let wanted: Vec<(String, i32)> = runs.iter().map(|run| (run.id.0.simple().to_string(), run.epoch)).collect();
         let held: Vec<Uuid> = sqlx::query_scalar(RENEW)
             .bind(now.plus(micros(lease)))
@@ -164,15 +165,13 @@ async fn take(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let ids = id_list(ids);
-    sqlx::query(TAKE)
-        .bind(&ids)
+    let rows: Vec<ClaimedRow> = sqlx::query_as(TAKE)
+        .bind(id_list(ids))
         .bind(worker.0)
         .bind(now.plus(micros(lease)))
         .bind(now)
-        .execute(&mut *connection)
+        .fetch_all(&mut *connection)
         .await?;
-    let rows: Vec<ClaimedRow> = sqlx::query_as(READ_TAKEN).bind(&ids).bind(now).fetch_all(&mut *connection).await?;
     let claimed = rows.into_iter().map(ClaimedRow::into_claimed).collect::<Result<Vec<_>, _>>()?;
     let mut outbox = Outbox::default();
     for claimed in claimed.iter().filter(|claimed| claimed.is_first) {

@@ -1,9 +1,8 @@
-//! SQLite's clock, and times as it stores them.
+//! The clock, and times as they are stored.
 
-use sqlx::SqliteConnection;
 use time::{OffsetDateTime, error::ComponentRange};
 
-/// Microseconds since 1970. SQLite's clock counts in milliseconds.
+/// Microseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub(super) struct Stamp(pub(super) i64);
@@ -29,7 +28,8 @@ impl From<OffsetDateTime> for Stamp {
     }
 }
 
-/// The database's clock; read once per transaction, and bound wherever that transaction needs it.
-pub(super) async fn now(connection: &mut SqliteConnection) -> sqlx::Result<Stamp> {
-    sqlx::query_scalar("SELECT CAST(round(unixepoch('subsec') * 1000000) AS INTEGER)").fetch_one(connection).await
+/// The clock; read once per transaction, and bound wherever that transaction needs it. This process is the database's only one, so
+/// its clock is the database's.
+pub(super) fn now() -> Stamp {
+    OffsetDateTime::now_utc().into()
 }

@@ -12,12 +12,13 @@ use super::{
     id_list,
     outbox::Outbox,
     slices,
+    writer::first,
 };
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
 /// Compare-and-set on the epoch, for a whole batch: [id, epoch, status, pause before a retry].
-const COMPLETE: &str = "
-    UPDATE predictions
+const COMPLETE: &str = first!(
+    "UPDATE predictions
     SET status = item.status, worker = NULL, lease_until = NULL, solo = 0,
         -- Back to waiting: after a pause with one retry spent, or at once as a release.
         queued_at = CASE WHEN item.status <> 0 THEN queued_at END,
@@ -31,7 +32,8 @@ const COMPLETE: &str = "
         FROM json_each(?1)
     ) AS item
     WHERE predictions.id = item.id AND predictions.epoch = item.epoch AND predictions.status = 1
-    RETURNING id, epoch, webhook_events";
+    RETURNING id, epoch, webhook_events"
+);
 
 const CANCEL: &str = "
     UPDATE predictions
@@ -55,8 +57,8 @@ impl Sqlite {
                 (id, item.run.epoch, item.status.code(), item.delay.map(micros))
             })
             .collect();
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.turn().await?;
+        let now = clock::now();
         let applied: Vec<(Uuid, i32, i16)> =
             sqlx::query_as(COMPLETE).bind(Json(list)).bind(now).fetch_all(&mut *transaction).await?;
         let applied: HashMap<Run, Events> = applied
@@ -94,8 +96,8 @@ impl Sqlite {
     }
 
     pub(crate) async fn cancel(&self, tenant: &str, id: PredictionId) -> Result<CancelResult, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let cancel = sqlx::query_scalar(CANCEL).bind(now).bind(id.0).bind(tenant);
         let canceled: Option<i16> = cancel.fetch_optional(&mut *transaction).await?;
         if let Some(wanted) = canceled {

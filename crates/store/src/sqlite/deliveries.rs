@@ -97,8 +97,8 @@ impl Sqlite {
     }
 
     pub(crate) async fn redeliver(&self, tenant: &str, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         sqlx::query(REDELIVER)
             .bind(id.prediction.0)
             .bind(id.event.code())
@@ -116,8 +116,8 @@ impl Sqlite {
         id: PredictionId,
         webhook: &Webhook,
     ) -> Result<Delivery, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         sqlx::query(ADD_TEST)
             .bind(id.0)
             .bind(tenant)

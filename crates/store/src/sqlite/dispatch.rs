@@ -40,7 +40,7 @@ const WAITING_STREAMS: &str = "
 
 impl Sqlite {
     pub(crate) async fn mark_unqueued(&self, ids: &[PredictionId]) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.writer.begin().await?;
         sqlx::query(MARK_UNQUEUED).bind(id_list(ids)).execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
@@ -51,8 +51,8 @@ impl Sqlite {
         due: Due,
         limit: u32,
     ) -> Result<Vec<PredictionId>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let taken: Vec<Uuid> = sqlx::query_scalar(DUE)
             .bind(stream.model.as_str())
             .bind(stream.version.as_str())

@@ -58,8 +58,8 @@ impl Sqlite {
         url: &str,
         body: BodyForm,
     ) -> Result<(Endpoint, bool), StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let added: Option<EndpointRow<Stamp>> = sqlx::query_as(ADD)
             .bind(Uuid::new_v4())
             .bind(tenant)
@@ -83,8 +83,8 @@ impl Sqlite {
         id: Uuid,
         change: EndpointChange,
     ) -> Result<Option<Endpoint>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let row: Option<EndpointRow<Stamp>> = sqlx::query_as(CHANGE)
             .bind(tenant)
             .bind(id)
@@ -98,7 +98,7 @@ impl Sqlite {
     }
 
     pub(crate) async fn forget_endpoint(&self, tenant: &str, id: Uuid) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.writer.begin().await?;
         sqlx::query(FORGET_SECRETS).bind(tenant).bind(id).execute(&mut *transaction).await?;
         let forgotten = sqlx::query(FORGET).bind(tenant).bind(id).execute(&mut *transaction).await?;
         transaction.commit().await?;

@@ -15,36 +15,35 @@ mod purge;
 mod secrets;
 mod send;
 mod sweep;
+mod writer;
 
 use std::{
     fs::{File, TryLockError},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use prediction::PredictionId;
 use sqlx::{
-    Sqlite as Database, SqlitePool, Transaction,
+    SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use time::OffsetDateTime;
 
+use writer::{TURN_TIMEOUT, Writer};
+
 use crate::{Schema, StoreError, rows::VersionIds};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
-/// How long a call waits for its turn.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that read, beside the one that writes.
 const READERS: u32 = 4;
 
 /// A handle on a SQLite file; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Sqlite {
-    /// One connection: SQLite has one writer at a time anyway, and so nobody is ever told "busy".
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
     versions: Arc<VersionIds>,
     lock: Arc<Mutex<Option<File>>>,
@@ -53,21 +52,22 @@ pub(crate) struct Sqlite {
 impl Sqlite {
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
         let lock = lock(path)?;
-        let options = SqliteConnectOptions::new().filename(path).busy_timeout(ACQUIRE_TIMEOUT);
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(TURN_TIMEOUT);
         // FULL: a commit is on disk before it is acknowledged, so that neither SIGKILL nor a power failure undoes it.
         let writer = options
             .clone()
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        let pool = SqlitePoolOptions::new()
-            .acquire_timeout(ACQUIRE_TIMEOUT)
+        // First the writer, which makes the file.
+        let writer = Writer::open(writer).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(TURN_TIMEOUT)
             .test_before_acquire(false)
             .idle_timeout(None)
-            .max_lifetime(None);
-        // First the writer, which makes the file.
-        let writer = pool.clone().max_connections(1).connect_with(writer).await?;
-        let readers = pool.max_connections(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
+            .max_lifetime(None)
+            .connect_lazy_with(options.pragma("query_only", "ON"));
         Ok(Self { writer, readers, versions: Arc::default(), lock: Arc::new(Mutex::new(Some(lock))) })
     }
 
@@ -83,16 +83,16 @@ impl Sqlite {
     }
 
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
-        Ok(MIGRATIONS.run(&self.writer).await?)
+        Ok(MIGRATIONS.run(&mut *self.writer.turn().await?).await?)
     }
 
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        self.now().await.map(drop)
+        sqlx::query("SELECT 1").execute(&self.readers).await?;
+        Ok(())
     }
 
     pub(crate) async fn now(&self) -> Result<OffsetDateTime, StoreError> {
-        let mut connection = self.readers.acquire().await?;
-        crate::rows::moment(clock::now(&mut connection).await?)
+        crate::rows::moment(clock::now())
     }
 
     pub(crate) async fn close(&self) {
@@ -100,11 +100,6 @@ impl Sqlite {
         self.writer.close().await;
         // Unlocks the file, after the last write.
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// Begins a transaction that writes; the write lock is taken at once, so that nothing read in it can change.
-    async fn begin(&self) -> Result<Transaction<'static, Database>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 }
 

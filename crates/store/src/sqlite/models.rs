@@ -52,8 +52,8 @@ impl Sqlite {
         serves: &[ModelSpec],
         stale: u64,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         sqlx::query(SEE_WORKER)
             .bind(worker.0)
             .bind(host)
@@ -77,14 +77,14 @@ impl Sqlite {
     }
 
     pub(crate) async fn withdraw(&self, worker: WorkerId) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.writer.begin().await?;
         sqlx::query(WITHDRAW).bind(worker.0).execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 
     pub(crate) async fn models(&self, alive: Duration) -> Result<Vec<PublishedModel>, StoreError> {
         let mut connection = self.readers.acquire().await?;
-        let since = clock::now(&mut connection).await?.plus(-micros(alive));
+        let since = clock::now().plus(-micros(alive));
         let rows: Vec<PublishedRow<Stamp>> = sqlx::query_as(MODELS).bind(since).fetch_all(&mut *connection).await?;
         rows.into_iter().map(PublishedRow::into_model).collect()
     }

@@ -64,8 +64,8 @@ const WORKERS_KEPT_FOR: Duration = Duration::from_secs(86_400);
 
 impl Sqlite {
     pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let purged: Vec<Uuid> =
             sqlx::query_scalar(PURGE_PREDICTIONS).bind(now).bind(limit).fetch_all(&mut *transaction).await?;
         let purged = rows::ids(purged);

@@ -29,15 +29,15 @@ const REPLACE: &str = "
 impl Sqlite {
     pub(crate) async fn secrets(&self, of: &[(&str, &str)]) -> Result<Vec<SealedSecret>, StoreError> {
         let mut connection = self.readers.acquire().await?;
-        let now = clock::now(&mut connection).await?;
+        let now = clock::now();
         let rows: Vec<SecretRow<Stamp>> =
             sqlx::query_as(READ).bind(Json(of)).bind(now).fetch_all(&mut *connection).await?;
         rows.into_iter().map(SecretRow::into_secret).collect()
     }
 
     pub(crate) async fn add_secret(&self, tenant: &str, endpoint: &str, sealed: &[u8]) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let add = sqlx::query(ADD).bind(tenant).bind(endpoint).bind(sealed).bind(now).bind(None::<Stamp>);
         let added = add.execute(&mut *transaction).await?;
         transaction.commit().await?;
@@ -52,8 +52,8 @@ impl Sqlite {
         instead: Option<&[u8]>,
         grace: Duration,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let until = now.plus(micros(grace));
         let replace = sqlx::query(REPLACE).bind(tenant).bind(endpoint).bind(until);
         let replaced = replace.execute(&mut *transaction).await?.rows_affected();

@@ -101,8 +101,8 @@ impl Sqlite {
         if shares.is_empty() {
             return Ok(DeliveryClaim::nothing(lines::looked_to(fronts)));
         }
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let mut chosen: Vec<(String, i16)> = Vec::new();
         for (line, number) in shares {
             let front = front(&mut transaction, line, now, number).await?.into_iter();
@@ -121,7 +121,7 @@ impl Sqlite {
     /// Lines behind `after`; of each origin with nothing to spare one at most.
     async fn look(&self, room: &Room, after: Option<&Line>, limit: u32) -> Result<Vec<Front<Stamp>>, StoreError> {
         let mut connection = self.readers.acquire().await?;
-        let now = clock::now(&mut connection).await?;
+        let now = clock::now();
         let (mut origin, mut past) =
             after.map_or_else(Default::default, |line| (line.origin.clone(), line.endpoint.clone()));
         let mut fronts = Vec::new();
@@ -140,8 +140,8 @@ impl Sqlite {
     }
 
     pub(crate) async fn settle_deliveries(&self, settled: &[Settled]) -> Result<Vec<Written>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let mut applied = HashSet::new();
         for item in settled.iter().map(Item::from) {
             if settle(&mut transaction, now, &item).await? {
@@ -153,8 +153,8 @@ impl Sqlite {
     }
 
     pub(crate) async fn sweep_deliveries(&self, longest: Duration, limit: u32) -> Result<SweptDeliveries, StoreError> {
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let requeued = sqlx::query(SWEEP_LEASES).bind(now).bind(limit).execute(&mut *transaction).await?;
         let old = sqlx::query(SWEEP_OLD).bind(now).bind(limit).bind(micros(longest));
         let exhausted = old.execute(&mut *transaction).await?;

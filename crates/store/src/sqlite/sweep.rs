@@ -33,8 +33,8 @@ impl Sqlite {
     pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
         let mut ended = Vec::new();
-        let mut transaction = self.begin().await?;
-        let now = clock::now(&mut transaction).await?;
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         if sweep.leases {
             let rows: Vec<(Uuid, i16, i16)> = sqlx::query_as(SWEEP_LEASES)
                 .bind(now)
