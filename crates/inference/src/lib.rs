@@ -3,7 +3,6 @@
 
 mod abandon;
 mod architecture;
-mod bert;
 mod digest;
 mod echo;
 mod engine;
@@ -14,15 +13,16 @@ mod mlp;
 mod model;
 mod picture;
 mod registry;
+mod text;
 
 use std::path::{Path, PathBuf};
 
 pub use abandon::Abandon;
-pub use bert::Encoder;
 pub use kernels::{Cpu, Isa, IsaError, Precision};
 pub use machine::Machine;
 pub use model::{Model, Output};
 pub use registry::{Config, Models};
+pub use text::Encoder;
 
 /// A model could not be loaded; names the model and the file, for the operator.
 #[derive(Debug, thiserror::Error)]

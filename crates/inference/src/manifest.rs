@@ -49,7 +49,7 @@ pub(crate) struct Manifest {
     /// What bounds one prediction.
     #[serde(default)]
     pub(crate) limits: Limits,
-    /// How exact it is, for `architecture = "bert"`; `f32` when absent.
+    /// How exact it is, for `architecture = "encoder"`; `f32` when absent.
     pub(crate) precision: Option<Precision>,
     /// For `architecture = "mlp"`.
     pub(crate) mlp: Option<mlp::Settings>,
@@ -63,8 +63,9 @@ pub(crate) struct Manifest {
 pub(crate) enum Kind {
     /// A feed-forward network for pictures and tables.
     Mlp,
-    /// A text encoder of the BERT family.
-    Bert,
+    /// A text encoder of the BERT family; which, its `config.json` says.
+    #[serde(alias = "bert")]
+    Encoder,
 }
 
 /// How exact products are.

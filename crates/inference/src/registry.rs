@@ -16,12 +16,12 @@ use serde_json::{Value, value::to_raw_value};
 use crate::{
     Abandon, LoadError, Machine, Model,
     architecture::{Architecture, Described},
-    bert::{self, Bert},
     digest,
     echo::{self, Echo},
     manifest::{self, Kind, MANIFEST, Manifest},
     map::Weights,
     mlp::{self, Mlp},
+    text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
 };
 
 /// The file with the weights, in every model directory.
@@ -57,7 +57,7 @@ struct Found {
 /// What runs a found model.
 enum Runs {
     Mlp(mlp::Settings),
-    Bert(Precision),
+    Text(Task, Precision),
 }
 
 impl Models {
@@ -120,7 +120,7 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<(Pa
             tracing::warn!(dir = %owner.display(), "not loaded: a model lies in <models>/<owner>/<name>, this one in <models>/<name>");
         }
         for dir in directories(&owner)? {
-            let is_model = dir.join(MANIFEST).exists() || bert::is_bert(&dir);
+            let is_model = dir.join(MANIFEST).exists() || text::is_text_encoder(&dir);
             let Some(name) = name_of(&dir).filter(|_| is_model) else { continue };
             if only.is_empty() || only.contains(&name) {
                 found.push((dir, name));
@@ -154,14 +154,13 @@ fn name_of(dir: &Path) -> Option<ModelName> {
 /// Reads what a directory says about its model.
 fn describe(dir: &Path) -> Result<Found, LoadError> {
     if !dir.join(MANIFEST).exists() {
-        if bert::is_bert(dir) {
+        if text::is_text_encoder(dir) {
             hint_at_pickles(dir)?;
-            let described = bert::describe(dir)?;
-            let runs = Runs::Bert(Precision::F32);
+            let (described, task) = text::describe(dir, None)?;
+            let runs = Runs::Text(task, Precision::F32);
             return Ok(Found { dir: dir.to_owned(), described, pinned: BTreeMap::new(), runs });
         }
-        let reason = "no model: it has no model.toml, and no config.json of a model type that is known";
-        return Err(LoadError::new(dir, reason));
+        return Err(LoadError::new(dir, text::why_not(dir)));
     }
     let mut manifest = Manifest::read(dir)?;
     let wrong = |reason: String| LoadError::new(&dir.join(MANIFEST), reason);
@@ -175,9 +174,12 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
             return Err(wrong("precision is for another architecture".into()));
         }
         (Kind::Mlp, Some(settings)) => (Runs::Mlp(settings), None),
-        (Kind::Bert, None) => (Runs::Bert(precision.unwrap_or(Precision::F32)), Some(bert::describe(dir)?)),
+        (Kind::Encoder, None) => {
+            let (described, task) = text::describe(dir, Some(&manifest.task))?;
+            (Runs::Text(task, precision.unwrap_or(Precision::F32)), Some(described))
+        }
         (Kind::Mlp, None) => return Err(wrong("[mlp] is missing".into())),
-        (Kind::Bert, Some(_)) => return Err(wrong("[mlp] is for another architecture".into())),
+        (Kind::Encoder, Some(_)) => return Err(wrong("[mlp] is for another architecture".into())),
     };
     if let Some(file) = base.iter().flat_map(|base| &base.files).find(|file| !pinned.contains_key(*file)) {
         return Err(wrong(format!("files lack {}, which the model reads", file.display())));
@@ -227,8 +229,26 @@ impl Found {
         let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
         match runs {
             Runs::Mlp(settings) => start(&dir, spec, Mlp::load(settings, &weights)?, &described.example),
-            Runs::Bert(precision) => {
-                start(&dir, spec, Bert::load(&dir, &weights, machine, precision)?, &described.example)
+            Runs::Text(task, precision) => {
+                let example = &described.example;
+                match task {
+                    Task::FeatureExtraction => {
+                        let model = TextModel::<Embedder>::load(&dir, task, &weights, machine, precision)?;
+                        start(&dir, spec, model, example)
+                    }
+                    Task::TextClassification => {
+                        let model = TextModel::<Classifier>::load(&dir, task, &weights, machine, precision)?;
+                        start(&dir, spec, model, example)
+                    }
+                    Task::TokenClassification => {
+                        let model = TextModel::<Tagger>::load(&dir, task, &weights, machine, precision)?;
+                        start(&dir, spec, model, example)
+                    }
+                    Task::ZeroShotClassification => {
+                        let model = TextModel::<ZeroShot>::load(&dir, task, &weights, machine, precision)?;
+                        start(&dir, spec, model, example)
+                    }
+                }
             }
         }
     }

@@ -124,7 +124,7 @@ async fn a_manifest_says_how_exact_a_model_is() {
         "1_Pooling/config.json",
     ];
     let files: String = files.iter().map(digest).collect();
-    let head = "task = \"feature-extraction\"\narchitecture = \"bert\"\ndescription = \"\"\n";
+    let head = "task = \"feature-extraction\"\narchitecture = \"encoder\"\ndescription = \"\"\n";
     for precision in ["f32", "bf16"] {
         let manifest = format!("{head}precision = \"{precision}\"\n{files}");
         fs::write(dir.join("model.toml"), manifest).expect("writes");

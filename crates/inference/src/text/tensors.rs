@@ -5,9 +5,10 @@ use kernels::{Cpu, LayerNorm, PackedMatrix, Precision, Rows};
 use crate::{LoadError, map::Weights};
 
 /// Where tensors come from, and what they are packed for.
+#[derive(Clone, Copy)]
 pub(super) struct Tensors<'a> {
     pub(super) weights: &'a Weights,
-    /// What names begin with: `bert.` when the file holds more than the encoder.
+    /// What names begin with: `bert.`, say, when the file holds more than the encoder.
     pub(super) prefix: &'static str,
     pub(super) cpu: Cpu,
     pub(super) precision: Precision,

@@ -1,42 +1,57 @@
-//! The encoder itself: embeddings, layers of attention and two dense parts, and pooling, on kernels.
+//! The encoder itself: embeddings, and layers of attention and two dense parts, on kernels.
 //!
-//! After Devlin et al., "BERT" (2018, arXiv 1810.04805), as transformers' `BertModel` computes it, layer norm after each sum.
+//! After Devlin et al., "BERT" (2018, arXiv 1810.04805), as transformers computes it and the families that follow it, layer norm
+//! after each sum.
 //! Hidden states are one matrix, a row for each token of each text, one text after the other: nothing is padded.
 
 use std::{
-    io, iter,
+    io, iter, mem,
     path::Path,
     sync::{Mutex, PoisonError},
 };
 
-use kernels::{Activation, Attention, Cpu, PackedMatrix, Precision, Rows, RowsMut, Scratch, Team, layer_norm};
+use kernels::{Activation, Attention, Cpu, PackedMatrix, Precision, Rows, RowsMut, Scratch, Team};
 
 use super::{
-    config::{self, Config},
+    config::Config,
     crew::Crew,
     deal::{Deal, deal},
-    files::{Pooling, Settings, WEIGHTS},
+    embeddings::Embeddings,
+    files::{Settings, WEIGHTS},
+    head::Head,
+    task::Task,
     tensors::{Norm, Tensors},
+    tokenize::Tokens,
 };
 use crate::{LoadError, Machine, map::Weights};
 
-/// A loaded text encoder, from tokens to embeddings, without the queue and the JSON around it. Its weights are packed once for the
-/// machine's instructions; a batch is shared by all threads of the machine.
+/// A loaded text encoder, from tokens to embeddings or a classifier's outputs, without the queue and the JSON around it. Its
+/// weights are packed once for the machine's instructions; a batch is shared by all threads of the machine.
 pub struct Encoder {
     cpu: Cpu,
     precision: Precision,
     /// Columns of hidden states.
     width: usize,
-    /// Vocabulary × width.
-    words: Vec<f32>,
-    /// Positions × width: the position's embedding and that of token type 0, which is the only one of single texts.
-    positions: Vec<f32>,
-    norm: Norm,
+    embeddings: Embeddings,
     layers: Vec<Layer>,
     head_width: usize,
     activation: Activation,
-    pooling: Pooling,
+    head: Head,
     room: Mutex<Room>,
+}
+
+/// The tokens of a text, or of a pair of texts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text<'a> {
+    pub(super) ids: &'a [u32],
+    /// The type of each; empty where all are 0.
+    pub(super) types: &'a [u32],
+}
+
+impl<'a> From<&'a Tokens> for Text<'a> {
+    fn from(Tokens { ids, types }: &'a Tokens) -> Self {
+        Self { ids, types }
+    }
 }
 
 struct Layer {
@@ -60,24 +75,26 @@ struct Room {
 
 /// What is between two steps: rows of all tokens that are computed together.
 #[derive(Default)]
-struct States {
+pub(super) struct States {
     /// Where each text begins, and last where the last one ends.
-    offsets: Vec<usize>,
-    hidden: Vec<f32>,
+    pub(super) offsets: Vec<usize>,
+    pub(super) hidden: Vec<f32>,
     /// What a layer norm is of.
-    sum: Vec<f32>,
+    pub(super) sum: Vec<f32>,
     query_key_value: Vec<f32>,
-    context: Vec<f32>,
-    between: Vec<f32>,
+    pub(super) context: Vec<f32>,
+    pub(super) between: Vec<f32>,
 }
 
 impl Encoder {
-    /// Reads the encoder of a Hugging Face directory.
+    /// Reads the encoder of a Hugging Face directory whose model embeds text.
     ///
     /// # Errors
-    /// When a file cannot be read, the files do not fit each other, or a tensor is missing or of another shape.
+    /// When a file cannot be read, the files do not fit each other, a tensor is missing or of another shape, and when the model
+    /// was made for something else.
     pub fn open(dir: &Path, machine: Machine, precision: Precision) -> Result<Self, LoadError> {
-        Self::load(&Settings::read(dir)?, &Weights::open(&dir.join(WEIGHTS))?, machine, precision)
+        let settings = Settings::read(dir, Some(Task::FeatureExtraction.name()))?;
+        Self::load(&settings, &Weights::open(&dir.join(WEIGHTS))?, machine, precision)
     }
 
     /// Reads the tensors that the configuration asks for.
@@ -90,17 +107,12 @@ impl Encoder {
         machine: Machine,
         precision: Precision,
     ) -> Result<Self, LoadError> {
-        let Settings { config, pooling, .. } = settings;
+        let config = &settings.config;
         let (cpu, width) = (machine.cpu, config.hidden_size);
-        let words = "embeddings.word_embeddings.weight";
-        let prefix = if weights.shape(&format!("bert.{words}")).is_some() { "bert." } else { "" };
+        let prefix = config.family.prefix();
+        let is_whole = weights.shape(&format!("{prefix}{}", Embeddings::WORDS)).is_some();
+        let prefix = if is_whole { prefix } else { "" };
         let tensors = Tensors { weights, prefix, cpu, precision, epsilon: config.layer_norm_eps as f32 };
-        let types = tensors.numbers("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?;
-        let mut positions =
-            tensors.numbers("embeddings.position_embeddings.weight", &[config.max_position_embeddings, width])?;
-        for position in positions.chunks_exact_mut(width) {
-            position.iter_mut().zip(&types).for_each(|(number, of_type)| *number += of_type);
-        }
         let threads = machine.threads.get();
         let team = Team::new(threads)
             .map_err(|error: io::Error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
@@ -108,20 +120,13 @@ impl Encoder {
             cpu,
             precision,
             width,
-            words: tensors.numbers(words, &[config.vocab_size, width])?,
-            positions,
-            norm: tensors.norm("embeddings.LayerNorm", width)?,
+            embeddings: Embeddings::load(&tensors, config)?,
             layers: (0..config.num_hidden_layers)
                 .map(|index| Layer::load(&tensors, index, config))
                 .collect::<Result<_, _>>()?,
             head_width: width / config.num_attention_heads,
-            activation: match config.hidden_act {
-                config::Activation::Gelu => Activation::GeluErf,
-                config::Activation::GeluTanh => Activation::GeluTanh,
-                config::Activation::Relu => Activation::Relu,
-                config::Activation::Silu => Activation::Silu,
-            },
-            pooling: *pooling,
+            activation: config.hidden_act.into(),
+            head: Head::load(tensors, settings)?,
             room: Mutex::new(Room {
                 team,
                 states: iter::repeat_with(States::default).take(threads).collect(),
@@ -142,16 +147,32 @@ impl Encoder {
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
+        let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
+        self.run(&texts, stop, |_, embedding| finish(embedding))
+    }
+
+    /// As [`embed`](Self::embed), for whatever the model's head gives of a text; `finish` is also told the text's place.
+    ///
+    /// # Panics
+    /// As [`embed`](Self::embed), and when a token has a type that the encoder lacks.
+    pub(super) fn run<T: Send>(
+        &self,
+        texts: &[Text<'_>],
+        stop: impl Fn() -> bool + Sync,
+        finish: impl Fn(usize, Vec<f32>) -> T + Sync,
+    ) -> Option<Vec<T>> {
         // What a panic left there is written anew before it is read.
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let Room { team, states, scratch } = &mut *room;
-        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+        let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
         let mut results: Vec<Option<T>> = texts.iter().map(|_| None).collect();
         let mut put = |group: &[usize], found: Vec<T>| {
             group.iter().zip(found).for_each(|(text, result)| results[*text] = Some(result));
         };
-        let finish = |embeddings: Vec<Vec<f32>>| -> Vec<T> { embeddings.into_iter().map(&finish).collect() };
-        let chosen = |group: &[usize]| -> Vec<&[u32]> { group.iter().map(|text| texts[*text]).collect() };
+        let finish = |group: &[usize], numbers: Vec<Vec<f32>>| -> Vec<T> {
+            group.iter().zip(numbers).map(|(text, numbers)| finish(*text, numbers)).collect()
+        };
+        let chosen = |group: &[usize]| -> Vec<Text<'_>> { group.iter().map(|text| texts[*text]).collect() };
         let (cpu, precision) = (self.cpu, self.precision);
         match deal(&lengths, team.members()) {
             Deal::Apart(groups) => {
@@ -159,7 +180,8 @@ impl Encoder {
                 let mut parts: Vec<_> = groups.into_iter().map(|group| (group, None)).collect();
                 team.share(&mut members, &mut parts, |(states, scratch), (group, found)| {
                     let mut crew = Crew { cpu, precision, team: None, scratch: std::slice::from_mut(scratch) };
-                    *found = self.forward(&chosen(group), &mut crew, states, &stop).map(finish);
+                    let numbers = self.forward(&chosen(group), &mut crew, states, &stop);
+                    *found = numbers.map(|numbers| finish(group, numbers));
                 });
                 for (group, found) in parts {
                     put(&group, found?);
@@ -168,18 +190,18 @@ impl Encoder {
             Deal::Together(groups) => {
                 let mut crew = Crew { cpu, precision, team: Some(team), scratch };
                 for group in groups {
-                    let found = self.forward(&chosen(&group), &mut crew, &mut states[0], &stop)?;
-                    put(&group, finish(found));
+                    let numbers = self.forward(&chosen(&group), &mut crew, &mut states[0], &stop)?;
+                    put(&group, finish(&group, numbers));
                 }
             }
         }
         results.into_iter().collect()
     }
 
-    /// Takes texts through all layers.
+    /// Takes texts through all layers, and what the head gives of each.
     fn forward(
         &self,
-        texts: &[&[u32]],
+        texts: &[Text<'_>],
         crew: &mut Crew<'_>,
         states: &mut States,
         stop: &impl Fn() -> bool,
@@ -187,34 +209,29 @@ impl Encoder {
         states.offsets.clear();
         states.offsets.push(0);
         states.offsets.extend(texts.iter().scan(0, |end, text| {
-            *end += text.len();
+            *end += text.ids.len();
             Some(*end)
         }));
-        self.begin(texts, states);
+        self.begin(texts, crew, states);
         for layer in &self.layers {
             if stop() {
                 return None;
             }
             self.pass(layer, crew, states);
         }
-        Some(states.offsets.windows(2).map(|ends| self.pool(&states.hidden, ends[0]..ends[1])).collect())
+        Some(self.head.of(self.width, crew, states))
     }
 
-    /// What each token is, where it stands, and layer norm.
-    fn begin(&self, texts: &[&[u32]], states: &mut States) {
-        let width = self.width;
-        let rows = states.offsets.last().copied().unwrap_or_default();
-        let sum = room_for(&mut states.sum, rows * width);
-        for (row, token) in sum.chunks_exact_mut(width).zip(texts.iter().copied().flatten()) {
-            row.copy_from_slice(&self.words[*token as usize * width..][..width]);
-        }
-        let hidden = room_for(&mut states.hidden, rows * width);
-        for ends in states.offsets.windows(2) {
-            let (numbers, length) = (ends[0] * width..ends[1] * width, ends[1] - ends[0]);
-            let positions = Rows::new(&self.positions[..length * width], length, width, width);
-            let words = Rows::new(&sum[numbers.clone()], length, width, width);
-            let to = RowsMut::new(&mut hidden[numbers], length, width, width);
-            layer_norm(self.cpu, self.norm.parameters(), words, Some(positions), to);
+    /// Hidden states before the first layer.
+    fn begin(&self, texts: &[Text<'_>], crew: &mut Crew<'_>, states: &mut States) {
+        let States { offsets, hidden, sum, .. } = states;
+        let rows = offsets.last().copied().unwrap_or_default();
+        let narrow = self.embeddings.width;
+        self.embeddings.of(self.cpu, texts, room_for(sum, rows * narrow), room_for(hidden, rows * narrow));
+        if let Some(widen) = &self.embeddings.widen {
+            let to = view_mut(sum, rows, self.width);
+            crew.multiply(widen, Activation::None, view(hidden, rows, narrow), None, to);
+            mem::swap(hidden, sum);
         }
     }
 
@@ -246,50 +263,36 @@ impl Encoder {
         crew.multiply(&layer.down, plain, between, residual, view_mut(sum, rows, width));
         crew.norm(layer.norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
     }
-
-    /// The embedding of the text in these rows.
-    fn pool(&self, hidden: &[f32], rows: std::ops::Range<usize>) -> Vec<f32> {
-        let share = 1.0 / rows.len() as f32;
-        let mut rows = hidden[rows.start * self.width..rows.end * self.width].chunks_exact(self.width);
-        let mut embedding = rows.next().map(<[f32]>::to_vec).unwrap_or_default();
-        if self.pooling == Pooling::Mean {
-            for row in rows {
-                embedding.iter_mut().zip(row).for_each(|(sum, number)| *sum += number);
-            }
-            embedding.iter_mut().for_each(|sum| *sum *= share);
-        }
-        embedding
-    }
 }
 
 impl Layer {
     fn load(tensors: &Tensors<'_>, index: usize, config: &Config) -> Result<Self, LoadError> {
         let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-        let name = |part: &str| format!("encoder.layer.{index}.{part}");
-        let self_attention = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
+        let names = config.family.layer();
+        let name = |part: &str| format!("{}.{index}.{part}", config.family.layers());
         Ok(Self {
-            query_key_value: tensors.dense(&self_attention, hidden, hidden)?,
-            attended: tensors.dense(&[name("attention.output.dense")], hidden, hidden)?,
-            attended_norm: tensors.norm(&name("attention.output.LayerNorm"), hidden)?,
-            up: tensors.dense(&[name("intermediate.dense")], wide, hidden)?,
-            down: tensors.dense(&[name("output.dense")], hidden, wide)?,
-            norm: tensors.norm(&name("output.LayerNorm"), hidden)?,
+            query_key_value: tensors.dense(&names.query_key_value.map(name), hidden, hidden)?,
+            attended: tensors.dense(&[name(names.attended)], hidden, hidden)?,
+            attended_norm: tensors.norm(&name(names.attended_norm), hidden)?,
+            up: tensors.dense(&[name(names.up)], wide, hidden)?,
+            down: tensors.dense(&[name(names.down)], hidden, wide)?,
+            norm: tensors.norm(&name(names.norm), hidden)?,
         })
     }
 }
 
 /// So many of the numbers; there are as many as ever were wanted at once.
-fn room_for(numbers: &mut Vec<f32>, count: usize) -> &mut [f32] {
+pub(super) fn room_for(numbers: &mut Vec<f32>, count: usize) -> &mut [f32] {
     if numbers.len() < count {
         numbers.resize(count, 0.0);
     }
     &mut numbers[..count]
 }
 
-fn view(numbers: &[f32], rows: usize, columns: usize) -> Rows<'_> {
+pub(super) fn view(numbers: &[f32], rows: usize, columns: usize) -> Rows<'_> {
     Rows::new(numbers, rows, columns, columns)
 }
 
-fn view_mut(numbers: &mut Vec<f32>, rows: usize, columns: usize) -> RowsMut<'_> {
+pub(super) fn view_mut(numbers: &mut Vec<f32>, rows: usize, columns: usize) -> RowsMut<'_> {
     RowsMut::new(room_for(numbers, rows * columns), rows, columns, columns)
 }

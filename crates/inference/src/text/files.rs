@@ -1,28 +1,26 @@
-//! The files of a Hugging Face text-embedding directory, and what those around the encoder say: which model it is, how
-//! tokens become one embedding, and how many are read.
+//! The files of a Hugging Face directory with a text encoder, and what those around the encoder say: which model it is, what it
+//! is for, how tokens become one embedding, and how many are read.
 
 use std::{
     fs, io,
     path::{Component, Path, PathBuf},
 };
 
-use prediction::ModelName;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::config::Config;
+use super::{config::Config, family::Family, task::Task};
 use crate::LoadError;
 
 /// The weights, relative to the directory.
 pub(super) const WEIGHTS: &str = "model.safetensors";
 /// The tokenizer, relative to the directory.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
 const MODULES: &str = "modules.json";
-const CARD: &str = "README.md";
 
 /// How the embeddings of tokens become the embedding of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +33,9 @@ pub(super) enum Pooling {
 
 /// Everything that the directory's configuration says.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     pub(super) config: Config,
+    pub(super) task: Task,
     /// Texts are cut to this many tokens, the special ones included.
     pub(super) max_tokens: usize,
     /// Whether texts are lower-cased before the tokenizer sees them (its own normalizer does so besides).
@@ -44,6 +43,10 @@ pub(super) struct Settings {
     pub(super) pooling: Pooling,
     /// Whether embeddings are scaled to length 1.
     pub(super) normalize: bool,
+    /// Whether the encoder is told which tokens are the second text's.
+    pub(super) is_told_types: bool,
+    /// The token for what the vocabulary lacks, where the tokenizer's configuration names it.
+    pub(super) unknown: Option<String>,
     /// The files that all this and the encoder come from, relative to the directory.
     pub(super) files: Vec<PathBuf>,
 }
@@ -52,6 +55,17 @@ pub(super) struct Settings {
 struct TokenizerConfig {
     /// Huge (1e30) where the tokenizer has no limit.
     model_max_length: Option<f64>,
+    model_input_names: Option<Vec<String>>,
+    truncation_side: Option<String>,
+    unk_token: Option<Special>,
+}
+
+/// A special token, as a word or with what else is said of it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Special {
+    Word(String),
+    Described { content: String },
 }
 
 #[derive(Default, Deserialize)]
@@ -73,10 +87,23 @@ struct Module {
     path: String,
 }
 
-/// Whether the directory is a Hugging Face one of the BERT family.
-pub(crate) fn is_bert(dir: &Path) -> bool {
-    let config: Option<Value> = read_json(&dir.join(CONFIG)).ok().flatten();
-    config.is_some_and(|config| config.get("model_type").is_some_and(|kind| kind == "bert"))
+/// Whether the directory is a Hugging Face one of a family that runs here.
+pub(crate) fn is_text_encoder(dir: &Path) -> bool {
+    model_type(dir).is_some_and(|kind| Family::ALL.iter().any(|(name, _)| *name == kind))
+}
+
+/// Why a directory, which has no manifest, is no text encoder.
+pub(crate) fn why_not(dir: &Path) -> String {
+    let known = Family::ALL.map(|(name, _)| name).join(", ");
+    match model_type(dir) {
+        Some(kind) => format!("no model: its config.json says model_type {kind:?}; known are {known}"),
+        None => format!("no model: it has no model.toml, and no config.json with a model_type that is known: {known}"),
+    }
+}
+
+fn model_type(dir: &Path) -> Option<String> {
+    let config: Value = read_json(&dir.join(CONFIG)).ok().flatten()?;
+    Some(config.get("model_type")?.as_str()?.to_owned())
 }
 
 /// Reads a JSON file; `None` where there is none.
@@ -90,46 +117,73 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, L
 }
 
 impl Settings {
-    /// Reads them as sentence-transformers does.
+    /// Reads them as transformers does, and for embeddings as sentence-transformers does. The task is that of a manifest, else
+    /// what the model was made for.
     ///
     /// # Errors
-    /// Names the file that is missing, or says what this server does not support rather than embed otherwise than meant.
-    pub(super) fn read(dir: &Path) -> Result<Self, LoadError> {
+    /// Names the file that is missing, or says what this server does not support rather than answer otherwise than meant.
+    pub(super) fn read(dir: &Path, asked: Option<&str>) -> Result<Self, LoadError> {
         for name in [WEIGHTS, TOKENIZER] {
             if !dir.join(name).is_file() {
                 return Err(LoadError::new(&dir.join(name), "is missing"));
             }
         }
         let config = Config::read(&dir.join(CONFIG))?;
-        let sentence: Option<SentenceConfig> = read_json(&dir.join(SENTENCE_CONFIG))?;
+        let wrong = |reason: String| LoadError::new(&dir.join(CONFIG), reason);
+        let own = config.task().map_err(wrong)?;
+        let task = asked.map_or(Ok(own), |word| own.asked(word)).map_err(wrong)?;
         let tokenizer: Option<TokenizerConfig> = read_json(&dir.join(TOKENIZER_CONFIG))?;
+        let mut files: Vec<PathBuf> = vec![WEIGHTS.into(), CONFIG.into(), TOKENIZER.into()];
+        files.extend(tokenizer.is_some().then(|| TOKENIZER_CONFIG.into()));
+        let tokenizer = tokenizer.unwrap_or_default();
+        if let Some(side) = tokenizer.truncation_side.filter(|side| side != "right") {
+            let reason = format!("truncation_side {side:?} is not supported; texts are cut on the right");
+            return Err(LoadError::new(&dir.join(TOKENIZER_CONFIG), reason));
+        }
+        let told = tokenizer.model_input_names.map(|names| names.iter().any(|name| name == "token_type_ids"));
+        // The cast of a float too large for usize gives the largest.
+        let stated = tokenizer.model_max_length.map(|length| length as usize);
+        let mut settings = Self {
+            task,
+            max_tokens: stated.unwrap_or(usize::MAX).min(config.positions()),
+            lower_case: false,
+            pooling: Pooling::Mean,
+            normalize: false,
+            is_told_types: config.family.has_types() && told.unwrap_or(config.family.is_told_types()),
+            unknown: tokenizer.unk_token.map(|(Special::Word(word) | Special::Described { content: word })| word),
+            files,
+            config,
+        };
+        if task == Task::FeatureExtraction {
+            settings.read_sentence_settings(dir)?;
+        }
+        Ok(settings)
+    }
+
+    /// What sentence-transformers' files say about embeddings. Without modules.json it takes the mean and leaves its length as
+    /// it is.
+    fn read_sentence_settings(&mut self, dir: &Path) -> Result<(), LoadError> {
+        let sentence: Option<SentenceConfig> = read_json(&dir.join(SENTENCE_CONFIG))?;
         let prompts: Option<Prompts> = read_json(&dir.join(PROMPTS))?;
         let modules: Option<Vec<Module>> = read_json(&dir.join(MODULES))?;
-
         if let Some(name) = prompts.as_ref().and_then(|prompts| prompts.default_prompt_name.as_ref()) {
             return Err(LoadError::new(&dir.join(PROMPTS), format!("default_prompt_name {name:?} is not supported")));
         }
-        let mut files = vec![WEIGHTS.into(), CONFIG.into(), TOKENIZER.into()];
-        files.extend(sentence.is_some().then(|| SENTENCE_CONFIG.into()));
-        files.extend(tokenizer.is_some().then(|| TOKENIZER_CONFIG.into()));
-        files.extend(prompts.is_some().then(|| PROMPTS.into()));
-        // Without modules.json sentence-transformers takes the mean and leaves its length as it is.
-        let (mut pooling, mut normalize) = (Pooling::Mean, false);
+        self.files.extend(sentence.is_some().then(|| SENTENCE_CONFIG.into()));
+        self.files.extend(prompts.is_some().then(|| PROMPTS.into()));
         if let Some(modules) = modules {
-            files.push(MODULES.into());
+            self.files.push(MODULES.into());
             let pooling_config = pooling_module(&dir.join(MODULES), &modules)?.join(CONFIG);
-            pooling = read_pooling(&dir.join(&pooling_config))?;
-            normalize = modules.len() == 3;
-            files.push(pooling_config);
+            self.pooling = read_pooling(&dir.join(&pooling_config))?;
+            self.normalize = modules.len() == 3;
+            self.files.push(pooling_config);
         }
         let sentence = sentence.unwrap_or_default();
-        let most = config.max_position_embeddings;
-        let max_tokens = sentence.max_seq_length.unwrap_or_else(|| {
-            // The cast of a float too large for usize gives the largest.
-            tokenizer.and_then(|tokenizer| tokenizer.model_max_length).map_or(most, |length| length as usize)
-        });
-        let max_tokens = max_tokens.min(most);
-        Ok(Self { config, max_tokens, lower_case: sentence.do_lower_case, pooling, normalize, files })
+        if let Some(length) = sentence.max_seq_length {
+            self.max_tokens = length.min(self.config.positions());
+        }
+        self.lower_case = sentence.do_lower_case;
+        Ok(())
     }
 }
 
@@ -169,38 +223,6 @@ fn read_pooling(path: &Path) -> Result<Pooling, LoadError> {
     }
 }
 
-/// The model's name: `org/name` for a snapshot in Hugging Face's own cache (`models--org--name/snapshots/<commit>`), else the
-/// directory's last two parts, `augur` for an owner where that makes no name; in lower case, as model names are.
-///
-/// # Errors
-/// When the directory's own part has characters that names do not have.
-pub(super) fn name(dir: &Path) -> Result<ModelName, LoadError> {
-    let wrong = |reason: String| LoadError::new(dir, reason);
-    let whole = dir.canonicalize().map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    let part = |depth: usize| {
-        let name = whole.ancestors().nth(depth).and_then(Path::file_name);
-        name.map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default()
-    };
-    let (own, owner, repository) = (part(0), part(1), part(2));
-    if let Some(name) = repository.strip_prefix("models--").filter(|_| owner == "snapshots")
-        && let Ok(name) = name.replacen("--", "/", 1).parse()
-    {
-        return Ok(name);
-    }
-    format!("{owner}/{own}")
-        .parse()
-        .or_else(|_| ModelName::local(&own))
-        .map_err(|error| wrong(format!("the directory's name cannot be a model's: {error}; rename it")))
-}
-
-/// The licence that the model card's header states, where it names one.
-pub(super) fn license(dir: &Path) -> Option<String> {
-    let card = fs::read_to_string(dir.join(CARD)).ok()?;
-    let header = card.strip_prefix("---")?.split("\n---").next()?;
-    let license = header.lines().find_map(|line| line.strip_prefix("license:"))?.trim().trim_matches(['"', '\'']);
-    (!matches!(license, "" | "other" | "unknown")).then(|| license.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +248,7 @@ mod tests {
     }
 
     fn read(files: &[(&str, Value)]) -> Result<Settings, String> {
-        Settings::read(directory(files).path()).map_err(|error| error.to_string())
+        Settings::read(directory(files).path(), None).map_err(|error| error.to_string())
     }
 
     fn modules(kinds: &[&str]) -> Value {
@@ -283,33 +305,41 @@ mod tests {
         assert!(prompt.expect_err("a default prompt").contains("default_prompt_name"));
         let directory = directory(&[]);
         fs::remove_file(directory.path().join(WEIGHTS)).expect("removes");
-        let error = Settings::read(directory.path()).expect_err("no weights").to_string();
+        let error = Settings::read(directory.path(), None).expect_err("no weights").to_string();
         assert!(error.contains("model.safetensors: is missing"), "{error}");
+        let left = read(&[(TOKENIZER_CONFIG, json!({"truncation_side": "left"}))]);
+        assert!(left.expect_err("cut on the left").contains("truncation_side \"left\""));
     }
 
     #[test]
-    fn names_come_from_directories() {
-        let root = tempfile::tempdir().expect("a temporary directory");
-        let named = |path: &str| {
-            let path = root.path().join(path);
-            fs::create_dir_all(&path).expect("makes a directory");
-            name(&path).map(|name| name.as_str().to_owned()).map_err(|error| error.to_string())
+    fn a_manifest_asks_for_what_the_model_can_do() {
+        let asked = |class: &str, word: &str| {
+            let config = json!({
+                "model_type": "bert", "architectures": [class], "hidden_size": 8, "intermediate_size": 16,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10, "max_position_embeddings": 512,
+            });
+            let directory = directory(&[(CONFIG, config)]);
+            Settings::read(directory.path(), Some(word)).map(|read| read.task).map_err(|error| error.to_string())
         };
-        assert_eq!(named("Owner/All-MiniLM-L6-v2").as_deref(), Ok("owner/all-minilm-l6-v2"));
-        assert_eq!(named("my models/All-MiniLM-L6-v2").as_deref(), Ok("augur/all-minilm-l6-v2"));
-        assert_eq!(named("models--BAAI--bge-small/snapshots/0a1b").as_deref(), Ok("baai/bge-small"));
-        assert!(named("not a name").expect_err("a space").contains("rename it"));
+        let classifier = "BertForSequenceClassification";
+        assert_eq!(asked(classifier, "text-classification"), Ok(Task::TextClassification));
+        assert_eq!(asked(classifier, "zero-shot-classification"), Ok(Task::ZeroShotClassification));
+        for (class, word) in [
+            (classifier, "feature-extraction"),
+            ("BertModel", "zero-shot-classification"),
+            ("BertModel", "translation"),
+        ] {
+            let error = asked(class, word).expect_err("something else");
+            assert!(error.contains("config.json: architectures are for") && error.contains(word), "{error}");
+        }
     }
 
     #[test]
-    fn the_card_states_the_licence() {
-        let stated = |card: &str| {
-            let directory = tempfile::tempdir().expect("a temporary directory");
-            fs::write(directory.path().join(CARD), card).expect("writes");
-            license(directory.path())
-        };
-        assert_eq!(stated("---\nlanguage: en\nlicense: apache-2.0\n---\n# Model").as_deref(), Some("apache-2.0"));
-        assert_eq!(stated("---\nlicense: other\n---\n"), None);
-        assert_eq!(stated("# Model\nlicense: mit\n"), None);
+    fn a_tokenizer_may_tell_types_or_not() {
+        let told = |content: Value| read(&[(TOKENIZER_CONFIG, content)]).expect("sound");
+        assert!(told(json!({})).is_told_types);
+        assert!(!told(json!({"model_input_names": ["input_ids", "attention_mask"]})).is_told_types);
+        let unknown = |content: Value| told(json!({"unk_token": content})).unknown;
+        assert_eq!(unknown(json!("<unk>")), unknown(json!({"content": "<unk>", "lstrip": false})));
     }
 }

@@ -1,0 +1,117 @@
+//! What an encoder begins with: an embedding for each token's word, place and type.
+
+use kernels::{Cpu, PackedMatrix, Rows, RowsMut, layer_norm};
+
+use super::{
+    config::Config,
+    encoder::Text,
+    tensors::{Norm, Tensors},
+};
+use crate::LoadError;
+
+/// The tables of embeddings.
+pub(super) struct Embeddings {
+    /// Columns of the tables.
+    pub(super) width: usize,
+    /// Vocabulary × width.
+    words: Vec<f32>,
+    /// Positions × width: the position's embedding and that of token type 0. Where padding is not counted, the first row is
+    /// padding's.
+    positions: Vec<f32>,
+    /// Types × width: how each type's embedding differs from that of type 0.
+    types: Vec<f32>,
+    norm: Norm,
+    /// A token that positions do not count.
+    padding: Option<u32>,
+    /// Makes embeddings as wide as hidden states, where they are narrower.
+    pub(super) widen: Option<PackedMatrix>,
+}
+
+impl Embeddings {
+    /// The table of words.
+    pub(super) const WORDS: &str = "embeddings.word_embeddings.weight";
+
+    /// Reads the tables.
+    ///
+    /// # Errors
+    /// When one is missing or of another shape.
+    pub(super) fn load(tensors: &Tensors<'_>, config: &Config) -> Result<Self, LoadError> {
+        let width = config.embedding_size();
+        let table = |name: &str, rows: usize| tensors.numbers(name, &[rows, width]);
+        let mut positions = table("embeddings.position_embeddings.weight", config.max_position_embeddings)?;
+        if let Some(padding) = config.padding() {
+            positions.drain(..padding as usize * width);
+        }
+        let mut types = match config.type_vocab_size {
+            0 => vec![0.0; width],
+            count => table("embeddings.token_type_embeddings.weight", count)?,
+        };
+        let (first, _) = types.split_at(width);
+        let first = first.to_vec();
+        for position in positions.chunks_exact_mut(width) {
+            position.iter_mut().zip(&first).for_each(|(number, of_type)| *number += of_type);
+        }
+        for of_type in types.chunks_exact_mut(width) {
+            of_type.iter_mut().zip(&first).for_each(|(number, of_first)| *number -= of_first);
+        }
+        let widen = || tensors.dense(&["embeddings_project".to_owned()], config.hidden_size, width);
+        Ok(Self {
+            width,
+            words: table(Self::WORDS, config.vocab_size)?,
+            positions,
+            types,
+            norm: tensors.norm("embeddings.LayerNorm", width)?,
+            padding: config.padding(),
+            widen: (width != config.hidden_size).then(widen).transpose()?,
+        })
+    }
+
+    /// Writes what each token is and where it stands, after layer norm, to `to`: a row for each, one text after the other.
+    /// `sum` is room for as much.
+    pub(super) fn of(&self, cpu: Cpu, texts: &[Text<'_>], sum: &mut [f32], to: &mut [f32]) {
+        let width = self.width;
+        let mut begin = 0;
+        for text in texts {
+            let numbers = begin..begin + text.ids.len() * width;
+            begin = numbers.end;
+            let sum = &mut sum[numbers.clone()];
+            for (row, token) in sum.chunks_exact_mut(width).zip(text.ids) {
+                row.copy_from_slice(row_of(&self.words, *token as usize, width));
+            }
+            for (row, kind) in sum.chunks_exact_mut(width).zip(text.types) {
+                let of_type = row_of(&self.types, *kind as usize, width);
+                row.iter_mut().zip(of_type).for_each(|(number, of_type)| *number += of_type);
+            }
+            self.place(cpu, text.ids, sum, &mut to[numbers]);
+        }
+    }
+
+    /// Writes the layer norm of each row and its position.
+    fn place(&self, cpu: Cpu, ids: &[u32], sum: &[f32], to: &mut [f32]) {
+        let width = self.width;
+        let mut norm = |tokens: std::ops::Range<usize>, position: usize| {
+            let (numbers, length) = (tokens.start * width..tokens.end * width, tokens.len());
+            let positions = &self.positions[position * width..][..length * width];
+            let to = RowsMut::new(&mut to[numbers.clone()], length, width, width);
+            let rows = |numbers| Rows::new(numbers, length, width, width);
+            layer_norm(cpu, self.norm.parameters(), rows(&sum[numbers]), Some(rows(positions)), to);
+        };
+        match self.padding {
+            None => norm(0..ids.len(), 0),
+            Some(padding) if !ids.contains(&padding) => norm(0..ids.len(), 1),
+            // Somebody wrote the padding token into the text.
+            Some(padding) => {
+                let mut counted = 0;
+                for (token, id) in ids.iter().enumerate() {
+                    let is_counted = *id != padding;
+                    counted += usize::from(is_counted);
+                    norm(token..token + 1, if is_counted { counted } else { 0 });
+                }
+            }
+        }
+    }
+}
+
+fn row_of(table: &[f32], row: usize, width: usize) -> &[f32] {
+    &table[row * width..][..width]
+}

@@ -1,0 +1,242 @@
+//! Text encoders of the BERT family, from plain Hugging Face directories: embeddings as sentence-transformers makes them,
+//! classifiers of texts, of pairs and of tokens as transformers' pipelines run them.
+
+mod card;
+mod classify;
+mod config;
+mod crew;
+mod deal;
+mod embed;
+mod embeddings;
+mod encoder;
+mod family;
+mod files;
+mod head;
+mod labels;
+mod tag;
+mod task;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod tokenize;
+mod zero_shot;
+
+use std::path::Path;
+
+use kernels::Precision;
+use prediction::{Failure, FailureCode, Limits};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use self::{
+    encoder::Text,
+    files::Settings,
+    tokenize::{Tokenizer, Tokens},
+};
+use crate::{
+    Abandon, LoadError, Machine,
+    architecture::{Architecture, Described},
+    engine,
+    map::Weights,
+};
+
+pub use self::encoder::Encoder;
+pub(crate) use self::{
+    classify::Classifier,
+    embed::Embedder,
+    files::{is_text_encoder, why_not},
+    tag::Tagger,
+    task::Task,
+    zero_shot::ZeroShot,
+};
+
+/// The longest text that is read, in characters (of JSON Schema, which are Unicode's code points); some tens of times what any
+/// model of the family looks at.
+const LONGEST_TEXT: usize = 100_000;
+
+/// The most tokens in a batch for each thread that computes it: more take as long each, but those of the batch wait for each
+/// other, and a batch is not left while it is in a layer.
+const TOKENS_EACH: usize = 2048;
+
+/// What a text encoder is asked to do: how an input is read, and what becomes of the numbers that its texts give.
+pub(crate) trait TextTask: Sized + Send + Sync + 'static {
+    /// What an input asks besides its texts.
+    type Asked: Send + Sync + 'static;
+    /// What is made of one text's numbers at once, on the thread that computed them.
+    type Part: Send;
+
+    /// The task of this directory.
+    ///
+    /// # Errors
+    /// Says what its configuration lacks.
+    fn new(settings: &Settings) -> Result<Self, String>;
+
+    /// What goes in and what comes out.
+    fn contract(&self, settings: &Settings) -> Contract;
+
+    /// Reads an input: its texts, at least one, and what else it asks.
+    fn read(&self, tokenizer: &Tokenizer, input: &RawValue) -> Result<(Vec<Tokens>, Self::Asked), Failure>;
+
+    /// Makes something of what the head gave of one text.
+    fn part(&self, tokenizer: &Tokenizer, asked: &Self::Asked, numbers: Vec<f32>) -> Self::Part;
+
+    /// The answer, of the parts of all texts in their order.
+    fn whole(&self, asked: &Self::Asked, parts: Vec<Self::Part>) -> Result<Box<RawValue>, Failure>;
+}
+
+/// What goes into a model and comes out, for people and as JSON Schema, and an input to warm it with.
+pub(crate) struct Contract {
+    description: String,
+    input_schema: Value,
+    output_schema: Value,
+    example: Value,
+}
+
+/// A loaded model.
+pub(crate) struct TextModel<T> {
+    task: T,
+    tokenizer: Tokenizer,
+    encoder: Encoder,
+    /// The most tokens of a batch.
+    max_tokens: usize,
+}
+
+/// An input, read.
+pub(crate) struct Item<A> {
+    texts: Vec<Tokens>,
+    asked: A,
+}
+
+/// What a directory's files say of its model, and what it does: what a manifest asks for, else what it was made for.
+///
+/// # Errors
+/// When a file is missing or cannot be read, and when the model needs what this server does not do.
+pub(crate) fn describe(dir: &Path, asked: Option<&str>) -> Result<(Described, Task), LoadError> {
+    let settings = Settings::read(dir, asked)?;
+    let Contract { description, input_schema, output_schema, example } = match settings.task {
+        Task::FeatureExtraction => task_of::<Embedder>(dir, &settings)?.contract(&settings),
+        Task::TextClassification => task_of::<Classifier>(dir, &settings)?.contract(&settings),
+        Task::TokenClassification => task_of::<Tagger>(dir, &settings)?.contract(&settings),
+        Task::ZeroShotClassification => task_of::<ZeroShot>(dir, &settings)?.contract(&settings),
+    };
+    let described = Described {
+        name: card::name(dir)?,
+        task: settings.task.name().into(),
+        description,
+        license: card::license(dir),
+        source: None,
+        input_schema,
+        output_schema,
+        limits: Limits::default(),
+        files: settings.files,
+        example,
+    };
+    Ok((described, settings.task))
+}
+
+fn task_of<T: TextTask>(dir: &Path, settings: &Settings) -> Result<T, LoadError> {
+    T::new(settings).map_err(|reason| LoadError::new(&dir.join(files::CONFIG), reason))
+}
+
+impl<T: TextTask> TextModel<T> {
+    /// Reads the tokenizer and the encoder for what [`describe`] found.
+    ///
+    /// # Errors
+    /// When a file cannot be read, the files do not fit each other, or a tensor is missing or of another shape.
+    pub(crate) fn load(
+        dir: &Path,
+        task: Task,
+        weights: &Weights,
+        machine: Machine,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
+        let settings = Settings::read(dir, Some(task.name()))?;
+        Ok(Self {
+            task: task_of(dir, &settings)?,
+            tokenizer: Tokenizer::load(dir, &settings)?,
+            encoder: Encoder::load(&settings, weights, machine, precision)?,
+            max_tokens: TOKENS_EACH * machine.threads.get(),
+        })
+    }
+}
+
+impl<T: TextTask> Architecture for TextModel<T> {
+    type Item = Item<T::Asked>;
+
+    fn prepare(&self, input: &RawValue) -> Result<Self::Item, Failure> {
+        let (texts, asked) = self.task.read(&self.tokenizer, input)?;
+        Ok(Item { texts, asked })
+    }
+
+    fn cost(&self, item: &Self::Item) -> usize {
+        item.texts.iter().map(|text| text.ids.len()).sum()
+    }
+
+    fn max_batch_cost(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn tokens(&self, item: &Self::Item) -> Option<u32> {
+        u32::try_from(self.cost(item)).ok()
+    }
+
+    fn run(&self, batch: &[(Self::Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+        let (texts, asked): (Vec<Text<'_>>, Vec<&T::Asked>) =
+            batch.iter().flat_map(|(item, _)| item.texts.iter().map(|text| (Text::from(text), &item.asked))).unzip();
+        let unwanted = || batch.iter().all(|(_, abandon)| abandon.is_abandoned());
+        let part = |text: usize, numbers: Vec<f32>| self.task.part(&self.tokenizer, asked[text], numbers);
+        let Some(parts) = self.encoder.run(&texts, unwanted, part) else {
+            return Ok(batch.iter().map(|_| Err(engine::canceled())).collect());
+        };
+        let mut parts = parts.into_iter();
+        let whole = |(item, _): &(Self::Item, Abandon)| {
+            self.task.whole(&item.asked, parts.by_ref().take(item.texts.len()).collect())
+        };
+        Ok(batch.iter().map(whole).collect())
+    }
+}
+
+/// Reads an input's JSON.
+fn parse<I: DeserializeOwned>(input: &RawValue) -> Result<I, Failure> {
+    serde_json::from_str(input.get()).map_err(|error| invalid(error.to_string()))
+}
+
+/// Writes an answer's JSON.
+fn answer(answer: &impl Serialize) -> Result<Box<RawValue>, Failure> {
+    to_raw_value(answer).map_err(|error| failed(&error))
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::InvalidInput, message)
+}
+
+/// Why an input has no tokens. The cause is for the log, because it names what only the operator knows.
+fn unreadable(error: &dyn std::fmt::Display) -> Failure {
+    tracing::warn!(%error, "a text could not be cut into tokens");
+    invalid("the text cannot be cut into tokens")
+}
+
+/// The model gave no answer, for a cause of its own.
+fn failed(error: &dyn std::fmt::Display) -> Failure {
+    tracing::error!(%error, "a text encoder failed");
+    Failure::new(FailureCode::ModelError, "the model failed on this input")
+}
+
+/// Refuses to answer with what is no number.
+fn check_numbers(numbers: &[f32]) -> Result<(), Failure> {
+    let are_numbers = numbers.iter().all(|number| number.is_finite());
+    if are_numbers { Ok(()) } else { Err(failed(&"what it computed holds what is no number")) }
+}
+
+/// The one part of a text that is an input alone.
+fn only<P>(parts: Vec<Result<P, Failure>>) -> Result<P, Failure> {
+    parts.into_iter().next().unwrap_or_else(|| Err(failed(&"a text gave nothing")))
+}
+
+/// The schema of a text.
+fn text_schema(description: &str) -> Value {
+    json!({"type": "string", "maxLength": LONGEST_TEXT, "description": description})
+}
