@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use prediction::{Limits, ModelSpec, WorkerId};
+use store::Outcome;
 
 use crate::fixture::{Fixture, LEASE, eventually, model, new, version};
 
-on_both!(workers_publish_and_withdraw, concurrent_workers_publish_the_same, the_secret_stays);
+on_both!(
+    workers_publish_and_withdraw,
+    concurrent_workers_publish_the_same,
+    versions_are_unfinished_until_their_last_prediction_is,
+    the_secret_stays
+);
 
 fn spec(name: &str, digit: char) -> ModelSpec {
     ModelSpec {
@@ -20,6 +26,18 @@ fn spec(name: &str, digit: char) -> ModelSpec {
         output_schema: serde_json::json!({}),
         limits: Limits::default(),
     }
+}
+
+async fn versions_are_unfinished_until_their_last_prediction_is(fixture: Fixture) {
+    let (asked, unknown) = ((model(), version()), (model(), "f".repeat(64).parse().unwrap()));
+    let unfinished = async || fixture.store.unfinished(&[unknown.clone(), asked.clone()]).await.unwrap();
+    assert!(unfinished().await.is_empty());
+    let run = fixture.claimed(LEASE).await;
+    assert_eq!(unfinished().await, [asked.clone()], "one runs");
+    fixture.store.complete(vec![Outcome::Retry { run, delay: LEASE }]).await.unwrap();
+    assert_eq!(unfinished().await, [asked.clone()], "one waits to be tried again");
+    fixture.store.cancel("", run.id).await.unwrap();
+    assert!(unfinished().await.is_empty());
 }
 
 async fn workers_publish_and_withdraw(fixture: Fixture) {
