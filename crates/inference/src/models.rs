@@ -16,7 +16,7 @@ use prediction::{ModelName, ModelSpec, Version};
 use crate::{
     LoadError, Machine, Model,
     echo::{self, Echo},
-    registry::{self, Checked, Place},
+    registry::{self, Place},
     signature::Signature,
 };
 
@@ -77,6 +77,8 @@ struct Known {
     acted_on: Option<Signature>,
     /// What was loaded from it last; a directory that is broken now may have been whole before.
     holds: Option<Key>,
+    /// Bytes of memory that there was no room for when it was acted on.
+    lacks: Option<u64>,
 }
 
 /// How far a look trusts what it sees.
@@ -99,11 +101,25 @@ pub struct Changes {
     pub faults: Vec<LoadError>,
 }
 
+/// A model that can be served from now on.
+enum Ready {
+    /// It is loaded already.
+    Loaded(Key),
+    /// Its weights take so many bytes of memory.
+    New(Model, u64),
+}
+
 /// Why a directory was not loaded.
-enum NotLoaded {
-    Fault(LoadError),
-    /// It changed meanwhile.
-    Moving,
+struct NotLoaded {
+    fault: LoadError,
+    /// Bytes of memory that there was no room for, if that is why.
+    lacks: Option<u64>,
+}
+
+impl From<LoadError> for NotLoaded {
+    fn from(fault: LoadError) -> Self {
+        Self { fault, lacks: None }
+    }
 }
 
 impl Models {
@@ -117,19 +133,20 @@ impl Models {
         let mut seen = models.seen();
         for place in registry::places(config)? {
             let signature = Signature::of(&place.dir);
-            let key = models.take(place.describe()?.check()?)?;
+            let key = models.serve(models.ready(&place).map_err(|not_loaded| not_loaded.fault)?);
             let known = Known {
                 name: place.name,
                 signature: Some(signature.clone()),
                 acted_on: Some(signature),
                 holds: Some(key),
+                lacks: None,
             };
             seen.places.insert(place.dir, known);
         }
         drop(seen);
         if config.enable_echo {
             let model = registry::start(Path::new("augur/echo"), echo::spec(), Echo, &echo::example())?;
-            models.insert(model, 0);
+            models.serve(Ready::New(model, 0));
         }
         if models.loaded().is_empty() {
             let dir = config.models_dir.as_deref().unwrap_or(Path::new("models"));
@@ -241,11 +258,13 @@ impl Models {
         let signature = Signature::of(&place.dir);
         let has_settled = look == Look::AtOnce || known.signature.as_ref() == Some(&signature);
         known.signature = Some(signature.clone());
-        if known.acted_on.as_ref() == Some(&signature) || !has_settled {
+        let has_room_now = known.lacks.is_some_and(|bytes| self.has_room(bytes));
+        if (known.acted_on.as_ref() == Some(&signature) && !has_room_now) || !has_settled {
             return;
         }
+        known.lacks = None;
         match self.load_from(place, &signature) {
-            Ok(key) => {
+            Ok(Some(key)) => {
                 known.acted_on = Some(signature);
                 if known.holds.as_ref() != Some(&key) {
                     tracing::info!(model = %key.0, version = key.1.short(), "served from now on");
@@ -253,49 +272,67 @@ impl Models {
                     known.holds = Some(key);
                 }
             }
-            Err(NotLoaded::Moving) => {}
-            Err(NotLoaded::Fault(fault)) => {
-                known.acted_on = Some(signature);
+            Ok(None) => {}
+            Err(NotLoaded { fault, lacks }) => {
+                (known.acted_on, known.lacks) = (Some(signature), lacks);
                 report(&fault);
                 changes.faults.push(fault);
             }
         }
     }
 
-    fn load_from(&self, place: &Place, signature: &Signature) -> Result<Key, NotLoaded> {
-        let load = || place.describe().and_then(|found| self.take(found.check()?));
-        let loaded = catch_unwind(AssertUnwindSafe(load))
-            .unwrap_or_else(|_| Err(LoadError::new(&place.dir, "loading it panicked")));
-        match loaded {
-            // What it would be called may not be what was loaded.
-            _ if Signature::of(&place.dir) != *signature => Err(NotLoaded::Moving),
-            loaded => loaded.map_err(NotLoaded::Fault),
+    /// Serves what a directory holds; nothing when it changed meanwhile.
+    fn load_from(&self, place: &Place, signature: &Signature) -> Result<Option<Key>, NotLoaded> {
+        let ready = catch_unwind(AssertUnwindSafe(|| self.ready(place)))
+            .unwrap_or_else(|_| Err(LoadError::new(&place.dir, "loading it panicked").into()));
+        // What it would be called may not be what was loaded.
+        if Signature::of(&place.dir) != *signature {
+            return Ok(None);
         }
+        Ok(Some(self.serve(ready?)))
     }
 
-    /// Loads a model, if it is not loaded already and there is room, and serves it.
-    fn take(&self, checked: Checked) -> Result<Key, LoadError> {
+    /// Loads the model of a directory, if it is not loaded already and there is room.
+    fn ready(&self, place: &Place) -> Result<Ready, NotLoaded> {
+        let checked = place.describe()?.check()?;
         let key = (checked.found.described.name.clone(), checked.version.clone());
-        if let Some(loaded) = self.loaded_mut().get_mut(&key) {
-            loaded.is_retired = false;
-            return Ok(key);
+        if self.loaded().contains_key(&key) {
+            return Ok(Ready::Loaded(key));
         }
         let bytes = checked.bytes();
-        let taken: u64 = self.loaded().values().map(|loaded| loaded.bytes).sum();
-        if let Some(most) = self.0.config.memory.filter(|most| taken + bytes > *most) {
-            let reason = format!(
-                "its weights take {bytes} bytes of memory, but models may take {most} in all (--models-memory), and those \
-                 that are loaded take {taken}"
-            );
-            return Err(LoadError::new(checked.found.dir(), reason));
+        if self.has_room(bytes) {
+            return Ok(Ready::New(checked.load(self.0.config.machine)?, bytes));
         }
-        self.insert(checked.load(self.0.config.machine)?, bytes);
-        Ok(key)
+        let (most, taken) = (self.0.config.memory.unwrap_or(u64::MAX), self.taken());
+        let reason = format!(
+            "its weights take {bytes} bytes of memory, but models may take {most} in all (--models-memory), and those that are \
+             loaded take {taken}"
+        );
+        Err(NotLoaded { fault: LoadError::new(&place.dir, reason), lacks: Some(bytes) })
     }
 
-    fn insert(&self, model: Model, bytes: u64) {
-        let key = (model.spec().name.clone(), model.spec().version.clone());
-        self.loaded_mut().insert(key, Loaded { model, bytes, is_retired: false });
+    fn serve(&self, ready: Ready) -> Key {
+        let mut loaded = self.loaded_mut();
+        match ready {
+            Ready::Loaded(key) => {
+                loaded.entry(key.clone()).and_modify(|loaded| loaded.is_retired = false);
+                key
+            }
+            Ready::New(model, bytes) => {
+                let key = (model.spec().name.clone(), model.spec().version.clone());
+                loaded.insert(key.clone(), Loaded { model, bytes, is_retired: false });
+                key
+            }
+        }
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.0.config.memory.is_none_or(|most| self.taken().saturating_add(bytes) <= most)
+    }
+
+    /// Bytes of memory that the weights of all that is loaded take.
+    fn taken(&self) -> u64 {
+        self.loaded().values().map(|loaded| loaded.bytes).sum()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

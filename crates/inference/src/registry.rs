@@ -223,11 +223,6 @@ impl Found {
         Ok(Checked { found: self, digests, version, weights })
     }
 
-    /// Its directory.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// What runs it, as a manifest names it.
     pub(crate) fn architecture(&self) -> &'static str {
         match self.runs {

@@ -177,14 +177,14 @@ fn a_model_that_memory_has_no_room_for_is_refused_and_others_stay() {
     let error = Models::load(&config).err().expect("at the start it is an error");
     assert!(error.reason.contains("--models-memory"), "{error}");
 
-    // Room that an unloaded model leaves is room.
+    // Room that an unloaded model leaves is room, also for what had none before.
     let models =
         Models::load(&Config { memory: Some(small + large), ..home.config() }).expect("there is room for both");
     home.change("iris");
     assert_eq!(models.look(Look::AtOnce).faults.len(), 1, "the old version is still there");
     fs::remove_dir_all(home.path("digits")).expect("removes");
     let retired = models.look(Look::AtOnce).retired.remove(0);
+    assert!(models.look(Look::AtOnce).is_empty(), "what is retired takes room");
     models.unload(&retired.0, &retired.1);
-    home.change("iris");
     assert_eq!(names(&models.look(Look::AtOnce).served), ["augur/iris"]);
 }
