@@ -65,7 +65,8 @@ pub struct Cluster {
     /// Where its API is, as `http://` has it.
     pub address: String,
     pub(crate) client: reqwest::Client,
-    _models: TempDir,
+    /// The directory of models that its workers follow.
+    pub models: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -128,7 +129,7 @@ impl Cluster {
             database,
             address: format!("http://127.0.0.1:{port}"),
             client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client"),
-            _models: models,
+            models,
             _turn: turn,
         };
         for index in 0..plan.workers {

@@ -1,8 +1,11 @@
 //! `augur doctor`: checks each thing a server needs, and says what to do about each fault.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use inference::Models;
+use inference::{LoadError, Models, survey};
 use queue::Queue;
 use settings::{Doctor, Fatal, say};
 use store::{Schema, SealedSecret, Store, StoreError};
@@ -171,13 +174,25 @@ async fn queue(settings: &Doctor) -> Finding {
 }
 
 async fn models(settings: settings::ModelSettings) -> Finding {
+    let models_dir = settings.dir.models_dir.clone();
     let config = model_config(settings).map_err(|fault| fault.to_string())?;
     match spawn_blocking(move || Models::load(&config)).await {
         Ok(Ok(models)) => {
             let names: Vec<String> = models.specs().iter().map(|spec| spec.name.to_string()).collect();
             Ok(format!("{} load", names.join(", ")))
         }
-        Ok(Err(error)) => Err(format!("{error}; correct the model, --models-dir or --model")),
+        Ok(Err(error)) => {
+            Err(format!("{}; correct the model, --models-dir or --model", all_broken(models_dir, error).await))
+        }
         Err(error) => Err(format!("loading them failed: {error}")),
     }
+}
+
+/// Every model directory that is broken; the error that ended the loading where there is none, or this is the only one.
+async fn all_broken(models_dir: PathBuf, first: LoadError) -> String {
+    let listed = spawn_blocking(move || survey(&models_dir)).await;
+    let listed = listed.ok().and_then(Result::ok).unwrap_or_default();
+    let faults: Vec<String> =
+        listed.into_iter().filter_map(|listed| listed.found.err()).map(|fault| fault.to_string()).collect();
+    if faults.len() > 1 { faults.join("; ") } else { first.to_string() }
 }

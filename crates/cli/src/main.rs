@@ -4,8 +4,10 @@ mod client;
 mod demo;
 mod doctor;
 mod migrate;
+mod models;
 mod parts;
 mod predict;
+mod screen;
 mod serve;
 mod server;
 mod webhook_key;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
             AugurCommand::Serve(serve) => serve::serve(*serve, stop).await,
             AugurCommand::Demo(demo) => demo::demo(demo, stop).await,
             AugurCommand::Predict(predict) => until(&stop, predict::predict(predict)).await,
+            AugurCommand::Models(command) => until(&stop, models::models(command)).await,
             AugurCommand::Migrate(migrate) => until(&stop, migrate::migrate(migrate)).await,
             AugurCommand::Doctor(doctor) => until(&stop, doctor::doctor(doctor)).await,
         }

@@ -35,11 +35,12 @@ pub(crate) fn queue_location(queue: &QueueSettings) -> queue::Location {
 /// Which models to load, and what they compute on.
 pub(crate) fn model_config(models: ModelSettings) -> Result<inference::Config, Fatal> {
     Ok(inference::Config {
-        models_dir: Some(models.models_dir),
+        models_dir: Some(models.dir.models_dir),
         model_dirs: models.model,
         only: Vec::new(),
         enable_echo: models.enable_echo,
-        machine: Machine::with_isa(models.isa.as_deref())?,
+        machine: Machine::with_isa(models.isa.isa.as_deref())?,
+        memory: models.models_memory,
     })
 }
 

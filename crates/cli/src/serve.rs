@@ -1,6 +1,11 @@
 //! `augur serve`: everything in one process, on a file of its own or on Postgres and Redis.
 
-use settings::{ApiSettings, Fatal, GraceSettings, IDEMPOTENCY_KEYS_FOR, Serve, WorkerSettings, host_name, say};
+use std::sync::Arc;
+
+use settings::{
+    ApiSettings, Fatal, GraceSettings, IDEMPOTENCY_KEYS_FOR, Serve, WorkerSettings, host_name, say, told_on_hangup,
+};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use webhook::Policy;
 
@@ -37,13 +42,13 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
         queue,
         queue_config: queue::Config { window: settings.queue.queue_window as usize, lease: settings.worker.lease },
         models: model_config(settings.models)?,
-        worker: worker_config(settings.worker, settings.grace, poll_store),
+        worker: worker_config(settings.worker, settings.grace, poll_store, told_on_hangup()?),
         api: api_config(settings.api, settings.links.public_url, settings.grace),
         webhooks,
     })
 }
 
-fn worker_config(worker: WorkerSettings, grace: GraceSettings, poll_store: bool) -> worker::Config {
+fn worker_config(worker: WorkerSettings, grace: GraceSettings, poll_store: bool, look: Arc<Notify>) -> worker::Config {
     worker::Config {
         lease: worker.lease,
         slots: worker.slots as usize,
@@ -52,6 +57,7 @@ fn worker_config(worker: WorkerSettings, grace: GraceSettings, poll_store: bool)
         poll_store,
         keys_for: IDEMPOTENCY_KEYS_FOR,
         host: host_name(),
+        look,
     }
 }
 

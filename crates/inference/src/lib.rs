@@ -11,8 +11,12 @@ mod manifest;
 mod map;
 mod mlp;
 mod model;
+mod models;
+mod origin;
 mod picture;
 mod registry;
+mod signature;
+mod survey;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -21,11 +25,13 @@ pub use abandon::Abandon;
 pub use kernels::{Cpu, Isa, IsaError, Precision};
 pub use machine::Machine;
 pub use model::{Model, Output};
-pub use registry::{Config, Models};
+pub use models::{Changes, Config, Look, Models};
+pub use origin::Origin;
+pub use survey::{Description, Listed, PinnedFile, inspect, refuse_pickle, survey};
 pub use text::Encoder;
 
 /// A model could not be loaded; names the model and the file, for the operator.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{path}: {reason}")]
 pub struct LoadError {
     /// The directory or file.

@@ -64,7 +64,6 @@ pub(crate) enum Kind {
     /// A feed-forward network for pictures and tables.
     Mlp,
     /// A text encoder of the BERT family; which, its `config.json` says.
-    #[serde(alias = "bert")]
     Encoder,
 }
 

@@ -53,6 +53,12 @@ impl Weights {
         self.metadata.offset_keys().len()
     }
 
+    /// How many numbers its tensors hold.
+    pub(crate) fn parameters(&self) -> u64 {
+        let tensors = self.metadata.tensors();
+        tensors.values().map(|info| info.shape.iter().map(|side| *side as u64).product::<u64>()).sum()
+    }
+
     /// The shape of a tensor, if the file has it.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.metadata.info(name).map(|info| info.shape.as_slice())

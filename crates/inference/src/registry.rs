@@ -1,4 +1,4 @@
-//! Which models there are: found in directories, described, checked, loaded and warmed.
+//! From a directory to a model: found, described, checked, loaded and warmed.
 
 use std::{
     collections::BTreeMap,
@@ -14,44 +14,37 @@ use prediction::{ModelName, ModelSpec, Version};
 use serde_json::{Value, value::to_raw_value};
 
 use crate::{
-    Abandon, LoadError, Machine, Model,
+    Abandon, Config, LoadError, Machine, Model,
     architecture::{Architecture, Described},
     digest,
-    echo::{self, Echo},
     manifest::{self, Kind, MANIFEST, Manifest},
     map::Weights,
     mlp::{self, Mlp},
+    origin::Origin,
     text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
 };
 
 /// The file with the weights, in every model directory.
 const WEIGHTS: &str = "model.safetensors";
 
-/// Which models to load.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    /// Directory of `<owner>/<name>/model.toml` directories; absent is no error when `model_dirs` names others, or echo is on.
-    pub models_dir: Option<PathBuf>,
-    /// Further model directories: ours with a manifest, or plain Hugging Face ones.
-    pub model_dirs: Vec<PathBuf>,
-    /// Only these of `models_dir` (all when empty).
-    pub only: Vec<ModelName>,
-    /// Whether `augur/echo`, a toy for tests and benchmarks, is served.
-    pub enable_echo: bool,
-    /// What they compute on.
-    pub machine: Machine,
-}
-
-/// The models of this process; cheap to clone.
-#[derive(Clone)]
-pub struct Models(Arc<BTreeMap<(ModelName, Version), Model>>);
+/// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, or as bf16 in one part or two.
+const PARAMETER_BYTES: u64 = 4;
 
 /// A model directory, described but not loaded.
-struct Found {
+pub(crate) struct Found {
     dir: PathBuf,
-    described: Described,
+    pub(crate) described: Described,
     pinned: BTreeMap<PathBuf, String>,
     runs: Runs,
+}
+
+/// One whose files are as they should be: only its tensors have not been read.
+pub(crate) struct Checked {
+    pub(crate) found: Found,
+    /// SHA-256 by file, of those that make the version.
+    pub(crate) digests: BTreeMap<PathBuf, String>,
+    pub(crate) version: Version,
+    weights: Weights,
 }
 
 /// What runs a found model.
@@ -60,57 +53,47 @@ enum Runs {
     Text(Task, Precision),
 }
 
-impl Models {
-    /// Finds, checks, maps, loads and warms every model; slow, blocking: call it off the async threads.
+/// Where a model lies, and what it must be called there.
+pub(crate) struct Place {
+    /// The directory.
+    pub(crate) dir: PathBuf,
+    /// As its place in `models_dir` calls it; a directory named by itself may be called anything.
+    pub(crate) name: Option<ModelName>,
+}
+
+/// The places of all models that a configuration asks for.
+///
+/// # Errors
+/// When directories cannot be read, and when one of `only` is not there.
+pub(crate) fn places(config: &Config) -> Result<Vec<Place>, LoadError> {
+    let mut places = Vec::new();
+    if let Some(models_dir) = &config.models_dir {
+        let optional = config.enable_echo || !config.model_dirs.is_empty();
+        places = find(models_dir, &config.only, optional)?;
+    }
+    places.extend(config.model_dirs.iter().map(|dir| Place { dir: dir.clone(), name: None }));
+    Ok(places)
+}
+
+impl Place {
+    /// Reads what the directory says about its model.
     ///
     /// # Errors
-    /// When any model cannot be loaded, when one of `only` is not there, and when there is none at all.
-    pub fn load(config: &Config) -> Result<Self, LoadError> {
-        let mut models = BTreeMap::new();
-        let mut add = |model: Model| {
-            let spec = model.spec();
-            models.insert((spec.name.clone(), spec.version.clone()), model);
-        };
-        if let Some(models_dir) = &config.models_dir {
-            let optional = config.enable_echo || !config.model_dirs.is_empty();
-            for (dir, name) in find(models_dir, &config.only, optional)? {
-                let found = describe(&dir)?;
-                if found.described.name != name {
-                    let reason = format!("says it is {}, but lies where {name} would", found.described.name);
-                    return Err(LoadError::new(&dir, reason));
-                }
-                add(found.load(config.machine)?);
+    /// Names the file that is missing or wrong.
+    pub(crate) fn describe(&self) -> Result<Found, LoadError> {
+        let found = describe(&self.dir)?;
+        match &self.name {
+            Some(name) if found.described.name != *name => {
+                let reason = format!("says it is {}, but lies where {name} would", found.described.name);
+                Err(LoadError::new(&self.dir, reason))
             }
+            _ => Ok(found),
         }
-        for dir in &config.model_dirs {
-            add(describe(dir)?.load(config.machine)?);
-        }
-        if config.enable_echo {
-            let dir = Path::new("augur/echo");
-            add(start(dir, echo::spec(), Echo, &echo::example())?);
-        }
-        if models.is_empty() {
-            let dir = config.models_dir.as_deref().unwrap_or(Path::new("models"));
-            return Err(LoadError::new(dir, "no model here, and none named elsewhere"));
-        }
-        Ok(Self(Arc::new(models)))
-    }
-
-    /// What is served, by name.
-    #[must_use]
-    pub fn specs(&self) -> Vec<ModelSpec> {
-        self.0.values().map(|model| model.spec().clone()).collect()
-    }
-
-    /// The model of this version, if it is served.
-    #[must_use]
-    pub fn get(&self, name: &ModelName, version: &Version) -> Option<Model> {
-        self.0.get(&(name.clone(), version.clone())).cloned()
     }
 }
 
 /// The `<owner>/<name>` directories that hold a model, those of `only` unless it is empty, by name.
-fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<(PathBuf, ModelName)>, LoadError> {
+fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<Place>, LoadError> {
     if optional && !models_dir.exists() {
         return Ok(Vec::new());
     }
@@ -119,32 +102,41 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<(Pa
         if owner.join(MANIFEST).exists() {
             tracing::warn!(dir = %owner.display(), "not loaded: a model lies in <models>/<owner>/<name>, this one in <models>/<name>");
         }
-        for dir in directories(&owner)? {
+        let dirs = match directories(&owner) {
+            // It has gone since it was found.
+            Err(_) if !owner.exists() => continue,
+            dirs => dirs?,
+        };
+        for dir in dirs {
             let is_model = dir.join(MANIFEST).exists() || text::is_text_encoder(&dir);
             let Some(name) = name_of(&dir).filter(|_| is_model) else { continue };
             if only.is_empty() || only.contains(&name) {
-                found.push((dir, name));
+                found.push(Place { dir, name: Some(name) });
             }
         }
     }
-    if let Some(missing) = only.iter().find(|name| !found.iter().any(|(_, found)| found == *name)) {
+    if let Some(missing) = only.iter().find(|name| !found.iter().any(|place| place.name.as_ref() == Some(*name))) {
         return Err(LoadError::new(&models_dir.join(missing.as_str()), "no such model"));
     }
     Ok(found)
 }
 
-/// The directories in a directory, by name.
-fn directories(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+/// The directories in a directory, by name; what is hidden is being made, or nobody's model.
+pub(crate) fn directories(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let failed = |error: std::io::Error| LoadError::new(dir, format!("cannot be read: {error}"));
     let entries = fs::read_dir(dir).map_err(failed)?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
-    let mut directories: Vec<_> = paths.into_iter().filter(|path| path.is_dir()).collect();
+    let mut directories: Vec<_> = paths.into_iter().filter(|path| path.is_dir() && !is_hidden(path)).collect();
     directories.sort();
     Ok(directories)
 }
 
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
 /// What a directory is called: its last two parts.
-fn name_of(dir: &Path) -> Option<ModelName> {
+pub(crate) fn name_of(dir: &Path) -> Option<ModelName> {
     let dir = std::path::absolute(dir).ok()?;
     let name = dir.file_name()?.to_str()?;
     let owner = dir.parent()?.file_name()?.to_str()?;
@@ -156,9 +148,12 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
     if !dir.join(MANIFEST).exists() {
         if text::is_text_encoder(dir) {
             hint_at_pickles(dir)?;
-            let (described, task) = text::describe(dir, None)?;
+            let (mut described, task) = text::describe(dir, None)?;
+            let origin = Origin::read(dir)?;
+            described.source = origin.as_ref().map(|origin| origin.source.clone());
+            let pinned = origin.map(|origin| origin.files).unwrap_or_default();
             let runs = Runs::Text(task, Precision::F32);
-            return Ok(Found { dir: dir.to_owned(), described, pinned: BTreeMap::new(), runs });
+            return Ok(Found { dir: dir.to_owned(), described, pinned, runs });
         }
         return Err(LoadError::new(dir, text::why_not(dir)));
     }
@@ -220,11 +215,52 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
 }
 
 impl Found {
-    /// Checks the files, loads the weights and warms the model.
-    fn load(self, machine: Machine) -> Result<Model, LoadError> {
-        let Self { dir, described, pinned, runs } = self;
-        let version = digest::version(&digests(&dir, &described, &pinned)?);
-        let weights = Weights::open(&dir.join(WEIGHTS))?;
+    /// Checks the files.
+    ///
+    /// # Errors
+    /// Names the file that is missing, not as it was, or no sound weights.
+    pub(crate) fn check(self) -> Result<Checked, LoadError> {
+        let digests = digests(&self.dir, &self.described, &self.pinned)?;
+        let version = digest::version(&digests);
+        let weights = Weights::open(&self.dir.join(WEIGHTS))?;
+        Ok(Checked { found: self, digests, version, weights })
+    }
+
+    /// What runs it, as a manifest names it.
+    pub(crate) fn architecture(&self) -> &'static str {
+        match self.runs {
+            Runs::Mlp(_) => "mlp",
+            Runs::Text(..) => "encoder",
+        }
+    }
+
+    /// How exact its products are, as a manifest says it; `None` where that cannot be chosen.
+    pub(crate) fn precision(&self) -> Option<&'static str> {
+        match self.runs {
+            Runs::Mlp(_) => None,
+            Runs::Text(_, Precision::F32) => Some("f32"),
+            Runs::Text(_, Precision::Bf16) => Some("bf16"),
+        }
+    }
+}
+
+impl Checked {
+    /// How many numbers the weights are.
+    pub(crate) fn parameters(&self) -> u64 {
+        self.weights.parameters()
+    }
+
+    /// The most bytes of memory that the weights take when they are loaded.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.parameters() * PARAMETER_BYTES
+    }
+
+    /// Loads the weights and warms the model.
+    ///
+    /// # Errors
+    /// When a file cannot be read, a tensor is not what the architecture needs, or the example does not run.
+    pub(crate) fn load(self, machine: Machine) -> Result<Model, LoadError> {
+        let Self { found: Found { dir, described, runs, .. }, version, weights, .. } = self;
         let Described { name, task, description, license, source, input_schema, output_schema, limits, .. } = described;
         let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
         match runs {
@@ -283,7 +319,15 @@ fn digests(
 }
 
 /// Runs the example once, checks that it and its result fit the schemas, and starts the model's thread.
-fn start<A: Architecture>(dir: &Path, spec: ModelSpec, architecture: A, example: &Value) -> Result<Model, LoadError> {
+///
+/// # Errors
+/// When the example does not run, a schema is none, or the system gives no thread.
+pub(crate) fn start<A: Architecture>(
+    dir: &Path,
+    spec: ModelSpec,
+    architecture: A,
+    example: &Value,
+) -> Result<Model, LoadError> {
     let started = Instant::now();
     let wrong = |reason: String| LoadError::new(dir, reason);
     let schema = |schema: &Value, what: &str| -> Result<Validator, LoadError> {

@@ -7,8 +7,8 @@ use prediction::ModelName;
 
 use crate::{
     ApiSettings, DataSettings, DeliverySettings, FileSettings, GraceSettings, LinkSettings, ListenSettings,
-    LogSettings, ModelSettings, QueueSettings, SchemaSettings, StoreSettings, WebhookSettings, WorkerSettings,
-    groups::positive_duration,
+    LogSettings, ModelSettings, ModelsCommand, QueueSettings, SchemaSettings, StoreSettings, WebhookSettings,
+    WorkerSettings, groups::positive_duration,
 };
 
 /// What `augur` can do.
@@ -31,6 +31,9 @@ pub enum AugurCommand {
         augur predict augur/iris @flower.json\n  \
         augur predict augur/digits '{\"image\": \"data:image/png;base64,…\"}'")]
     Predict(Predict),
+    /// Lists, shows, adds and fetches models
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Brings the database schema up to date
     Migrate(Migrate),
     /// Checks each thing that a server needs, and says what to do about each fault
@@ -165,7 +168,7 @@ pub struct Doctor {
     pub file: FileSettings,
 }
 
-fn model_name(text: &str) -> Result<ModelName, String> {
+pub(crate) fn model_name(text: &str) -> Result<ModelName, String> {
     let name = if text.contains('/') { text.parse() } else { ModelName::local(text) };
     name.map_err(|error| error.to_string())
 }

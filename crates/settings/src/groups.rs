@@ -156,19 +156,41 @@ pub struct ApiSettings {
     pub queue_unserved: bool,
 }
 
-/// Which models are served.
+/// Where models are.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models")]
-pub struct ModelSettings {
-    /// The directory of models: each in OWNER/NAME/ with a model.toml.
+pub struct ModelsDirSettings {
+    /// The directory of models: each in OWNER/NAME/, with a model.toml or as Hugging Face has it.
     #[arg(long, env = "AUGUR_MODELS_DIR", default_value = "models", value_name = "DIR")]
     pub models_dir: PathBuf,
-    /// A further model directory, with a model.toml or as Hugging Face has it; may be repeated, or separated by commas.
-    #[arg(long, env = "AUGUR_MODEL", action = ArgAction::Append, value_delimiter = ',', value_name = "DIR")]
-    pub model: Vec<PathBuf>,
+}
+
+/// What models compute with.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Models")]
+pub struct IsaSettings {
     /// The instructions that text models compute with, if not the fastest the machine has: portable, avx2, avx512 or amx.
     #[arg(long, env = "AUGUR_ISA", value_parser = ["portable", "avx2", "avx512", "amx"], value_name = "ISA")]
     pub isa: Option<String>,
+}
+
+/// Which models are served. The directories are followed: what changes in them is loaded and unloaded while others run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Models")]
+pub struct ModelSettings {
+    /// Where they are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// A further model directory, with a model.toml or as Hugging Face has it; may be repeated, or separated by commas.
+    #[arg(long, env = "AUGUR_MODEL", action = ArgAction::Append, value_delimiter = ',', value_name = "DIR")]
+    pub model: Vec<PathBuf>,
+    /// The most bytes of memory that the weights of all models may take together: a model that would exceed them is not loaded.
+    /// While one is replaced, both versions count.
+    #[arg(long, env = "AUGUR_MODELS_MEMORY", value_parser = value_parser!(u64).range(1..), value_name = "BYTES")]
+    pub models_memory: Option<u64>,
+    /// What they compute with.
+    #[command(flatten)]
+    pub isa: IsaSettings,
     /// Serves augur/echo as well, a toy for tests and benchmarks.
     #[arg(long, env = "AUGUR_ENABLE_ECHO")]
     pub enable_echo: bool,

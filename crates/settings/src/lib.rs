@@ -9,6 +9,7 @@ mod fatal;
 mod file;
 mod groups;
 mod host;
+mod models;
 mod parse;
 mod programs;
 mod run;
@@ -19,13 +20,17 @@ pub use commands::{AugurCommand, Demo, Doctor, Migrate, Predict, Serve};
 pub use fatal::Fatal;
 pub use file::FileError;
 pub use groups::{
-    ApiSettings, DataSettings, FileSettings, GraceSettings, IDEMPOTENCY_KEYS_FOR, LinkSettings, ListenSettings,
-    LogFormat, LogSettings, ModelSettings, QueueSettings, SchemaSettings, StoreSettings, Work, WorkSettings,
-    WorkerSettings,
+    ApiSettings, DataSettings, FileSettings, GraceSettings, IDEMPOTENCY_KEYS_FOR, IsaSettings, LinkSettings,
+    ListenSettings, LogFormat, LogSettings, ModelSettings, ModelsDirSettings, QueueSettings, SchemaSettings,
+    StoreSettings, Work, WorkSettings, WorkerSettings,
 };
 pub use host::host_name;
+pub use models::{
+    AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
+    ReplaceSettings, Repository,
+};
 pub use parse::{ParseError, parse, program_commands};
 pub use programs::{Augur, AugurApi, AugurWorker, Program};
-pub use run::{run, say};
+pub use run::{run, say, told_on_hangup};
 pub use server_url::ServerUrl;
 pub use webhooks::{DeliverySettings, WebhookKey, WebhookSettings};

@@ -6,11 +6,13 @@ use std::{
     future::Future,
     io::{self, Write},
     process::{self, ExitCode},
+    sync::Arc,
 };
 
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
+    sync::Notify,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +66,22 @@ where
 fn ended(fatal: &Fatal) -> ExitCode {
     let _ = writeln!(io::stderr(), "error: {fatal}");
     ExitCode::from(fatal.status())
+}
+
+/// Tells of every SIGHUP from now on, which no longer ends the process: look again at what may have changed.
+///
+/// # Errors
+/// When the system does not let signals be heard.
+pub fn told_on_hangup() -> io::Result<Arc<Notify>> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    let told = Arc::new(Notify::new());
+    let teller = Arc::clone(&told);
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            teller.notify_one();
+        }
+    });
+    Ok(told)
 }
 
 fn stop_on_signal() -> io::Result<CancellationToken> {

@@ -9,7 +9,8 @@ use settings::{Augur, AugurWorker, parse, program_commands};
 const HEAD: &str = "\
 # Settings of augur, augur-api and augur-worker, for --config FILE (or AUGUR_CONFIG=FILE). One file may serve all three.
 #
-# Each key is also a flag (--listen) and an environment variable (AUGUR_LISTEN; DATABASE_URL and REDIS_URL have no prefix).
+# Each key is also a flag (--listen) and an environment variable (AUGUR_LISTEN; DATABASE_URL, REDIS_URL, HF_ENDPOINT and
+# HF_TOKEN have no prefix).
 # A flag goes before the variable, that before this file, that before the default. Paths are relative to the directory
 # that the program is started in. Durations are a whole number and a unit: 500ms, 30s, 5m, 2h, 7d.
 #
@@ -17,17 +18,19 @@ const HEAD: &str = "\
 ";
 
 /// Examples of the settings that have no default.
-const EXAMPLES: [(&str, &str); 9] = [
+const EXAMPLES: [(&str, &str); 11] = [
     ("database-url", "\"postgres://augur:password@localhost:5432/augur\""),
     ("redis-url", "\"redis://localhost:6379\""),
     ("public-url", "\"https://augur.example.org\""),
     ("model", "[\"path/to/model\"]"),
+    ("models-memory", "8589934592"),
     ("isa", "\"avx512\""),
     ("only", "\"deliveries\""),
     ("queue-time-limit", "\"1h\""),
     // No key that would work, so that nobody shares one with everybody else.
     ("webhook-key", "\"(openssl rand -base64 32)\""),
     ("webhook-allow", "[\"10.0.0.0/8\"]"),
+    ("hf-token", "\"hf_…\""),
 ];
 
 fn arguments(command: &Command) -> Vec<&Arg> {
@@ -152,9 +155,11 @@ fn every_setting_is_named_alike_everywhere() {
     for arg in &all {
         let name = long(arg);
         let upper = name.to_ascii_uppercase().replace('-', "_");
-        let expected = if matches!(name, "database-url" | "redis-url") { upper } else { format!("AUGUR_{upper}") };
+        // Named as everybody's tools have them.
+        let is_common = matches!(name, "database-url" | "redis-url" | "hf-endpoint" | "hf-token");
+        let expected = if is_common { upper } else { format!("AUGUR_{upper}") };
         assert_eq!(arg.get_env().expect("a setting has a variable").to_string_lossy(), expected);
-        let is_secret = matches!(name, "database-url" | "redis-url" | "webhook-key");
+        let is_secret = matches!(name, "database-url" | "redis-url" | "webhook-key" | "hf-token");
         assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
         for other in all.iter().filter(|other| other.get_long() == arg.get_long()) {
             let is_quiet_demo = name == "log" && [defaults(arg), defaults(other)].concat().contains(&"warn".to_owned());
@@ -175,5 +180,5 @@ fn what_is_no_setting_is_of_one_call_only() {
         .collect();
     others.sort_unstable();
     others.dedup();
-    assert_eq!(others, ["input", "keep", "model", "wait"]);
+    assert_eq!(others, ["each", "from", "input", "json", "keep", "model", "name", "replace", "repository", "wait"]);
 }

@@ -334,6 +334,14 @@ impl Store {
         on_backend!(self, backend => backend.withdraw(worker).await)
     }
 
+    /// Which of these versions have predictions that wait or run, anywhere.
+    pub async fn unfinished(&self, versions: &[(ModelName, Version)]) -> Result<Vec<(ModelName, Version)>, StoreError> {
+        if versions.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.unfinished(versions).await)
+    }
+
     /// Every version ever published, with how many workers seen within `alive` serve it, newest first per model.
     pub async fn models(&self, alive: Duration) -> Result<Vec<PublishedModel>, StoreError> {
         on_backend!(self, backend => backend.models(alive).await)

@@ -9,8 +9,10 @@ mod backoff;
 mod cancel;
 mod claim;
 mod complete;
+mod consume;
 mod deliver;
 mod dispatch;
+mod follow;
 mod held;
 mod node;
 mod outage;
@@ -32,10 +34,9 @@ use std::{sync::Arc, time::Duration};
 
 use inference::Models;
 use node::Node;
-use prediction::{ModelName, Priority, StreamKey, Version};
 use queue::Queue;
 use store::{Store, StoreError};
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// How a worker works.
@@ -56,6 +57,8 @@ pub struct Config {
     pub keys_for: Duration,
     /// For people: the host's name.
     pub host: String,
+    /// Told when the directories of models shall be looked at, and what is in them be trusted to be whole.
+    pub look: Arc<Notify>,
 }
 
 /// Works until `stop`, then drains. `ready` is called once its models are published and it takes work.
@@ -103,14 +106,8 @@ pub async fn run(
     parts.spawn(node.awaited(claim::claim_tickets(Arc::clone(&node), tickets_in)));
     parts.spawn(node.awaited(poll::poll(Arc::clone(&node))));
     parts.spawn(node.awaited(suspects::run_suspects(Arc::clone(&node))));
-    let consumer = {
-        let node = Arc::clone(&node);
-        async move {
-            let slots = Arc::clone(node.slots.permits());
-            node.queue.consume(streams(&node.serves), slots, claim::handler(tickets), node.stop.clone()).await;
-        }
-    };
-    parts.spawn(consumer);
+    parts.spawn(consume::consume(Arc::clone(&node), claim::handler(tickets)));
+    parts.spawn(follow::follow(Arc::clone(&node)));
     ready();
 
     loop {
@@ -121,16 +118,4 @@ pub async fn run(
     }
     stop::drain(&node, parts).await;
     Ok(())
-}
-
-/// The streams whose tickets this worker can use, those of the highest priority first.
-fn streams(serves: &[(ModelName, Version)]) -> Vec<StreamKey> {
-    let of_priority = |priority| {
-        serves.iter().map(move |(model, version)| StreamKey {
-            model: model.clone(),
-            version: version.clone(),
-            priority,
-        })
-    };
-    Priority::ALL.into_iter().flat_map(of_priority).collect()
 }

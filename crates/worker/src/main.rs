@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use inference::{Machine, Models};
 use queue::Queue;
-use settings::{AugurWorker, Fatal, IDEMPOTENCY_KEYS_FOR, WebhookSettings, Work, host_name, say};
+use settings::{AugurWorker, Fatal, IDEMPOTENCY_KEYS_FOR, WebhookSettings, Work, host_name, say, told_on_hangup};
 use store::{Schema, Store};
 use tokio_util::sync::CancellationToken;
 use webhook::{Guard, Policy};
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal> {
+    let look = told_on_hangup()?;
     let delivery = delivery_config(&settings)?;
     let url = settings.store.database_url.ok_or_else(|| Fatal::new(Fatal::NEEDS_POSTGRES))?;
     let store = Store::open(&store::Location::Postgres {
@@ -46,11 +47,12 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             return Ok(());
         }
         let models = inference::Config {
-            models_dir: Some(settings.models.models_dir),
+            models_dir: Some(settings.models.dir.models_dir),
             model_dirs: settings.models.model,
             only: Vec::new(),
             enable_echo: settings.models.enable_echo,
-            machine: Machine::with_isa(settings.models.isa.as_deref())?,
+            machine: Machine::with_isa(settings.models.isa.isa.as_deref())?,
+            memory: settings.models.models_memory,
         };
         let models = tokio::task::spawn_blocking(move || Models::load(&models)).await??;
         let config = worker::Config {
@@ -61,6 +63,7 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             poll_store: false,
             keys_for: IDEMPOTENCY_KEYS_FOR,
             host: host_name(),
+            look,
         };
         let (store, queue) = (store.clone(), queue.clone());
         worker::run(store, queue, models, config, || say("ready"), stop_worker.clone()).await?;

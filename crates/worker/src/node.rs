@@ -7,7 +7,7 @@ use std::{
 };
 
 use inference::Models;
-use prediction::{ModelName, Version, WorkerId};
+use prediction::WorkerId;
 use queue::Queue;
 use store::{Claimed, Store, StoreError};
 use tokio::sync::Notify;
@@ -29,8 +29,6 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) queue: Queue,
     pub(crate) models: Models,
-    /// The versions it can run.
-    pub(crate) serves: Vec<(ModelName, Version)>,
     pub(crate) config: Config,
     pub(crate) slots: Slots,
     pub(crate) held: Arc<Held>,
@@ -41,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) outage: Outage,
     /// Completions that the store refused so far.
     pub(crate) stale: AtomicU64,
+    /// Other versions can be run than before.
+    pub(crate) other_versions: Notify,
     /// Somebody saw a suspect.
     pub(crate) suspects: Notify,
     /// Nothing new is taken.
@@ -65,11 +65,11 @@ impl Node {
     ) -> Self {
         Self {
             id: WorkerId::generate(),
-            serves: models.specs().into_iter().map(|spec| (spec.name, spec.version)).collect(),
             slots: Slots::new(config.slots),
             held: Arc::default(),
             outage: Outage::default(),
             stale: AtomicU64::new(0),
+            other_versions: Notify::new(),
             suspects: Notify::new(),
             due: Notify::new(),
             hand_back: CancellationToken::new(),

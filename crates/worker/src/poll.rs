@@ -55,7 +55,8 @@ async fn take(node: &Arc<Node>) -> Found {
     }
     let (asked, claimed_at) = (slots.num_permits(), Instant::now());
     let limit = u32::try_from(asked).unwrap_or(u32::MAX);
-    let next = node.store.claim_next(node.id, &node.serves, limit, node.config.lease);
+    let versions = node.models.runnable();
+    let next = node.store.claim_next(node.id, &versions, limit, node.config.lease);
     let Ok(claim) = node.ask(next).await else { return Found::Nothing };
     if !claim.suspects.is_empty() {
         node.suspects.notify_one();

@@ -45,7 +45,8 @@ pub(crate) async fn withdraw(node: &Node) {
     let _ = node.ask(farewell).await;
 }
 
-async fn publish(node: &Node) -> Result<(), StoreError> {
+/// Says what is served now.
+pub(crate) async fn publish(node: &Node) -> Result<(), StoreError> {
     let stale = node.stale.load(Ordering::Relaxed);
     node.store.publish(node.id, &node.config.host, &node.models.specs(), stale).await
 }

@@ -78,7 +78,8 @@ async fn session(node: &Node, patience: Duration) -> Session {
     let begun = Instant::now();
     while begun.elapsed() < LONGEST_SESSION && !node.stop.is_cancelled() {
         let claimed_at = Instant::now();
-        match node.ask(node.store.claim_suspect(node.id, &node.serves, node.config.lease)).await {
+        let versions = node.models.runnable();
+        match node.ask(node.store.claim_suspect(node.id, &versions, node.config.lease)).await {
             Ok(Some(claimed)) => {
                 tracing::info!(prediction = %claimed.run.id, "runs alone");
                 run::run(node, vec![claimed], claimed_at, None).await;

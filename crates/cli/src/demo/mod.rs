@@ -2,11 +2,10 @@
 
 mod digits;
 mod receiver;
-mod screen;
 mod steps;
 mod webhooks;
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use settings::{Demo, Fatal, IDEMPOTENCY_KEYS_FOR, ListenSettings, host_name, say};
 use tokio::time::Instant;
@@ -15,8 +14,8 @@ use webhook::Policy;
 
 use crate::{
     client::Client,
-    demo::screen::milliseconds,
     parts::{embedded, model_config},
+    screen::milliseconds,
     server::{Plan, Server, WebhookPlan},
     webhook_key::KeyPlace,
 };
@@ -70,8 +69,8 @@ async fn show(client: &Client, address: &str, begun: Instant) -> Result<(), Fata
 
 fn plan(settings: &Demo, directory: &Path) -> Result<Plan, Fatal> {
     let mut models = settings.models.clone();
-    if models.models_dir == Path::new("models") && !models.models_dir.exists() {
-        models.models_dir = BUNDLED_MODELS.into();
+    if models.dir.models_dir == Path::new("models") && !models.dir.models_dir.exists() {
+        models.dir.models_dir = BUNDLED_MODELS.into();
     }
     let grace = Duration::from_secs(20);
     Ok(Plan {
@@ -88,6 +87,7 @@ fn plan(settings: &Demo, directory: &Path) -> Result<Plan, Fatal> {
             poll_store: false,
             keys_for: IDEMPOTENCY_KEYS_FOR,
             host: host_name(),
+            look: Arc::default(),
         },
         api: api::Config {
             public_url: None,

@@ -15,9 +15,9 @@ use crate::{
     client::{Answer, Client, ClientError},
     demo::{
         digits::{DIGITS, Digit},
-        screen::{milliseconds, thousands},
         webhooks,
     },
+    screen::{milliseconds, thousands},
 };
 
 /// Between two looks at a prediction.

@@ -10,9 +10,9 @@ use crate::{
     client::{Answer, Client, Webhook},
     demo::{
         receiver::{Received, Receiver},
-        screen::milliseconds,
         steps::{self, FlowerOutput, PATIENCE},
     },
+    screen::milliseconds,
 };
 
 /// What is asked for: word of the end.

@@ -50,3 +50,22 @@ async fn a_running_server_is_seen() {
     assert!(ran.out.contains("is used by another running augur") && ran.out.contains("is used by another program"));
     served.stop().await;
 }
+
+#[tokio::test]
+async fn every_broken_model_is_named() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    for model in ["augur/one", "augur/two"] {
+        let dir = home.path().join("models").join(model);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        std::fs::write(dir.join("model.toml"), "no manifest").expect("writes");
+    }
+    let [data, models] =
+        ["data-dir", "models-dir"].map(|name| flag(name, &home.path().join(name.trim_end_matches("-dir"))));
+    let ran = augur(&["doctor", &data, &models, "--listen=127.0.0.1:0"]).await;
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert!(
+        ran.out.contains("FAIL  models") && ran.out.contains("augur/one") && ran.out.contains("augur/two"),
+        "{}",
+        ran.out
+    );
+}

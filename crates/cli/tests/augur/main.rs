@@ -2,11 +2,16 @@
 
 mod demo;
 mod doctor;
+mod follow;
+mod hub;
+mod models;
 mod once;
 mod postgres;
 mod predict;
+mod pull;
 mod receiver;
 mod serve;
 mod served;
 mod settings;
+mod tiny;
 mod webhooks;

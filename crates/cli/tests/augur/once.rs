@@ -20,7 +20,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_augur"));
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("AUGUR_") || text == "DATABASE_URL" || text == "REDIS_URL" {
+        if text.starts_with("AUGUR_") || text.starts_with("HF_") || text == "DATABASE_URL" || text == "REDIS_URL" {
             command.env_remove(name);
         }
     }

@@ -33,7 +33,10 @@ pub(crate) fn prepare(settings: &[&str]) -> Process {
         command.push("AUGUR_LISTEN=127.0.0.1:0".into());
     }
     command.extend(settings.iter().filter(is_variable).map(Into::into));
-    command.extend([env!("CARGO_BIN_EXE_augur"), "serve", "--enable-echo", "--models-dir=none"].map(Into::into));
+    command.extend([env!("CARGO_BIN_EXE_augur"), "serve", "--enable-echo"].map(Into::into));
+    if !settings.iter().any(|setting| setting.contains("models-dir")) {
+        command.push("--models-dir=none".into());
+    }
     command.extend(settings.iter().filter(|setting| !is_variable(setting)).map(Into::into));
     Process::new("augur-serve", command)
 }
@@ -41,11 +44,17 @@ pub(crate) fn prepare(settings: &[&str]) -> Process {
 impl Served {
     /// Sends something to the toy model and returns the prediction.
     pub(crate) async fn submit(&self, input: &Value) -> Value {
-        let url = format!("{}/v1/models/augur/echo/predictions", self.address);
+        let (status, prediction) = self.submit_to("augur/echo", input).await;
+        assert_eq!(status, 202);
+        prediction
+    }
+
+    /// Sends something to a model and returns the answer's status and body.
+    pub(crate) async fn submit_to(&self, model: &str, input: &Value) -> (u16, Value) {
+        let url = format!("{}/v1/models/{model}/predictions", self.address);
         let call = reqwest::Client::new().post(url).json(&json!({ "input": input }));
         let response = call.send().await.expect("the server answers");
-        assert_eq!(response.status(), 202);
-        response.json().await.expect("the answer is JSON")
+        (response.status().as_u16(), response.json().await.expect("the answer is JSON"))
     }
 
     /// Asks for a prediction until it is terminal.

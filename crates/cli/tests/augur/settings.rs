@@ -55,11 +55,12 @@ async fn it_does_not_serve_beyond_this_machine_unasked() {
 
 #[tokio::test]
 async fn every_command_explains_itself_and_shows_no_secret() {
-    for name in ["", "serve", "demo", "predict", "migrate", "doctor"] {
-        let arguments: Vec<&str> = [name, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
+    let of_models = ["models ls", "models inspect", "models add", "models pull", "models bench"];
+    for name in ["", "serve", "demo", "predict", "models", "migrate", "doctor"].into_iter().chain(of_models) {
+        let arguments: Vec<&str> = name.split_whitespace().chain(["--help"]).collect();
         let mut command = command(&arguments);
         command.env("DATABASE_URL", "postgres://augur:s3cret@db/augur").env("REDIS_URL", "redis://:s3cret@redis");
-        command.env("AUGUR_WEBHOOK_KEY", "s3cret");
+        command.env("AUGUR_WEBHOOK_KEY", "s3cret").env("HF_TOKEN", "s3cret");
         let ran = ended(command, "").await;
         assert_eq!(ran.status, Some(0), "{ran:?}");
         assert!(ran.out.contains("Usage: augur") && !ran.out.contains("s3cret"), "{}", ran.out);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prediction::{ModelSpec, WorkerId};
+use prediction::{ModelName, ModelSpec, Version, WorkerId};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
@@ -10,7 +10,7 @@ use super::{Postgres, on_connection};
 use crate::{
     PublishedModel, StoreError,
     numbers::micros,
-    rows::{PublishedRow, secret, spec_json},
+    rows::{PublishedRow, read, secret, spec_json},
 };
 
 const SEE_WORKER: &str = "
@@ -55,6 +55,19 @@ const MODELS: &str = "
     WHERE spec IS NOT NULL
     ORDER BY model, published_at DESC, versions.id DESC";
 
+/// One look into the index of what waits per version, as for streams that wait; what runs is little.
+const UNFINISHED: &str = "
+    SELECT model, version
+    FROM UNNEST($1::text[], $2::text[]) AS asked (model, version)
+    JOIN versions USING (model, version)
+    LEFT JOIN LATERAL (
+        SELECT true AS waits FROM predictions
+        WHERE version_id = versions.id AND status = 0
+        ORDER BY priority DESC, not_before, id
+        LIMIT 1
+    ) AS any_waiting ON true
+    WHERE waits OR versions.id IN (SELECT version_id FROM predictions WHERE status = 1)";
+
 const STALE_COMPLETIONS: &str = "
     SELECT (stale_completions + (SELECT COALESCE(sum(stale), 0) FROM workers))::bigint FROM installation";
 
@@ -88,6 +101,21 @@ impl Postgres {
         let rows: Vec<PublishedRow<OffsetDateTime>> =
             on_connection!(self, |connection| sqlx::query_as(MODELS).bind(micros(alive)).fetch_all(connection).await)?;
         rows.into_iter().map(PublishedRow::into_model).collect()
+    }
+
+    pub(crate) async fn unfinished(
+        &self,
+        versions: &[(ModelName, Version)],
+    ) -> Result<Vec<(ModelName, Version)>, StoreError> {
+        let models: Vec<&str> = versions.iter().map(|(model, _)| model.as_str()).collect();
+        let versions: Vec<&str> = versions.iter().map(|(_, version)| version.as_str()).collect();
+        let found: Vec<(String, String)> = on_connection!(self, |connection| {
+            sqlx::query_as(UNFINISHED).bind(&models).bind(&versions).fetch_all(connection).await
+        })?;
+        found
+            .into_iter()
+            .map(|(model, version)| Ok((read("a model name", model)?, read("a version", version)?)))
+            .collect()
     }
 
     pub(crate) async fn stale_completions(&self) -> Result<u64, StoreError> {

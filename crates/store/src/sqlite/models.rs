@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prediction::{ModelSpec, WorkerId};
+use prediction::{ModelName, ModelSpec, Version, WorkerId};
 
 use super::{
     Sqlite,
@@ -40,6 +40,11 @@ const MODELS: &str = "
     FROM versions
     WHERE spec IS NOT NULL
     ORDER BY model, published_at DESC, versions.id DESC";
+
+const UNFINISHED: &str = "
+    SELECT EXISTS (SELECT 1 FROM predictions WHERE version_id = versions.id AND status = 0)
+        OR EXISTS (SELECT 1 FROM predictions WHERE version_id = versions.id AND status = 1)
+    FROM versions WHERE model = ?1 AND version = ?2";
 
 const STALE_COMPLETIONS: &str = "
     SELECT stale_completions + (SELECT COALESCE(sum(stale), 0) FROM workers) FROM installation";
@@ -87,6 +92,20 @@ impl Sqlite {
         let since = clock::now().plus(-micros(alive));
         let rows: Vec<PublishedRow<Stamp>> = sqlx::query_as(MODELS).bind(since).fetch_all(&mut *connection).await?;
         rows.into_iter().map(PublishedRow::into_model).collect()
+    }
+
+    pub(crate) async fn unfinished(
+        &self,
+        versions: &[(ModelName, Version)],
+    ) -> Result<Vec<(ModelName, Version)>, StoreError> {
+        let mut found = Vec::new();
+        for (model, version) in versions {
+            let query = sqlx::query_scalar(UNFINISHED).bind(model.as_str()).bind(version.as_str());
+            if query.fetch_optional(&self.readers).await? == Some(true) {
+                found.push((model.clone(), version.clone()));
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) async fn stale_completions(&self) -> Result<u64, StoreError> {

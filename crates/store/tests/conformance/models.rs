@@ -1,12 +1,18 @@
 //! What workers publish: who is alive and serves what.
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use prediction::{Limits, ModelSpec, WorkerId};
+use store::Outcome;
 
 use crate::fixture::{Fixture, LEASE, eventually, model, new, version};
 
-on_both!(workers_publish_and_withdraw, concurrent_workers_publish_the_same, the_secret_stays);
+on_both!(
+    workers_publish_and_withdraw,
+    concurrent_workers_publish_the_same,
+    versions_are_unfinished_until_their_last_prediction_is,
+    the_secret_stays
+);
 
 fn spec(name: &str, digit: char) -> ModelSpec {
     ModelSpec {
@@ -20,6 +26,18 @@ fn spec(name: &str, digit: char) -> ModelSpec {
         output_schema: serde_json::json!({}),
         limits: Limits::default(),
     }
+}
+
+async fn versions_are_unfinished_until_their_last_prediction_is(fixture: Fixture) {
+    let (asked, unknown) = ((model(), version()), (model(), "f".repeat(64).parse().unwrap()));
+    let unfinished = async || fixture.store.unfinished(&[unknown.clone(), asked.clone()]).await.unwrap();
+    assert!(unfinished().await.is_empty());
+    let run = fixture.claimed(LEASE).await;
+    assert_eq!(unfinished().await, slice::from_ref(&asked), "one runs");
+    fixture.store.complete(vec![Outcome::Retry { run, delay: LEASE }]).await.unwrap();
+    assert_eq!(unfinished().await, slice::from_ref(&asked), "one waits to be tried again");
+    fixture.store.cancel("", run.id).await.unwrap();
+    assert!(unfinished().await.is_empty());
 }
 
 async fn workers_publish_and_withdraw(fixture: Fixture) {
@@ -54,7 +72,7 @@ async fn workers_publish_and_withdraw(fixture: Fixture) {
     .await;
     // A prediction for it came first: the version is published all the same.
     let known = ModelSpec { name: model(), version: version(), ..spec("x/y", '4') };
-    fixture.store.publish(first, "one", std::slice::from_ref(&known), 0).await.unwrap();
+    fixture.store.publish(first, "one", slice::from_ref(&known), 0).await.unwrap();
     assert!(fixture.store.models(LEASE).await.unwrap().iter().any(|model| model.spec == known));
 }
 

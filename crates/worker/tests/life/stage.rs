@@ -1,6 +1,6 @@
 //! What every scenario needs: a store, a queue, predictions and deliveries in them, workers and senders beside them.
 
-use std::{collections::HashSet, future::Future, path::Path, time::Duration};
+use std::{collections::HashSet, future::Future, path::Path, sync::Arc, time::Duration};
 
 use inference::Models;
 use prediction::{
@@ -112,6 +112,7 @@ impl Stage {
             poll_store: false,
             keys_for: Duration::from_secs(3600),
             host: "test".to_owned(),
+            look: Arc::default(),
         };
         change(&mut config);
         let models = tokio::task::spawn_blocking(move || Models::load(&models).unwrap()).await.unwrap();

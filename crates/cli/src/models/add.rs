@@ -1,0 +1,65 @@
+//! `augur models add`: copies a model that is on this machine.
+
+use std::{fs, path::Path};
+
+use inference::{Origin, refuse_pickle};
+use prediction::ModelName;
+use settings::{AddModel, Fatal, say};
+use tokio::task::spawn_blocking;
+
+use super::{
+    described,
+    install::{Staged, refuse_existing},
+    place,
+};
+
+/// A model's card, which states its licence.
+const CARD: &str = "README.md";
+
+/// Copies it and says what it is called now.
+pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
+    let (from, models_dir) = (settings.from, settings.dir.models_dir);
+    if !from.is_dir() {
+        refuse_pickle(&from)?;
+        return Err(Fatal::new(format!(
+            "{} is not a directory; a model is one, with a model.toml, or with config.json, tokenizer.json and \
+             model.safetensors",
+            from.display()
+        )));
+    }
+    let found = described(&from).await?;
+    let name = named(&found.dir, &found.spec.name, settings.name)?;
+    let target = place(&models_dir, &name);
+    refuse_existing(&target, &name, settings.replace.replace)?;
+
+    let staged = Staged::new(&models_dir, &name, &format!("add-{}", std::process::id()), false)?;
+    let files = found.files.iter().map(|file| file.path.clone());
+    let beside = [CARD, Origin::FILE].into_iter().filter(|file| from.join(file).is_file()).map(Into::into);
+    let (files, to): (Vec<_>, _) = (files.chain(beside).collect(), staged.dir.clone());
+    let copied = spawn_blocking(move || files.iter().try_for_each(|file| copy(&from, &to, file))).await?;
+    copied?;
+    if described(&staged.dir).await?.spec.version != found.spec.version {
+        return Err(Fatal::new(format!("{} changed while it was copied", found.dir.display())));
+    }
+    let spec = staged.install(settings.replace.replace).await?;
+    say(format_args!("added {name}, version {}, in {}", spec.version.short(), target.display()));
+    Ok(())
+}
+
+/// What it will be called: a manifest's word is its last.
+fn named(dir: &Path, found: &ModelName, wanted: Option<ModelName>) -> Result<ModelName, Fatal> {
+    match wanted {
+        Some(wanted) if wanted != *found && dir.join("model.toml").exists() => Err(Fatal::new(format!(
+            "the model.toml in {} says that the model is {found}; change it there rather than with --name {wanted}",
+            dir.display()
+        ))),
+        wanted => Ok(wanted.unwrap_or_else(|| found.clone())),
+    }
+}
+
+fn copy(from: &Path, to: &Path, file: &Path) -> Result<(), Fatal> {
+    let target = to.join(file);
+    let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(from.join(file), &target));
+    copied.map_err(|error| Fatal::new(format!("{} cannot be copied: {error}", from.join(file).display())))?;
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! How a model comes into the directory of models: whole or not at all, in one rename, and only when it has run.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use inference::Machine;
+use prediction::{ModelName, ModelSpec};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use settings::Fatal;
+
+use super::{loaded, place};
+
+/// A model on its way: its files are gathered in a hidden directory of the directory of models, on the same file system.
+pub(crate) struct Staged {
+    name: ModelName,
+    /// Hidden, so that nobody takes what is in it for a model.
+    pub(crate) home: PathBuf,
+    /// The model's directory in it, called as it will be: its name may come from that.
+    pub(crate) dir: PathBuf,
+    target: PathBuf,
+    /// Whether what was gathered is kept for another attempt.
+    is_kept: bool,
+}
+
+impl Staged {
+    /// Makes the directory, or finds the one that an earlier attempt left. `purpose` keeps different ones apart.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn new(models_dir: &Path, name: &ModelName, purpose: &str, is_kept: bool) -> Result<Self, Fatal> {
+        let home = models_dir.join(format!(".{purpose}-{}--{}", name.owner(), name.name()));
+        let dir = place(&home, name);
+        fs::create_dir_all(&dir).map_err(|error| Fatal::new(format!("{} cannot be made: {error}", dir.display())))?;
+        Ok(Self { name: name.clone(), home, dir, target: place(models_dir, name), is_kept })
+    }
+
+    /// Loads the model, runs its example, and puts it into its place; there is nothing left of it elsewhere then.
+    ///
+    /// # Errors
+    /// When it does not load or run, and when it cannot be moved; what was in its place is there still.
+    pub(crate) async fn install(&self, replace: bool) -> Result<ModelSpec, Fatal> {
+        let failed = |error: io::Error| Fatal::new(format!("{} cannot be put there: {error}", self.target.display()));
+        let spec = loaded(&self.dir, Machine::default()).await?.specs().remove(0);
+        sync(&self.dir).map_err(failed)?;
+        refuse_existing(&self.target, &self.name, replace)?;
+        self.target.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+        put(&self.dir, &self.target, &self.home.join("replaced")).map_err(failed)?;
+        self.discard();
+        Ok(spec)
+    }
+
+    /// Removes what was gathered.
+    pub(crate) fn discard(&self) {
+        // What cannot be removed is hidden, and in nobody's way.
+        let _ = fs::remove_dir_all(&self.home);
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.discard();
+        }
+    }
+}
+
+/// Refuses to go on when there is a model already, unless it shall be replaced.
+///
+/// # Errors
+/// When there is one.
+pub(crate) fn refuse_existing(target: &Path, name: &ModelName, replace: bool) -> Result<(), Fatal> {
+    if target.exists() && !replace {
+        return Err(Fatal::new(format!("{name} is there already, in {}; --replace replaces it", target.display())));
+    }
+    Ok(())
+}
+
+/// Moves a directory to its place in one step, and what was there to the directory's.
+fn put(dir: &Path, target: &Path, aside: &Path) -> io::Result<()> {
+    if !target.exists() {
+        fs::rename(dir, target)?;
+    } else if renameat_with(CWD, dir, CWD, target, RenameFlags::EXCHANGE).is_err() {
+        // Not every file system can exchange. Whoever looks between the two steps finds nothing there.
+        fs::rename(target, aside)?;
+        if let Err(error) = fs::rename(dir, target) {
+            fs::rename(aside, target)?;
+            return Err(error);
+        }
+    }
+    match target.parent() {
+        Some(owner) => File::open(owner)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Sees to it that the files are on disk before the name says so.
+fn sync(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() { sync(&path)? } else { File::open(path)?.sync_all()? }
+    }
+    File::open(dir)?.sync_all()
+}

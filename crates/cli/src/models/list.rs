@@ -1,0 +1,55 @@
+//! `augur models ls`: a table of what is in the directory of models.
+
+use inference::{Listed, survey};
+use serde_json::{Value, json};
+use settings::{Fatal, ListModels, say};
+use tokio::task::spawn_blocking;
+
+use super::reason_in;
+use crate::screen::bytes;
+
+/// Prints it.
+pub(crate) async fn list(settings: ListModels) -> Result<(), Fatal> {
+    let models_dir = settings.dir.models_dir;
+    let listed = spawn_blocking(move || survey(&models_dir)).await??;
+    if settings.print.json {
+        say(Value::from_iter(listed.iter().map(as_json)));
+        return Ok(());
+    }
+    let rows: Vec<[String; 4]> = listed.iter().map(row).collect();
+    let head = ["NAME", "TASK", "VERSION", "SIZE"].map(str::to_owned);
+    let width = |column: usize| {
+        let sound = rows.iter().filter(|row| column == 0 || !row[2].is_empty());
+        sound.chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let [name, task, version] = [0, 1, 2].map(width);
+    for row in [&head].into_iter().chain(&rows) {
+        let line = format!("{:name$}  {:task$}  {:version$}  {:>8}", row[0], row[1], row[2], row[3]);
+        say(line.trim_end());
+    }
+    Ok(())
+}
+
+fn row(listed: &Listed) -> [String; 4] {
+    let name = listed.name.to_string();
+    match &listed.found {
+        Ok(found) => [name, found.spec.task.clone(), found.spec.version.short().to_owned(), bytes(found.file_bytes())],
+        Err(fault) => [name, format!("broken: {}", reason_in(&listed.dir, fault)), String::new(), String::new()],
+    }
+}
+
+fn as_json(listed: &Listed) -> Value {
+    let (name, dir) = (listed.name.as_str(), &listed.dir);
+    match &listed.found {
+        Ok(found) => json!({
+            "name": name,
+            "dir": dir,
+            "task": found.spec.task,
+            "version": found.spec.version,
+            "architecture": found.architecture,
+            "parameters": found.parameters,
+            "bytes": found.file_bytes(),
+        }),
+        Err(fault) => json!({"name": name, "dir": dir, "error": reason_in(&listed.dir, fault)}),
+    }
+}

@@ -1,0 +1,80 @@
+//! `augur models`: what is in the directory of models, and how more comes there.
+
+mod add;
+mod bench;
+mod download;
+mod hub;
+mod inspect;
+mod install;
+mod list;
+mod progress;
+mod pull;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use inference::{Config, Description, LoadError, Machine, Models};
+use prediction::ModelName;
+use settings::{Fatal, ModelsCommand};
+use tokio::task::spawn_blocking;
+
+/// Does what is asked.
+pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
+    match command {
+        ModelsCommand::Ls(settings) => list::list(settings).await,
+        ModelsCommand::Inspect(settings) => inspect::inspect(settings).await,
+        ModelsCommand::Add(settings) => add::add(settings).await,
+        ModelsCommand::Pull(settings) => pull::pull(settings).await,
+        ModelsCommand::Bench(settings) => bench::bench(settings).await,
+    }
+}
+
+/// Where a model lies in a directory of models, or would: names are in lower case, but directories need not be.
+fn place(models_dir: &Path, name: &ModelName) -> PathBuf {
+    let inside = |dir: &Path, part: &str| {
+        let exact = dir.join(part);
+        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        match entries.find(|entry| !exact.exists() && entry.file_name().eq_ignore_ascii_case(part)) {
+            Some(entry) => entry.path(),
+            None => exact,
+        }
+    };
+    inside(&inside(models_dir, name.owner()), name.name())
+}
+
+/// The same, when there is a directory.
+///
+/// # Errors
+/// When there is none.
+fn existing(models_dir: &Path, name: &ModelName) -> Result<PathBuf, Fatal> {
+    let dir = place(models_dir, name);
+    match dir.is_dir() {
+        true => Ok(dir),
+        false => Err(Fatal::new(format!(
+            "there is no model {name} in {}; `augur models ls` lists those that are",
+            models_dir.display()
+        ))),
+    }
+}
+
+/// Reads and checks the files of a model directory.
+async fn described(dir: &Path) -> Result<Description, Fatal> {
+    let dir = dir.to_owned();
+    Ok(spawn_blocking(move || inference::inspect(&dir)).await??)
+}
+
+/// Loads the model of a directory and runs its example.
+async fn loaded(dir: &Path, machine: Machine) -> Result<Models, Fatal> {
+    let config = Config { model_dirs: vec![dir.to_owned()], machine, ..Config::default() };
+    Ok(spawn_blocking(move || Models::load(&config)).await??)
+}
+
+/// What a fault says, without the path of the directory that it is listed for.
+fn reason_in(dir: &Path, fault: &LoadError) -> String {
+    match fault.path.strip_prefix(dir) {
+        Ok(file) if !file.as_os_str().is_empty() => format!("{}: {}", file.display(), fault.reason),
+        _ => fault.reason.clone(),
+    }
+}

@@ -1,0 +1,199 @@
+//! `augur models`: what is listed, shown and added.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    once::{Ran, augur},
+    served::{MODELS, flag},
+    tiny,
+};
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// A model's directory in a directory of models, with the digits in it, as they are shipped.
+fn digits(models: &Path, name: &str) -> PathBuf {
+    let dir = models.join(name);
+    fs::create_dir_all(&dir).expect("a directory");
+    for file in ["model.toml", "input.schema.json", "output.schema.json", tiny::WEIGHTS] {
+        fs::copy(Path::new(MODELS).join("augur/digits").join(file), dir.join(file)).expect("a copy");
+    }
+    dir
+}
+
+/// Everything in a directory of models, what is hidden included.
+fn all_in(models: &Path) -> Vec<String> {
+    let entries = fs::read_dir(models).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+async fn models(models_dir: &Path, arguments: &[&str]) -> Ran {
+    let models_dir = flag("models-dir", models_dir);
+    augur(&[&["models"], arguments, &[&models_dir]].concat()).await
+}
+
+fn json(ran: &Ran) -> Value {
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    serde_json::from_str(&ran.out).expect("JSON")
+}
+
+#[tokio::test]
+async fn what_is_bundled_is_listed() {
+    let ran = models(Path::new(MODELS), &["ls"]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    let rows: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "TASK", "VERSION", "SIZE"]);
+    assert_eq!(rows[1][..2], ["augur/digits", "image-classification"]);
+    assert_eq!((rows[2][0], rows.len()), ("augur/iris", 3));
+    let listed = json(&models(Path::new(MODELS), &["ls", "--json"]).await);
+    assert!(listed[0]["version"].as_str().expect("a version").starts_with(rows[1][2]), "{listed}");
+    assert_eq!(listed[0]["parameters"], 17_226 + 128, "weights, biases, offset and scale");
+}
+
+#[tokio::test]
+async fn what_is_broken_is_listed_with_its_reason() {
+    let home = temporary();
+    digits(home.path(), "augur/digits");
+    fs::write(digits(home.path(), "augur/short").join(tiny::WEIGHTS), "short").expect("writes");
+    fs::create_dir_all(home.path().join("augur/empty")).expect("a directory");
+    fs::create_dir_all(home.path().join(".pull-augur--half/augur/half")).expect("a directory");
+    digits(home.path(), "alone");
+    let ran = models(home.path(), &["ls"]).await;
+    assert_eq!((ran.status, ran.out.lines().count()), (Some(0), 5), "{ran:?}");
+    let line = |name: &str| ran.out.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    assert!(line("augur/short").contains("broken: says it is augur/digits"), "{}", ran.out);
+    assert!(line("augur/empty").contains("broken: no model"), "{}", ran.out);
+    assert!(line("augur/alone").contains("broken: a model lies in <models>/<owner>/<name>"), "{}", ran.out);
+    let listed = json(&models(home.path(), &["ls", "--json"]).await);
+    let errors = listed.as_array().expect("a list").iter().filter(|model| model["error"].is_string()).count();
+    assert_eq!(errors, 3, "{listed}");
+
+    let ran = models(&home.path().join("absent"), &["ls"]).await;
+    assert!(ran.status == Some(1) && ran.err.contains("absent"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_model_is_shown_with_all_that_it_is() {
+    let ran = models(Path::new(MODELS), &["inspect", "digits"]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    for part in
+        ["architecture  mlp", "parameters    17,354", "held-out", "\"pixels\"", "model.safetensors", "128 in a batch"]
+    {
+        let expected = part != "held-out";
+        assert_eq!(ran.out.contains(part), expected, "{part}:\n{}", ran.out);
+    }
+    let shown = json(&models(Path::new(MODELS), &["inspect", "augur/iris", "--json"]).await);
+    assert_eq!((&shown["task"], &shown["architecture"]), (&"tabular-classification".into(), &"mlp".into()), "{shown}");
+    assert_eq!(shown["memory"]["weight_bytes"], shown["parameters"].as_u64().expect("a number") * 4);
+    let digests = shown["files"].as_array().expect("files").iter().filter_map(|file| file["sha256"].as_str());
+    assert!(digests.clone().count() >= 4 && digests.clone().all(|digest| digest.len() == 64), "{shown}");
+    assert!(shown["input_schema"]["properties"].is_object() && shown["limits"]["max_batch"].is_u64(), "{shown}");
+
+    let ran = models(Path::new(MODELS), &["inspect", "nobody/nothing"]).await;
+    assert!(ran.status == Some(1) && ran.err.contains("augur models ls"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_directory_is_added_whole_under_its_name_or_another() {
+    let (home, models_dir) = (temporary(), temporary());
+    let from = home.path().join("My-Org/My-Encoder");
+    tiny::write(&from, 1);
+    let from = from.to_str().expect("a path");
+    let ran = models(models_dir.path(), &["add", from]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    assert!(ran.out.starts_with("added my-org/my-encoder, version "), "{ran:?}");
+    let added = models_dir.path().join("my-org/my-encoder");
+    let mut files = all_in(&added);
+    files.sort();
+    assert_eq!(files, ["1_Pooling", "README.md", "config.json", tiny::WEIGHTS, "modules.json", "tokenizer.json"]);
+    let shown = json(&models(models_dir.path(), &["inspect", "my-org/my-encoder", "--json"]).await);
+    assert_eq!((&shown["license"], &shown["precision"]), (&"apache-2.0".into(), &"f32".into()), "{shown}");
+
+    // Directories need not be in lower case, as names are.
+    let ran = models(home.path(), &["inspect", "My-Org/My-Encoder"]).await;
+    assert!(ran.status == Some(0) && ran.out.starts_with("my-org/my-encoder\n"), "{ran:?}");
+
+    let ran = models(models_dir.path(), &["add", from, "--name", "other"]).await;
+    assert!(ran.out.starts_with("added augur/other, version "), "{ran:?}");
+    assert_eq!(all_in(models_dir.path()), ["augur", "my-org"], "nothing is left over");
+}
+
+#[tokio::test]
+async fn what_is_there_is_replaced_only_when_that_is_said() {
+    let (home, models_dir) = (temporary(), temporary());
+    let from = [1, 2].map(|seed| {
+        let from = home.path().join(format!("{seed}/org/encoder"));
+        tiny::write(&from, seed);
+        from.to_str().expect("a path").to_owned()
+    });
+    let version = async || json(&models(models_dir.path(), &["ls", "--json"]).await)[0]["version"].clone();
+    assert_eq!(models(models_dir.path(), &["add", &from[0]]).await.status, Some(0));
+    let first = version().await;
+    let ran = models(models_dir.path(), &["add", &from[1]]).await;
+    assert!(ran.status == Some(1) && ran.err.contains("--replace"), "{ran:?}");
+    assert_eq!(version().await, first);
+    let ran = models(models_dir.path(), &["add", &from[1], "--replace"]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    assert_ne!(version().await, first);
+    assert_eq!(all_in(models_dir.path()), ["org"], "nothing is left over");
+}
+
+#[tokio::test]
+async fn what_does_not_run_is_not_added() {
+    let (home, models_dir) = (temporary(), temporary());
+    let spoilt = |name: &str, file: &str, content: Option<&str>| {
+        let dir = home.path().join("org").join(name);
+        tiny::write(&dir, 1);
+        match content {
+            Some(content) => fs::write(dir.join(file), content).expect("writes"),
+            None => fs::remove_file(dir.join(file)).expect("removes"),
+        }
+        dir.to_str().expect("a path").to_owned()
+    };
+    let pickle = home.path().join("model.pt").to_str().expect("a path").to_owned();
+    let other = digits(home.path(), "augur/digits").to_str().expect("a path").to_owned();
+    let cases = [
+        (vec![spoilt("no-weights", tiny::WEIGHTS, None)], "pickle, which can run code"),
+        (vec![spoilt("no-tokenizer", "tokenizer.json", Some("{}"))], "tokenizer.json"),
+        (vec![spoilt("short", tiny::WEIGHTS, Some("short"))], "safetensors"),
+        (vec![pickle], "pickle, which can run code"),
+        (vec![home.path().join("absent").to_str().expect("a path").to_owned()], "is not a directory"),
+        (vec![other, "--name=augur/numbers".to_owned()], "says that the model is augur/digits"),
+    ];
+    for (arguments, said) in cases {
+        let arguments: Vec<&str> = ["add"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        let ran = models(models_dir.path(), &arguments).await;
+        assert_eq!((ran.status, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(ran.err.contains(said), "{said}: {ran:?}");
+        assert!(all_in(models_dir.path()).is_empty(), "nothing is left over");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_measured_by_length_and_by_how_many_ask() {
+    let models_dir = temporary();
+    tiny::write(&models_dir.path().join(tiny::NAME), 1);
+    digits(models_dir.path(), "augur/digits");
+    let measured = json(&models(models_dir.path(), &["bench", tiny::NAME, "--each=20ms", "--json"]).await);
+    let rows = measured.as_array().expect("a list");
+    assert_eq!(rows.len(), 9, "{measured}");
+    assert!(
+        rows.iter().all(|row| row["per_second"].as_f64() > Some(0.0) && row["tokens"].as_u64() <= Some(16)),
+        "{measured}"
+    );
+    assert!(rows[0]["tokens"].as_u64() < rows[8]["tokens"].as_u64(), "longer texts have more: {measured}");
+    assert_eq!((&rows[0]["mean_batch"], &rows[0]["at_once"]), (&1.0.into(), &1.into()), "{measured}");
+
+    let ran = models(models_dir.path(), &["bench", "digits", "--each=20ms"]).await;
+    assert_eq!((ran.status, ran.out.lines().count(), ran.err.as_str()), (Some(0), 6, ""), "{ran:?}");
+    assert!(ran.out.contains("█") && ran.out.contains("AT ONCE"), "{}", ran.out);
+}

@@ -1,0 +1,211 @@
+//! `augur models`: what it can do, and which settings each takes.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Subcommand};
+use prediction::ModelName;
+
+use crate::{FileSettings, IsaSettings, ModelsDirSettings, commands::model_name, groups::positive_duration};
+
+/// What `augur models` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Lists what is in the directory of models
+    ///
+    /// What is broken is listed with its reason: a server would not start with it. Files are read and compared with what pins
+    /// them, but models are not loaded; `augur models inspect` does.
+    Ls(ListModels),
+    /// Loads one model, and shows what it is, takes, gives and costs
+    ///
+    /// Exit status: 0 when it loads and runs its example, 1 otherwise.
+    Inspect(InspectModel),
+    /// Copies a model into the directory of models, once it has loaded and run its example
+    ///
+    /// A model is a directory with a model.toml, or one as Hugging Face has it: config.json, tokenizer.json and
+    /// model.safetensors. Running servers that serve the directory of models load it by themselves.
+    Add(AddModel),
+    /// Fetches a model from the Hugging Face hub into the directory of models, once it has loaded and run its example
+    ///
+    /// Only what the model reads is fetched, each file compared with the digest that the hub states. What a broken connection
+    /// leaves is kept, and fetched on from there the next time. The commit that was fetched is written down beside the files, in
+    /// augur-source.json.
+    #[command(after_help = "Examples:\n  \
+        augur models pull sentence-transformers/all-MiniLM-L6-v2\n  \
+        augur models pull sentence-transformers/all-MiniLM-L6-v2@c9745ed1d9f207416be6d2e6f8de32d1f16199bf")]
+    Pull(PullModel),
+    /// Measures one model on this machine: latency and throughput, by length of text and by how many ask at once
+    ///
+    /// It runs in the engine that servers run it in, without their store and queue.
+    Bench(BenchModel),
+}
+
+/// The settings of `augur models ls`.
+#[derive(Args, Clone, Debug)]
+pub struct ListModels {
+    /// How it is printed.
+    #[command(flatten)]
+    pub print: PrintSettings,
+    /// Where models are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
+/// The settings of `augur models inspect`.
+#[derive(Args, Clone, Debug)]
+pub struct InspectModel {
+    /// The model, as owner/name; a name alone means augur/NAME.
+    #[arg(value_parser = model_name)]
+    pub model: ModelName,
+    /// How it is printed.
+    #[command(flatten)]
+    pub print: PrintSettings,
+    /// Where models are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
+/// The settings of `augur models add`.
+#[derive(Args, Clone, Debug)]
+pub struct AddModel {
+    /// The model's directory.
+    #[arg(value_name = "DIR")]
+    pub from: PathBuf,
+    /// What to call it, as owner/name, if not as its manifest or its directory says; a name alone means augur/NAME.
+    #[arg(long, value_parser = model_name)]
+    pub name: Option<ModelName>,
+    /// What to do with one that is there.
+    #[command(flatten)]
+    pub replace: ReplaceSettings,
+    /// Where models are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
+/// The settings of `augur models pull`.
+#[derive(Args, Clone, Debug)]
+pub struct PullModel {
+    /// The repository, and a branch, tag or commit if not main.
+    #[arg(value_name = "OWNER/NAME[@REVISION]")]
+    pub repository: Repository,
+    /// What to do with one that is there.
+    #[command(flatten)]
+    pub replace: ReplaceSettings,
+    /// Where the hub is, and who asks.
+    #[command(flatten)]
+    pub hub: HubSettings,
+    /// Where models are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
+/// The settings of `augur models bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchModel {
+    /// The model, as owner/name; a name alone means augur/NAME.
+    #[arg(value_parser = model_name)]
+    pub model: ModelName,
+    /// How long each measurement takes.
+    #[arg(long, default_value = "1s", value_parser = positive_duration, value_name = "DURATION")]
+    pub each: Duration,
+    /// How it is printed.
+    #[command(flatten)]
+    pub print: PrintSettings,
+    /// What it computes with.
+    #[command(flatten)]
+    pub isa: IsaSettings,
+    /// Where models are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
+/// How something is printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PrintSettings {
+    /// Prints JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is done with a model that is there.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ReplaceSettings {
+    /// Puts it in the place of a model of that name, which is refused otherwise.
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Where the Hugging Face hub is.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Hub")]
+pub struct HubSettings {
+    /// The hub that `augur models pull` asks, or a mirror of it.
+    #[arg(long, env = "HF_ENDPOINT", default_value = "https://huggingface.co", value_name = "URL")]
+    pub hf_endpoint: String,
+    /// The token that it shows the hub, and nobody else, for models that not everybody may fetch.
+    #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub hf_token: Option<String>,
+}
+
+impl std::fmt::Debug for HubSettings {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubSettings").field("hf_endpoint", &self.hf_endpoint).finish_non_exhaustive()
+    }
+}
+
+/// A model's repository on the hub, at a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// `owner/name`, as the hub writes it.
+    pub id: String,
+    /// What it is called here.
+    pub name: ModelName,
+    /// A branch, tag or commit.
+    pub revision: String,
+}
+
+impl FromStr for Repository {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, revision) = text.split_once('@').unwrap_or((text, "main"));
+        if revision.is_empty() || !revision.chars().all(|c| c.is_ascii_graphic() && !"\\%?#:".contains(c)) {
+            return Err("after @ comes a branch, a tag or a commit".to_owned());
+        }
+        let name = id.parse::<ModelName>().map_err(|error| error.to_string())?;
+        Ok(Self { id: id.to_owned(), name, revision: revision.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_read_with_its_revision() {
+        let read = |text: &str| text.parse::<Repository>().map(|read| (read.id, read.name.to_string(), read.revision));
+        let of = |id: &str, name: &str, revision: &str| Ok((id.to_owned(), name.to_owned(), revision.to_owned()));
+        assert_eq!(read("Owner/Some-Model"), of("Owner/Some-Model", "owner/some-model", "main"));
+        assert_eq!(read("owner/name@refs/pr/1"), of("owner/name", "owner/name", "refs/pr/1"));
+        for wrong in
+            ["name", "owner/name/more", "owner/../name", "owner/name@", "owner/name@a b", "owner/name@a?b", "@main"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}
