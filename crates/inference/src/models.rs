@@ -6,6 +6,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    io::ErrorKind,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -77,7 +79,9 @@ struct Known {
     acted_on: Option<Signature>,
     /// What was loaded from it last; a directory that is broken now may have been whole before.
     holds: Option<Key>,
-    /// Bytes of memory that there was no room for when it was acted on.
+    /// Whether nothing could be loaded when it was acted on.
+    is_faulty: bool,
+    /// Bytes of memory that there was no room for then.
     lacks: Option<u64>,
 }
 
@@ -97,8 +101,10 @@ pub struct Changes {
     pub served: Vec<(ModelName, Version)>,
     /// What is no longer to be published.
     pub retired: Vec<(ModelName, Version)>,
-    /// What could not be loaded, each told once.
+    /// What could not be loaded; told once, and again when somebody says that all is in place.
     pub faults: Vec<LoadError>,
+    /// Whether the look ended early, so that what it has loaded need not wait for what is left.
+    pub is_partial: bool,
 }
 
 /// A model that can be served from now on.
@@ -131,6 +137,9 @@ impl Models {
         let models =
             Self(Arc::new(Shared { config: config.clone(), seen: Mutex::default(), loaded: RwLock::default() }));
         let mut seen = models.seen();
+        if let Some(models_dir) = &config.models_dir {
+            registry::warn_of_misplaced(models_dir);
+        }
         for place in registry::places(config)? {
             let signature = Signature::of(&place.dir);
             let key = models.serve(models.ready(&place).map_err(|not_loaded| not_loaded.fault)?);
@@ -139,6 +148,7 @@ impl Models {
                 signature: Some(signature.clone()),
                 acted_on: Some(signature),
                 holds: Some(key),
+                is_faulty: false,
                 lacks: None,
             };
             seen.places.insert(place.dir, known);
@@ -180,8 +190,8 @@ impl Models {
         self.loaded().get(&(name.clone(), version.clone())).map(|loaded| loaded.model.clone())
     }
 
-    /// Looks at the directories and serves what they hold now; slow when there is something to load, blocking: call it off the
-    /// async threads. Faults are logged, and leave what runs as it is.
+    /// Looks at the directories and serves what they hold now, one more model at most; slow when there is something to load,
+    /// blocking: call it off the async threads. Faults are logged, and leave what runs as it is.
     pub fn look(&self, look: Look) -> Changes {
         let (mut changes, mut seen) = (Changes::default(), self.seen());
         let found = match self.places(&seen) {
@@ -200,15 +210,19 @@ impl Models {
             let known = seen.places.entry(place.dir.clone()).or_default();
             known.name.clone_from(&place.name);
             self.look_at(&place, known, look, &mut changes);
+            if !changes.served.is_empty() {
+                changes.is_partial = true;
+                break;
+            }
         }
-        let gone = |dir: &Path, known: &mut Known| {
+        let gone = |dir: &Path, known: &mut Known| -> bool {
             let signature = Signature::of(dir);
             // One that is being replaced may be gone for a moment.
             let stays_gone = look == Look::AtOnce || known.signature.as_ref() == Some(&signature);
             known.signature = Some(signature);
             stays_gone
         };
-        seen.places.retain(|dir, known| dir.is_dir() || !gone(dir, known));
+        seen.places.retain(|dir, known| !is_gone(dir) || !gone(dir, known));
         let held: BTreeSet<&Key> = seen.places.values().filter_map(|known| known.holds.as_ref()).collect();
         let echo = self.0.config.enable_echo.then(echo::spec).map(|spec| (spec.name, spec.version));
         for (key, loaded) in self.loaded_mut().iter_mut() {
@@ -243,10 +257,10 @@ impl Models {
         }
         let mut places = registry::places(config)?;
         // A named directory that is gone is no fault by now: its model is removed.
-        places.retain(|place| place.dir.is_dir());
+        places.retain(|place| !is_gone(&place.dir));
         for (dir, known) in &seen.places {
             // What is left there is broken, and shall be reported as such.
-            if dir.is_dir() && !places.iter().any(|place| place.dir == *dir) {
+            if !is_gone(dir) && !places.iter().any(|place| place.dir == *dir) {
                 places.push(Place { dir: dir.clone(), name: known.name.clone() });
             }
         }
@@ -258,11 +272,13 @@ impl Models {
         let signature = Signature::of(&place.dir);
         let has_settled = look == Look::AtOnce || known.signature.as_ref() == Some(&signature);
         known.signature = Some(signature.clone());
-        let has_room_now = known.lacks.is_some_and(|bytes| self.has_room(bytes));
-        if (known.acted_on.as_ref() == Some(&signature) && !has_room_now) || !has_settled {
+        // What was wrong may not be of the files.
+        let is_asked_again = look == Look::AtOnce && known.is_faulty;
+        let may_be_loaded_now = is_asked_again || known.lacks.is_some_and(|bytes| self.has_room(bytes));
+        if (known.acted_on.as_ref() == Some(&signature) && !may_be_loaded_now) || !has_settled {
             return;
         }
-        known.lacks = None;
+        (known.is_faulty, known.lacks) = (false, None);
         match self.load_from(place, &signature) {
             Ok(Some(key)) => {
                 known.acted_on = Some(signature);
@@ -274,7 +290,7 @@ impl Models {
             }
             Ok(None) => {}
             Err(NotLoaded { fault, lacks }) => {
-                (known.acted_on, known.lacks) = (Some(signature), lacks);
+                (known.acted_on, known.is_faulty, known.lacks) = (Some(signature), true, lacks);
                 report(&fault);
                 changes.faults.push(fault);
             }
@@ -354,6 +370,11 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.served.is_empty() && self.retired.is_empty()
     }
+}
+
+/// Whether there is no such directory any more; one that cannot be looked at is still there.
+fn is_gone(dir: &Path) -> bool {
+    fs::metadata(dir).is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
 }
 
 fn report(fault: &LoadError) {

@@ -99,9 +99,6 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<Pla
     }
     let mut found = Vec::new();
     for owner in directories(models_dir)? {
-        if owner.join(MANIFEST).exists() {
-            tracing::warn!(dir = %owner.display(), "not loaded: a model lies in <models>/<owner>/<name>, this one in <models>/<name>");
-        }
         let dirs = match directories(&owner) {
             // It has gone since it was found.
             Err(_) if !owner.exists() => continue,
@@ -119,6 +116,13 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<Pla
         return Err(LoadError::new(&models_dir.join(missing.as_str()), "no such model"));
     }
     Ok(found)
+}
+
+/// Says which models lie where none is looked for.
+pub(crate) fn warn_of_misplaced(models_dir: &Path) {
+    for dir in directories(models_dir).into_iter().flatten().filter(|dir| dir.join(MANIFEST).exists()) {
+        tracing::warn!(dir = %dir.display(), "not loaded: a model lies in <models>/<owner>/<name>, this one in <models>/<name>");
+    }
 }
 
 /// The directories in a directory, by name; what is hidden is being made, or nobody's model.

@@ -147,7 +147,7 @@ fn what_is_broken_is_told_once_and_leaves_what_ran() {
         damage();
         let changes = models.look(Look::AtOnce);
         assert!(changes.is_empty() && changes.faults.len() == 1, "{number}: {changes:?}");
-        let again = models.look(Look::AtOnce);
+        let again = models.look(Look::Settled);
         assert!(again.is_empty() && again.faults.is_empty(), "{number}: {again:?}");
         assert_eq!(served(&models), before, "{number}");
     }
@@ -157,6 +157,39 @@ fn what_is_broken_is_told_once_and_leaves_what_ran() {
     home.change("iris");
     let changes = models.look(Look::AtOnce);
     assert_eq!((names(&changes.served), names(&changes.retired)), (vec!["augur/iris"], vec!["augur/iris"]));
+}
+
+#[test]
+fn what_is_loaded_does_not_wait_for_what_is_left() {
+    let home = Home::new();
+    home.put("iris");
+    let models = Models::load(&Config { enable_echo: true, ..home.config() }).expect("it loads");
+    fs::remove_dir_all(home.path("iris")).expect("removes");
+    ["iris", "digits"].iter().for_each(|model| home.put(model));
+    ["iris", "digits"].iter().for_each(|model| home.change(model));
+    let first = models.look(Look::AtOnce);
+    assert_eq!((names(&first.served), first.is_partial), (vec!["augur/digits"], true));
+    let second = models.look(Look::AtOnce);
+    assert_eq!((names(&second.served), second.is_partial), (vec!["augur/iris"], true));
+    let third = models.look(Look::AtOnce);
+    assert!(third.is_empty() && !third.is_partial, "{third:?}");
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_looked_at_again_when_somebody_says_so() {
+    let home = Home::new();
+    home.put("iris");
+    let models = Models::load(&Config { enable_echo: true, ..home.config() }).expect("it loads");
+    // Nobody can enter it, not even root.
+    fs::rename(home.path("iris"), home.dir.path().join(".away")).expect("moves");
+    std::os::unix::fs::symlink(home.path("iris"), home.path("iris")).expect("a link to itself");
+    for look in [Look::AtOnce, Look::AtOnce] {
+        let changes = models.look(look);
+        assert!(changes.is_empty() && changes.faults.len() == 1, "{changes:?}");
+    }
+    let changes = models.look(Look::Settled);
+    assert!(changes.is_empty() && changes.faults.is_empty(), "{changes:?}");
+    assert!(names(&served(&models)).contains(&"augur/iris"));
 }
 
 #[test]

@@ -138,9 +138,8 @@ pub(crate) async fn download(
     }
     let mut part = Part::open(&path, wanted).await?;
     progress.had(part.length);
-    let mut attempts = 0;
+    let (mut attempts, mut most) = (0, part.length);
     while part.length < wanted.bytes {
-        let before = part.length;
         let failed = match hub.get(url.clone(), part.length).await {
             Ok(response) => take(response, &mut part, wanted, progress).await?,
             Err(trouble) => Some(trouble),
@@ -149,7 +148,9 @@ pub(crate) async fn download(
             None => {}
             Some(Trouble::Final(reason)) => return Err(Failed::Away(reason)),
             Some(Trouble::Passing(reason)) => {
-                attempts = if part.length > before { 1 } else { attempts + 1 };
+                // What came a second time is no progress.
+                attempts = if part.length > most { 1 } else { attempts + 1 };
+                most = most.max(part.length);
                 if !pause(attempts).await {
                     return Err(Failed::Away(reason));
                 }

@@ -93,8 +93,10 @@ impl Hub {
     pub(crate) fn new(settings: &HubSettings) -> Result<Self, Fatal> {
         let given = settings.hf_endpoint.trim_end_matches('/');
         let endpoint = Url::parse(given).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        let endpoint = endpoint.ok_or_else(|| {
-            Fatal::new(format!("--hf-endpoint (HF_ENDPOINT): {given:?} does not begin with https:// and a host"))
+        // It becomes part of what the model's source is said to be, which everybody may read.
+        let is_open = |url: &Url| url.username().is_empty() && url.password().is_none();
+        let endpoint = endpoint.filter(is_open).ok_or_else(|| {
+            Fatal::new("--hf-endpoint (HF_ENDPOINT) does not begin with https:// and a host, without a user's name")
         })?;
         let token = settings.hf_token.as_ref().map(|token| {
             let mut value = HeaderValue::from_str(&format!("Bearer {token}"))

@@ -21,9 +21,13 @@ use crate::screen::bytes;
 /// What a model cannot be without.
 const NEEDED: [&str; 3] = ["config.json", "tokenizer.json", WEIGHTS];
 /// What it reads besides, where there is such a file; and its card, which states the licence.
-const READ: [&str; 5] = [
+const READ: [&str; 9] = [
     "tokenizer_config.json",
     "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_xlm-roberta_config.json",
     "config_sentence_transformers.json",
     "modules.json",
     "README.md",
@@ -42,7 +46,8 @@ pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
     let commit = checked(&revision.commit).ok_or_else(|| hub.refused(&repository, "the hub names no commit"))?;
     let wanted = wanted(&revision).map_err(|reason| hub.refused(&repository, &reason))?;
     let target = place(&models_dir, name);
-    if Origin::read(&target).is_ok_and(|origin| origin.is_some_and(|origin| origin.commit == commit)) {
+    let is_there = Origin::read(&target).is_ok_and(|origin| origin.is_some_and(|origin| origin.commit == commit));
+    if is_there && inference::inspect(&target).is_ok() {
         say(format_args!("{name} is there already, commit {}, in {}", short(commit), target.display()));
         return Ok(());
     }
@@ -85,7 +90,7 @@ fn short(commit: &str) -> &str {
     &commit[..12]
 }
 
-/// The files that the model reads, small ones first: what is wrong with them is known before the weights have come.
+/// The files that the model reads, small ones first.
 fn wanted(revision: &Revision) -> Result<Vec<Wanted>, String> {
     let has = |path: &str| revision.files.iter().any(|file| file.path == path);
     if let Some(missing) = NEEDED.into_iter().find(|path| !has(path)) {

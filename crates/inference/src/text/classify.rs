@@ -48,7 +48,7 @@ impl TextTask for Classifier {
 
     fn new(settings: &Settings) -> Result<Self, String> {
         let labels = settings.config.labels()?;
-        let function = settings.config.function(labels.len())?;
+        let function = settings.config.function(labels.len(), settings.activation.as_deref())?;
         Ok(Self { labels, function })
     }
 

@@ -196,12 +196,13 @@ impl Config {
         self.labelling.labels()
     }
 
-    /// What becomes of a classifier's outputs, so many, unless the input says otherwise.
+    /// What becomes of a classifier's outputs, so many, unless the input says otherwise. `beside`: what a file beside this one
+    /// says of a reranker's.
     ///
     /// # Errors
     /// Names a function that is not supported.
-    pub(super) fn function(&self, labels: usize) -> Result<Function, String> {
-        self.labelling.function(labels)
+    pub(super) fn function(&self, labels: usize, beside: Option<&str>) -> Result<Function, String> {
+        self.labelling.function(labels, beside)
     }
 }
 

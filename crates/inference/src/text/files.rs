@@ -18,8 +18,15 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
-const PROMPTS: &str = "config_sentence_transformers.json";
+/// Older versions of sentence-transformers named this file after the family; of several, it takes the first.
+const SENTENCE_CONFIGS: [&str; 5] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_xlm-roberta_config.json",
+];
+const LIBRARY_CONFIG: &str = "config_sentence_transformers.json";
 const MODULES: &str = "modules.json";
 
 /// How the embeddings of tokens become the embedding of a text.
@@ -47,6 +54,8 @@ pub(crate) struct Settings {
     pub(super) is_told_types: bool,
     /// The token for what the vocabulary lacks, where the tokenizer's configuration names it.
     pub(super) unknown: Option<String>,
+    /// What makes scores of a reranker's outputs, where sentence-transformers says it beside `config.json`.
+    pub(super) activation: Option<String>,
     /// The files that all this and the encoder come from, relative to the directory.
     pub(super) files: Vec<PathBuf>,
 }
@@ -55,6 +64,8 @@ pub(crate) struct Settings {
 struct TokenizerConfig {
     /// Huge (1e30) where the tokenizer has no limit.
     model_max_length: Option<f64>,
+    /// What older versions called it.
+    max_len: Option<f64>,
     model_input_names: Option<Vec<String>>,
     truncation_side: Option<String>,
     unk_token: Option<Special>,
@@ -75,9 +86,11 @@ struct SentenceConfig {
     do_lower_case: bool,
 }
 
+/// What sentence-transformers says of a model as a whole.
 #[derive(Default, Deserialize)]
-struct Prompts {
+struct LibraryConfig {
     default_prompt_name: Option<String>,
+    activation_fn: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -123,11 +136,12 @@ impl Settings {
     /// # Errors
     /// Names the file that is missing, or says what this server does not support rather than answer otherwise than meant.
     pub(super) fn read(dir: &Path, asked: Option<&str>) -> Result<Self, LoadError> {
-        for name in [WEIGHTS, TOKENIZER] {
-            if !dir.join(name).is_file() {
-                return Err(LoadError::new(&dir.join(name), "is missing"));
-            }
-        }
+        let is_missing = |name: &str, advice: &str| match dir.join(name).is_file() {
+            true => Ok(()),
+            false => Err(LoadError::new(&dir.join(name), format!("is missing{advice}"))),
+        };
+        is_missing(WEIGHTS, "")?;
+        is_missing(TOKENIZER, "; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of transformers makes it")?;
         let config = Config::read(&dir.join(CONFIG))?;
         let wrong = |reason: String| LoadError::new(&dir.join(CONFIG), reason);
         let own = config.task().map_err(wrong)?;
@@ -142,7 +156,7 @@ impl Settings {
         }
         let told = tokenizer.model_input_names.map(|names| names.iter().any(|name| name == "token_type_ids"));
         // The cast of a float too large for usize gives the largest.
-        let stated = tokenizer.model_max_length.map(|length| length as usize);
+        let stated = tokenizer.model_max_length.or(tokenizer.max_len).map(|length| length as usize);
         let mut settings = Self {
             task,
             max_tokens: stated.unwrap_or(usize::MAX).min(config.positions()),
@@ -150,27 +164,44 @@ impl Settings {
             pooling: Pooling::Mean,
             normalize: false,
             is_told_types: config.family.has_types() && told.unwrap_or(config.family.is_told_types()),
+            activation: None,
             unknown: tokenizer.unk_token.map(|(Special::Word(word) | Special::Described { content: word })| word),
             files,
             config,
         };
-        if task == Task::FeatureExtraction {
-            settings.read_sentence_settings(dir)?;
+        match task {
+            Task::FeatureExtraction => {
+                settings.read_sentence_settings(dir)?;
+                settings.read_library_config(dir)?;
+            }
+            Task::TextClassification => settings.activation = settings.read_library_config(dir)?.activation_fn,
+            Task::TokenClassification | Task::ZeroShotClassification => {}
         }
         Ok(settings)
+    }
+
+    fn read_library_config(&mut self, dir: &Path) -> Result<LibraryConfig, LoadError> {
+        let config: Option<LibraryConfig> = read_json(&dir.join(LIBRARY_CONFIG))?;
+        self.files.extend(config.is_some().then(|| LIBRARY_CONFIG.into()));
+        let config = config.unwrap_or_default();
+        match &config.default_prompt_name {
+            Some(name) => {
+                let reason = format!("default_prompt_name {name:?} is not supported");
+                Err(LoadError::new(&dir.join(LIBRARY_CONFIG), reason))
+            }
+            None => Ok(config),
+        }
     }
 
     /// What sentence-transformers' files say about embeddings. Without modules.json it takes the mean and leaves its length as
     /// it is.
     fn read_sentence_settings(&mut self, dir: &Path) -> Result<(), LoadError> {
-        let sentence: Option<SentenceConfig> = read_json(&dir.join(SENTENCE_CONFIG))?;
-        let prompts: Option<Prompts> = read_json(&dir.join(PROMPTS))?;
         let modules: Option<Vec<Module>> = read_json(&dir.join(MODULES))?;
-        if let Some(name) = prompts.as_ref().and_then(|prompts| prompts.default_prompt_name.as_ref()) {
-            return Err(LoadError::new(&dir.join(PROMPTS), format!("default_prompt_name {name:?} is not supported")));
+        let mut sentence = SentenceConfig::default();
+        if let Some(name) = SENTENCE_CONFIGS.into_iter().find(|name| dir.join(name).is_file()) {
+            sentence = read_json(&dir.join(name))?.unwrap_or_default();
+            self.files.push(name.into());
         }
-        self.files.extend(sentence.is_some().then(|| SENTENCE_CONFIG.into()));
-        self.files.extend(prompts.is_some().then(|| PROMPTS.into()));
         if let Some(modules) = modules {
             self.files.push(MODULES.into());
             let pooling_config = pooling_module(&dir.join(MODULES), &modules)?.join(CONFIG);
@@ -178,7 +209,6 @@ impl Settings {
             self.normalize = modules.len() == 3;
             self.files.push(pooling_config);
         }
-        let sentence = sentence.unwrap_or_default();
         if let Some(length) = sentence.max_seq_length {
             self.max_tokens = length.min(self.config.positions());
         }
@@ -288,9 +318,23 @@ mod tests {
         let limit = |files: &[(&str, Value)]| read(files).expect("sound").max_tokens;
         let tokenizer = (TOKENIZER_CONFIG, json!({"model_max_length": 128}));
         assert_eq!(limit(std::slice::from_ref(&tokenizer)), 128);
-        assert_eq!(limit(&[tokenizer, (SENTENCE_CONFIG, json!({"max_seq_length": 256}))]), 256);
-        assert_eq!(limit(&[(SENTENCE_CONFIG, json!({"max_seq_length": 4096}))]), 512);
+        assert_eq!(limit(&[tokenizer, ("sentence_bert_config.json", json!({"max_seq_length": 256}))]), 256);
+        assert_eq!(limit(&[("sentence_camembert_config.json", json!({"max_seq_length": 128}))]), 128);
+        assert_eq!(limit(&[("sentence_bert_config.json", json!({"max_seq_length": 4096}))]), 512);
+        assert_eq!(limit(&[(TOKENIZER_CONFIG, json!({"max_len": 64}))]), 64);
         assert_eq!(limit(&[(TOKENIZER_CONFIG, json!({"model_max_length": 1e30}))]), 512);
+    }
+
+    #[test]
+    fn a_file_beside_says_what_makes_scores() {
+        let config = json!({
+            "model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 8, "intermediate_size": 16,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10, "max_position_embeddings": 512, "num_labels": 1,
+        });
+        let identity = "torch.nn.modules.linear.Identity";
+        let settings = read(&[(CONFIG, config), (LIBRARY_CONFIG, json!({"activation_fn": identity}))]).expect("sound");
+        assert_eq!(settings.activation.as_deref(), Some(identity));
+        assert!(settings.files.contains(&LIBRARY_CONFIG.into()));
     }
 
     #[test]
@@ -301,7 +345,7 @@ mod tests {
         assert!(read(&[(MODULES, outside)]).expect_err("a path outside").contains("out of the directory"));
         let absent = read(&[(MODULES, modules(&[TRANSFORMER, POOLING]))]);
         assert!(absent.expect_err("no pooling file").contains("1_Pooling/config.json: is missing"));
-        let prompt = read(&[(PROMPTS, json!({"default_prompt_name": "query"}))]);
+        let prompt = read(&[(LIBRARY_CONFIG, json!({"default_prompt_name": "query"}))]);
         assert!(prompt.expect_err("a default prompt").contains("default_prompt_name"));
         let directory = directory(&[]);
         fs::remove_file(directory.path().join(WEIGHTS)).expect("removes");

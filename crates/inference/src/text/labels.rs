@@ -10,7 +10,7 @@ pub(super) struct Labelling {
     id2label: Option<BTreeMap<String, String>>,
     num_labels: Option<usize>,
     problem_type: Option<Problem>,
-    /// By sentence-transformers for its rerankers, since version 4 and before.
+    /// By sentence-transformers for its rerankers, in version 4 and before; later versions have a file of their own for it.
     sentence_transformers: Option<SentenceTransformers>,
     sbert_ce_default_activation_function: Option<String>,
 }
@@ -66,13 +66,13 @@ impl Labelling {
     }
 
     /// What transformers' pipelines do with so many outputs; for rerankers, which have one, what sentence-transformers was
-    /// told to.
+    /// told to, `beside` this file or in it.
     ///
     /// # Errors
     /// Names a function that is not supported.
-    pub(super) fn function(&self, labels: usize) -> Result<Function, String> {
-        let stated = self.sentence_transformers.as_ref().and_then(|settings| settings.activation_fn.as_deref());
-        let stated = stated.or(self.sbert_ce_default_activation_function.as_deref()).filter(|_| labels == 1);
+    pub(super) fn function(&self, labels: usize, beside: Option<&str>) -> Result<Function, String> {
+        let here = self.sentence_transformers.as_ref().and_then(|settings| settings.activation_fn.as_deref());
+        let stated = beside.or(here).or(self.sbert_ce_default_activation_function.as_deref()).filter(|_| labels == 1);
         match (stated, self.problem_type) {
             // Paths of Python classes.
             (Some(stated), _) => match stated.rsplit('.').next() {
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn functions_are_those_of_pipelines_and_rerankers() {
-        let function = |labels: usize, config: Value| labelling(config).function(labels);
+        let function = |labels: usize, config: Value| labelling(config).function(labels, None);
         assert_eq!(function(3, json!({})), Ok(Function::Softmax));
         assert_eq!(function(1, json!({"problem_type": "single_label_classification"})), Ok(Function::Sigmoid));
         assert_eq!(function(3, json!({"problem_type": "multi_label_classification"})), Ok(Function::Sigmoid));
@@ -157,7 +157,9 @@ mod tests {
         let new = json!({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}});
         assert_eq!((function(1, new.clone()), function(3, new)), (Ok(Function::None), Ok(Function::Softmax)));
         let old = json!({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"});
-        assert_eq!(function(1, old), Ok(Function::Sigmoid));
+        assert_eq!(function(1, old.clone()), Ok(Function::Sigmoid));
+        let beside = labelling(old).function(1, Some("torch.nn.modules.linear.Identity"));
+        assert_eq!(beside, Ok(Function::None));
         let other = json!({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}});
         assert!(function(1, other).expect_err("is not known").contains("Tanh"));
     }

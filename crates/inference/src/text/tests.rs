@@ -214,6 +214,7 @@ impl Tiny {
             pooling,
             normalize: false,
             is_told_types: true,
+            activation: None,
             unknown: None,
             files: Vec::new(),
         };

@@ -64,19 +64,21 @@ impl Tokenizer {
         };
         let truncation = TruncationParams { max_length: settings.max_tokens, strategy, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|error| wrong(error.to_string()))?;
-        let rows = settings.config.vocab_size;
-        if let Some(id) = inner.get_vocab(true).into_values().max().filter(|id| *id as usize >= rows) {
-            return Err(wrong(format!("has token {id}, but the encoder only {rows} embeddings (vocab_size)")));
-        }
         let unreadable = |error: tokenizers::Error| wrong(format!("cannot read a text: {error}"));
         let empty = inner.encode_fast("", true).map_err(unreadable)?;
         if empty.is_empty() {
             return Err(wrong("adds no special tokens, so an empty text would have none".into()));
         }
         let pair = inner.encode_fast(("", ""), true).map_err(unreadable)?;
-        let types = if is_pair { pair.get_type_ids() } else { empty.get_type_ids() };
+        let added = if is_pair { vec![&empty, &pair] } else { vec![&empty] };
+        let ids = added.iter().flat_map(|encoding| encoding.get_ids().iter().copied());
+        let rows = settings.config.vocab_size;
+        if let Some(id) = inner.get_vocab(true).into_values().chain(ids).max().filter(|id| *id as usize >= rows) {
+            return Err(wrong(format!("has token {id}, but the encoder only {rows} embeddings (vocab_size)")));
+        }
+        let mut types = added.iter().flat_map(|encoding| encoding.get_type_ids());
         let known = settings.config.type_vocab_size;
-        if let Some(kind) = types.iter().find(|kind| settings.is_told_types && **kind as usize >= known) {
+        if let Some(kind) = types.find(|kind| settings.is_told_types && **kind as usize >= known) {
             return Err(wrong(format!("gives tokens type {kind}, but the encoder has {known} (type_vocab_size)")));
         }
         let named = settings.unknown.iter().map(String::as_str).chain(UNKNOWN);
@@ -111,7 +113,9 @@ impl Tokenizer {
     /// When the tokenizer cannot read one, or one of the others leaves no room.
     pub(super) fn pairs(&self, first: &str, others: &[String]) -> tokenizers::Result<Vec<Tokens>> {
         // Read once; special tokens come with the pairing.
-        let first = self.inner.encode_fast(first, false)?;
+        let mut first = self.inner.encode_fast(first, false)?;
+        // What is cut off would be copied with each.
+        drop(first.take_overflowing());
         let pair = |other: &String| {
             let other = self.inner.encode_fast(other.as_str(), false)?;
             self.inner.post_process(first.clone(), Some(other), true).map(|encoding| self.tokens(&encoding))
