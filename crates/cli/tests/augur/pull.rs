@@ -136,9 +136,24 @@ async fn what_came_before_giving_up_is_kept_for_the_next_time() {
     assert!(home.files().iter().all(|path| path.starts_with(tiny::NAME)), "nothing is left over");
 }
 
+/// The model's weights as they should be.
+fn weights() -> Vec<u8> {
+    tiny::files(0).into_iter().find(|(path, _)| *path == tiny::WEIGHTS).expect("it has weights").1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_has_less_than_is_stated_is_given_up() {
+    let mut shorter = weights();
+    shorter.pop();
+    let hub = Hub::start(Conduct { other_weights: Some(shorter), ..Conduct::default() }).await;
+    let home = Home::new();
+    assert_refused(&home.pull(&hub, &[]).await, "the same command goes on from there");
+    assert!(!home.model().exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn other_content_than_stated_is_refused_and_nothing_is_left() {
-    let whole = tiny::files(0).into_iter().find(|(path, _)| *path == tiny::WEIGHTS).expect("it has weights").1;
+    let whole = weights();
     let mut changed = whole.clone();
     *changed.last_mut().expect("a byte") ^= 1;
     let longer = [&whole[..], &[0]].concat();
