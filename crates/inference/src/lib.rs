@@ -28,7 +28,7 @@ pub use model::{Model, Output};
 pub use models::{Changes, Config, Look, Models};
 pub use origin::Origin;
 pub use survey::{Description, Listed, PinnedFile, inspect, refuse_pickle, survey};
-pub use text::Encoder;
+pub use text::{Encoder, is_setting};
 
 /// A model could not be loaded; names the model and the file, for the operator.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -103,8 +103,6 @@ pub struct Changes {
     pub retired: Vec<(ModelName, Version)>,
     /// What could not be loaded; told once, and again when somebody says that all is in place.
     pub faults: Vec<LoadError>,
-    /// Whether the look ended early, so that what it has loaded need not wait for what is left.
-    pub is_partial: bool,
 }
 
 /// A model that can be served from now on.
@@ -125,6 +123,14 @@ struct NotLoaded {
 impl From<LoadError> for NotLoaded {
     fn from(fault: LoadError) -> Self {
         Self { fault, lacks: None }
+    }
+}
+
+impl Known {
+    /// Whether the directory looks as it did at the last look, or is to be trusted at once; remembers how it looks now.
+    fn has_settled(&mut self, now: &Signature, look: Look) -> bool {
+        let before = self.signature.replace(now.clone());
+        look == Look::AtOnce || before.as_ref() == Some(now)
     }
 }
 
@@ -211,18 +217,12 @@ impl Models {
             known.name.clone_from(&place.name);
             self.look_at(&place, known, look, &mut changes);
             if !changes.served.is_empty() {
-                changes.is_partial = true;
+                // It need not wait for what is left.
                 break;
             }
         }
-        let gone = |dir: &Path, known: &mut Known| -> bool {
-            let signature = Signature::of(dir);
-            // One that is being replaced may be gone for a moment.
-            let stays_gone = look == Look::AtOnce || known.signature.as_ref() == Some(&signature);
-            known.signature = Some(signature);
-            stays_gone
-        };
-        seen.places.retain(|dir, known| !is_gone(dir) || !gone(dir, known));
+        // One that is being replaced may be gone for a moment.
+        seen.places.retain(|dir, known| !is_gone(dir) || !known.has_settled(&Signature::of(dir), look));
         let held: BTreeSet<&Key> = seen.places.values().filter_map(|known| known.holds.as_ref()).collect();
         let echo = self.0.config.enable_echo.then(echo::spec).map(|spec| (spec.name, spec.version));
         for (key, loaded) in self.loaded_mut().iter_mut() {
@@ -270,8 +270,7 @@ impl Models {
     /// Looks at one directory; loads what it holds when that has changed.
     fn look_at(&self, place: &Place, known: &mut Known, look: Look, changes: &mut Changes) {
         let signature = Signature::of(&place.dir);
-        let has_settled = look == Look::AtOnce || known.signature.as_ref() == Some(&signature);
-        known.signature = Some(signature.clone());
+        let has_settled = known.has_settled(&signature, look);
         // What was wrong may not be of the files.
         let is_asked_again = look == Look::AtOnce && known.is_faulty;
         let may_be_loaded_now = is_asked_again || known.lacks.is_some_and(|bytes| self.has_room(bytes));
@@ -365,6 +364,12 @@ impl Models {
 }
 
 impl Changes {
+    /// Whether there may be more to load: a look ends with the first model that it serves.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        !self.served.is_empty()
+    }
+
     /// Whether something else is served than before.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -168,11 +168,11 @@ fn what_is_loaded_does_not_wait_for_what_is_left() {
     ["iris", "digits"].iter().for_each(|model| home.put(model));
     ["iris", "digits"].iter().for_each(|model| home.change(model));
     let first = models.look(Look::AtOnce);
-    assert_eq!((names(&first.served), first.is_partial), (vec!["augur/digits"], true));
+    assert_eq!((names(&first.served), first.is_partial()), (vec!["augur/digits"], true));
     let second = models.look(Look::AtOnce);
-    assert_eq!((names(&second.served), second.is_partial), (vec!["augur/iris"], true));
+    assert_eq!((names(&second.served), second.is_partial()), (vec!["augur/iris"], true));
     let third = models.look(Look::AtOnce);
-    assert!(third.is_empty() && !third.is_partial, "{third:?}");
+    assert!(third.is_empty() && !third.is_partial(), "{third:?}");
 }
 
 #[test]

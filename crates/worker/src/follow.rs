@@ -48,7 +48,7 @@ pub(crate) async fn follow(node: Arc<Node>) {
             Some(Err(error)) => return propagate_panic(Err(error)),
             None => return,
         };
-        rest = changes.is_partial.then_some(look);
+        rest = changes.is_partial().then_some(look);
         let retired = node.models.retired();
         withdrawn.retain(|version, _| retired.contains(version));
         if !changes.is_empty() || retired.len() > withdrawn.len() {

@@ -1,6 +1,6 @@
 //! More than the server takes: what is refused, with which time to come back, and what is answered all the same.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use crate::{
     harness::{Server, config, echo, header, id_of, json_of, problem, until, version},
@@ -156,7 +156,7 @@ async fn work_is_bounded_by_the_time_it_takes() {
     // Nothing is known of how fast this is served, so nothing is refused.
     let ids = join_all((0..60).map(|value| server.create(value))).await;
     // About four are served each second…
-    let mut ids = ids.into_iter();
+    let (served, left) = ids.split_at(20);
     let seconds = until(|| async {
         tokio::time::sleep(Duration::from_millis(250)).await;
         let view = server.read("/v1/queue").await;
@@ -164,17 +164,23 @@ async fn work_is_bounded_by_the_time_it_takes() {
         line["seconds_of_work"].as_f64().filter(|seconds| *seconds < 1000.0)
     });
     let serve = async {
-        for id in ids.by_ref().take(20) {
-            server.finish(id).await;
+        for id in served {
+            server.finish(*id).await;
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     };
     let (seconds, ()) = tokio::join!(seconds, serve);
     assert!(seconds > 1.0, "{seconds}");
     // …until nobody works any more: then the rate falls, and what waits takes longer and longer.
+    let late = Mutex::new(Vec::new());
     let refusal = until(|| async {
         let response = post(&server, 1).await;
-        (response.status() == 503).then_some(response)
+        if response.status() == 503 {
+            return Some(response);
+        }
+        let id = id_of(&json_of(response, 202).await);
+        late.lock().unwrap().push(id);
+        None
     })
     .await;
     refused(refusal, "queue_full").await;
@@ -182,8 +188,9 @@ async fn work_is_bounded_by_the_time_it_takes() {
     let pixels = json!({"model": "augur/digits", "input": {"pixels": vec![0; 64]}});
     json_of(server.post("/v1/predictions", &pixels).send().await.unwrap(), 202).await;
     // When what waited is done, there is room again.
-    for id in ids {
-        server.finish(id).await;
+    let late = late.into_inner().unwrap();
+    for id in left.iter().chain(&late) {
+        server.finish(*id).await;
     }
     until(|| async { (post(&server, 1).await.status() == 202).then_some(()) }).await;
 }

@@ -8,13 +8,10 @@ use settings::{AddModel, Fatal, say};
 use tokio::task::spawn_blocking;
 
 use super::{
-    described,
+    CARD, described,
     install::{Staged, refuse_existing},
     place,
 };
-
-/// A model's card, which states its licence.
-const CARD: &str = "README.md";
 
 /// Copies it and says what it is called now.
 pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {

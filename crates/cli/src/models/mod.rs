@@ -20,6 +20,9 @@ use prediction::ModelName;
 use settings::{Fatal, ModelsCommand};
 use tokio::task::spawn_blocking;
 
+/// A model's card, which states its licence.
+const CARD: &str = "README.md";
+
 /// Does what is asked.
 pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
     match command {

@@ -6,10 +6,11 @@ use std::{
     path::Path,
 };
 
-use inference::Origin;
+use inference::{Origin, is_setting};
 use settings::{Fatal, PullModel, Repository, say};
 
 use super::{
+    CARD, described,
     download::{Failed, Wanted, download},
     hub::{Hub, Revision},
     install::{Staged, refuse_existing},
@@ -20,18 +21,6 @@ use crate::screen::bytes;
 
 /// What a model cannot be without.
 const NEEDED: [&str; 3] = ["config.json", "tokenizer.json", WEIGHTS];
-/// What it reads besides, where there is such a file; and its card, which states the licence.
-const READ: [&str; 9] = [
-    "tokenizer_config.json",
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "config_sentence_transformers.json",
-    "modules.json",
-    "README.md",
-];
 const WEIGHTS: &str = "model.safetensors";
 /// What the weights are when they are in several files.
 const SHARDS: &str = "model.safetensors.index.json";
@@ -47,7 +36,7 @@ pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
     let wanted = wanted(&revision).map_err(|reason| hub.refused(&repository, &reason))?;
     let target = place(&models_dir, name);
     let is_there = Origin::read(&target).is_ok_and(|origin| origin.is_some_and(|origin| origin.commit == commit));
-    if is_there && inference::inspect(&target).is_ok() {
+    if is_there && described(&target).await.is_ok() {
         say(format_args!("{name} is there already, commit {}, in {}", short(commit), target.display()));
         return Ok(());
     }
@@ -106,7 +95,7 @@ fn wanted(revision: &Revision) -> Result<Vec<Wanted>, String> {
             _ => format!("it has no {missing}"),
         });
     }
-    let is_read = |path: &str| NEEDED.contains(&path) || READ.contains(&path) || is_module(path);
+    let is_read = |path: &str| NEEDED.contains(&path) || is_setting(path) || is_module(path) || path == CARD;
     let files = revision.files.iter().filter(|file| is_read(&file.path)).cloned().map(|file| {
         let path = file.path.clone();
         Wanted::new(file).ok_or_else(|| format!("the hub does not state the size and digest of {path}"))

@@ -105,6 +105,12 @@ pub(crate) fn is_text_encoder(dir: &Path) -> bool {
     model_type(dir).is_some_and(|kind| Family::ALL.iter().any(|(name, _)| *name == kind))
 }
 
+/// Whether a file of this name, in the directory itself, says more about a model than `config.json` does: it is read where it is.
+#[must_use]
+pub fn is_setting(name: &str) -> bool {
+    [TOKENIZER_CONFIG, LIBRARY_CONFIG, MODULES].contains(&name) || SENTENCE_CONFIGS.contains(&name)
+}
+
 /// Why a directory, which has no manifest, is no text encoder.
 pub(crate) fn why_not(dir: &Path) -> String {
     let known = Family::ALL.map(|(name, _)| name).join(", ");

@@ -43,7 +43,6 @@ use crate::{
     map::Weights,
 };
 
-pub use self::encoder::Encoder;
 pub(crate) use self::{
     classify::Classifier,
     embed::Embedder,
@@ -52,6 +51,7 @@ pub(crate) use self::{
     task::Task,
     zero_shot::ZeroShot,
 };
+pub use self::{encoder::Encoder, files::is_setting};
 
 /// The longest text that is read, in characters (of JSON Schema, which are Unicode's code points); some tens of times what any
 /// model of the family looks at.
