@@ -50,8 +50,9 @@ pub(crate) const AUGUR: Dialect = Dialect {
     clear: "TRUNCATE predictions, inputs, outputs, deliveries, delivery_attempts, idempotency_keys CASCADE",
 };
 
-/// The same with a model that takes 20 ms for each batch.
-pub(crate) const AUGUR_SLEEPING: Dialect = Dialect { around: (r#"{"input":{"sleep_ms":20,"value":"#, "}}"), ..AUGUR };
+/// The same with a model that takes 20 ms for each batch, and one prediction at a time.
+pub(crate) const AUGUR_SLEEPING: Dialect =
+    Dialect { around: (r#"{"input":{"sleep_ms":20,"alone":true,"value":"#, "}}"), ..AUGUR };
 
 /// What the recipes in `bench/peers` have in common.
 pub(crate) const PEER: Dialect = Dialect {

@@ -17,8 +17,8 @@ use crate::{
 };
 
 const WORKERS: [usize; 6] = [1, 2, 4, 8, 16, 32];
-/// Each worker holds one prediction at a time, so that no batch is larger, and all fit into Postgres' connections.
-const ALONE: [&str; 4] = ["--slots", "1", "--database-connections", "2"];
+/// So that all fit into Postgres' connections.
+const FEW: [&str; 2] = ["--database-connections", "2"];
 /// What a worker could finish in a second: the model takes 20 ms.
 const PER_SECOND: usize = 50;
 /// How many seconds the work would last, if it took no more than that.
@@ -56,7 +56,7 @@ async fn measure(stage: &Stage, subject: &mut Subject, workers: usize, most: usi
     let count = (workers * PER_SECOND * LASTS).min(most);
     let (dialect, address) = (subject.dialect, subject.address);
     let accepted = drive::apart(move || drive::submit_all(dialect, address, 64, count)).await;
-    let pool: Vec<Program> = join_all((0..workers).map(|_| stage.another_worker(&ALONE))).await;
+    let pool: Vec<Program> = join_all((0..workers).map(|_| stage.another_worker(&FEW))).await;
     subject.processes.insert("the workers".into(), pool.iter().map(Program::id).collect());
     let ready = now(stage).await;
     while ended(stage, ready, f64::MAX).await < workers * SETTLED {

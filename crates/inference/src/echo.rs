@@ -12,10 +12,13 @@ use serde_json::{json, value::RawValue};
 use crate::{Abandon, architecture::Architecture, digest};
 
 /// Changes whenever the model's behaviour does; its digest is the version.
-const BEHAVIOUR: &str = "augur/echo 1";
+const BEHAVIOUR: &str = "augur/echo 2";
 
 /// The longest sleep, in milliseconds.
 const MAX_SLEEP_MS: f64 = 600_000.0;
+
+/// The most predictions of one batch.
+const MAX_BATCH: usize = 64;
 
 /// How often a sleeping batch looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(5);
@@ -27,6 +30,7 @@ pub(crate) struct Echo;
 pub(crate) struct Item {
     value: Box<RawValue>,
     sleep: Duration,
+    alone: bool,
     fail: Option<Fail>,
 }
 
@@ -45,6 +49,8 @@ struct Input<'a> {
     /// A float, since JSON Schema takes `5.0` for an integer.
     #[serde(default)]
     sleep_ms: f64,
+    #[serde(default)]
+    alone: bool,
     fail: Option<Fail>,
 }
 
@@ -66,6 +72,10 @@ pub(crate) fn spec() -> ModelSpec {
                     "type": "integer", "minimum": 0, "maximum": MAX_SLEEP_MS as u64, "default": 0,
                     "description": "How long to take, in milliseconds; a batch takes as long as its longest.",
                 },
+                "alone": {
+                    "type": "boolean", "default": false,
+                    "description": "Run in a batch of its own, as one input of a large model would.",
+                },
                 "fail": {
                     "enum": ["retryable", "permanent"],
                     "description": "Fail, so that it is tried again or not.",
@@ -78,7 +88,7 @@ pub(crate) fn spec() -> ModelSpec {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "description": "The value.",
         }),
-        limits: Limits { timeout_seconds: 660, max_batch: 64, ..Limits::default() },
+        limits: Limits { timeout_seconds: 660, max_batch: MAX_BATCH, ..Limits::default() },
     }
 }
 
@@ -97,11 +107,15 @@ impl Architecture for Echo {
             return Err(invalid(format!("sleep_ms is 0 to {MAX_SLEEP_MS}")));
         }
         let sleep = Duration::from_secs_f64(input.sleep_ms / 1000.0);
-        Ok(Item { value: input.value.to_owned(), sleep, fail: input.fail })
+        Ok(Item { value: input.value.to_owned(), sleep, alone: input.alone, fail: input.fail })
     }
 
-    fn cost(&self, _: &Item) -> usize {
-        1
+    fn cost(&self, item: &Item) -> usize {
+        if item.alone { MAX_BATCH } else { 1 }
+    }
+
+    fn max_batch_cost(&self) -> usize {
+        MAX_BATCH
     }
 
     fn run(&self, batch: &[(Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {

@@ -54,6 +54,23 @@ async fn it_fails_when_asked_to() {
     }
 }
 
+#[tokio::test]
+async fn who_wants_to_be_alone_is_alone() {
+    let echo = echo();
+    let abandon = Abandon::default();
+    let ask = |rest: &str| {
+        let input = format!("{{\"value\": 1, \"sleep_ms\": 20{rest}}}");
+        let (echo, abandon) = (&echo, &abandon);
+        async move { predict(echo, &input, abandon).await.expect("no failure").batch_size }
+    };
+    let together = futures::future::join_all((0..8).map(|_| ask(""))).await;
+    assert!(together.iter().any(|size| *size > 1), "{together:?}");
+    let alone =
+        futures::future::join_all((0..8).map(|number| ask(if number % 2 == 0 { ", \"alone\": true" } else { "" })));
+    let alone = alone.await;
+    assert!(alone.iter().step_by(2).all(|size| *size == 1), "{alone:?}");
+}
+
 const SLEEPS: &str = "{\"value\": 1, \"sleep_ms\": 600000}";
 
 /// Nothing tells that the engine has begun; long before this it has, and had it not, all would end the same way.

@@ -7,7 +7,7 @@ use prediction::{PredictionId, StreamKey, Ticket};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use crate::{Accepted, NewPrediction, Store, StoreError, gather, take_turn};
+use crate::{Accepted, NewPrediction, Store, StoreError, take_turn, turn::take};
 
 /// What is done with the tickets of predictions just committed, by a task of its own and not by the caller (whose client may
 /// hang up). Returns the tickets that could not be queued.
@@ -88,7 +88,7 @@ async fn flush_all(
     loop {
         let mut turn = waiting.lock().await;
         let Some(first) = turn.recv().await else { return };
-        let mut jobs = gather(first, || turn.try_recv().ok(), |_| 1, max_batch).await;
+        let mut jobs = take(first, || turn.try_recv().ok(), |_| 1, max_batch);
         let flushing = async {
             while !jobs.is_empty() {
                 let rest = jobs.split_off(fitting(&jobs));

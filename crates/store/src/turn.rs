@@ -16,29 +16,36 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// all others.
 const ALONE: Duration = Duration::from_millis(20);
 
-/// Takes the first and what else there is, until there is enough by size. A crowd waits a moment for more, since fewer statements
-/// cost less; who is nearly alone waits for nobody.
+/// Takes the first and what else there is, until there is enough by size.
+pub(crate) fn take<T>(first: T, next: impl FnMut() -> Option<T>, size: impl Fn(&T) -> usize, enough: usize) -> Vec<T> {
+    let mut batch = vec![first];
+    fill(&mut batch, next, size, enough);
+    batch
+}
+
+/// The same, but a crowd waits a moment for more, since fewer statements cost less; who is nearly alone waits for nobody. For work
+/// that nobody's next request waits for: callers who are answered one after the other would only come back later.
 pub async fn gather<T>(
     first: T,
     mut next: impl FnMut() -> Option<T>,
     size: impl Fn(&T) -> usize,
     enough: usize,
 ) -> Vec<T> {
-    let mut gathered = size(&first);
-    let mut batch = vec![first];
-    let mut has_waited = false;
-    loop {
-        while gathered < enough
-            && let Some(item) = next()
-        {
-            gathered += size(&item);
-            batch.push(item);
-        }
-        if has_waited || !(CROWD..enough).contains(&gathered) {
-            return batch;
-        }
+    let mut batch = take(first, &mut next, &size, enough);
+    if (CROWD..enough).contains(&batch.iter().map(&size).sum()) {
         sleep(PAUSE).await;
-        has_waited = true;
+        fill(&mut batch, next, size, enough);
+    }
+    batch
+}
+
+fn fill<T>(batch: &mut Vec<T>, mut next: impl FnMut() -> Option<T>, size: impl Fn(&T) -> usize, enough: usize) {
+    let mut gathered: usize = batch.iter().map(&size).sum();
+    while gathered < enough
+        && let Some(item) = next()
+    {
+        gathered += size(&item);
+        batch.push(item);
     }
 }
 
