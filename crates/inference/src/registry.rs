@@ -236,7 +236,7 @@ impl Found {
         Ok(Checked { found: self, digests, version, weights })
     }
 
-    /// What runs it, as a manifest names it.
+    /// What runs it: as a manifest names it, and for images the family.
     pub(crate) fn architecture(&self) -> &'static str {
         match self.runs {
             Runs::Mlp(_) => "mlp",

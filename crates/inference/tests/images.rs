@@ -99,9 +99,12 @@ impl Tiny {
         Ok(models.get(&spec.name, &spec.version).expect("what is served can be had"))
     }
 
-    fn refusal(mut self, change: impl FnOnce(&mut Self)) -> String {
+    /// Why it does not load, spoilt so and named by itself.
+    fn refusal(mut self, change: Change) -> String {
         change(&mut self);
-        self.load(Machine::default()).err().expect("must not load").to_string()
+        let home = self.directory();
+        let config = Config { model_dirs: vec![home.path().join("owner/tiny")], ..Config::default() };
+        Models::load(&config).err().expect("must not load").to_string()
     }
 }
 

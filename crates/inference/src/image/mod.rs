@@ -30,7 +30,8 @@ pub(crate) struct Bounds {
     pub(crate) pixels: u64,
 }
 
-/// Of images that are resized: 4096 × 4096, or a photograph of 16 megapixels. Decoding one takes up to 8 bytes for each pixel.
+/// Of images that are resized: 4096 × 4096, or a photograph of 16 megapixels. Decoding one takes up to 7 bytes for each pixel, of a
+/// progressive JPEG up to 11, and a model reads as many inputs at once as there are cores.
 pub(crate) const BOUNDS: Bounds = Bounds { side: 1 << 14, pixels: 1 << 24 };
 
 /// An upright image: red, green and blue of each pixel, row by row.

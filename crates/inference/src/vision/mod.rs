@@ -17,7 +17,10 @@ use prediction::{Failure, Limits};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use self::processor::{Levels, Processor};
+use self::{
+    config::Settings,
+    processor::{Levels, Processor},
+};
 use crate::{
     Abandon, LoadError, Machine,
     architecture::{Architecture, Described},
@@ -29,7 +32,6 @@ use crate::{
     map::Weights,
 };
 
-use self::config::Settings;
 pub(crate) use self::{
     config::{Family, model_types},
     mobilenet::MobileNetV2,
@@ -174,6 +176,11 @@ impl<N: Network> Architecture for ImageClassifier<N> {
         }
         let image = self.processor.apply(&image::read(&image, BOUNDS)?);
         Ok(Item { image, most: top_k.unwrap_or(TOP_K) })
+    }
+
+    /// Few bytes may be many pixels.
+    fn inline_bytes(&self) -> usize {
+        0
     }
 
     fn cost(&self, _: &Item) -> usize {
