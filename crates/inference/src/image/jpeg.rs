@@ -7,7 +7,7 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-use super::{Bounds, Image, Orientation};
+use super::{Bounds, Image, Orientation, Room};
 use crate::contract::invalid;
 
 /// The longest side that the format can state.
@@ -20,7 +20,7 @@ const MOST_SCANS: usize = 64;
 ///
 /// # Errors
 /// `invalid_input` for what is no sound JPEG, `input_too_large` beyond the bounds.
-pub(super) fn decode(bytes: &[u8], bounds: Bounds) -> Result<(Image, Orientation), Failure> {
+pub(super) fn decode(bytes: &[u8], bounds: Bounds) -> Result<(Image, Orientation, Room), Failure> {
     let refused = |error: DecodeErrors| invalid(format!("the image is not a sound JPEG: {error}"));
     // The decoder makes up what is missing in the last rows.
     if !has_end(bytes) {
@@ -36,7 +36,7 @@ pub(super) fn decode(bytes: &[u8], bounds: Bounds) -> Result<(Image, Orientation
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(refused)?;
     let info = decoder.info().ok_or_else(|| invalid("the image is not a sound JPEG: it has no header"))?;
-    bounds.check(info.width.into(), info.height.into())?;
+    let room = bounds.admit(info.width.into(), info.height.into())?;
     if !matches!(info.components, 1 | 3 | 4) {
         return Err(invalid(format!("the image is a JPEG of {} colours; 1, 3 and 4 are read", info.components)));
     }
@@ -46,7 +46,7 @@ pub(super) fn decode(bytes: &[u8], bounds: Bounds) -> Result<(Image, Orientation
     if pixels.len() != width * height * 3 {
         return Err(invalid("the image is not a sound JPEG: its colours are not known"));
     }
-    Ok((Image { width, height, pixels }, orientation))
+    Ok((Image { width, height, pixels }, orientation, room))
 }
 
 /// Whether the mark of the end follows the beginning of the pixels, among which no byte looks like a mark.

@@ -8,6 +8,7 @@ mod exif;
 mod jpeg;
 mod png;
 mod resize;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ pub(crate) use self::{
     exif::Orientation,
     png::{Samples, decode as decode_png},
     resize::{Filter, Target, resize},
+    room::Room,
 };
 use crate::contract::{invalid, too_large};
 
@@ -31,7 +33,7 @@ pub(crate) struct Bounds {
 }
 
 /// Of images that are resized: 4096 × 4096, or a photograph of 16 megapixels. Decoding one takes up to 7 bytes for each pixel, of a
-/// progressive JPEG up to 11, and a model reads as many inputs at once as there are cores.
+/// progressive JPEG up to 11.
 pub(crate) const BOUNDS: Bounds = Bounds { side: 1 << 14, pixels: 1 << 24 };
 
 /// An upright image: red, green and blue of each pixel, row by row.
@@ -43,34 +45,36 @@ pub(crate) struct Image {
 }
 
 impl Bounds {
-    /// Refuses what is larger.
+    /// Refuses what is larger; waits until there is room for the rest.
     ///
     /// # Errors
     /// `input_too_large`.
-    pub(crate) fn check(self, width: u32, height: u32) -> Result<(), Failure> {
+    fn admit(self, width: u32, height: u32) -> Result<Room, Failure> {
         let Self { side, pixels } = self;
         if width > side || height > side {
             return Err(too_large(format!("the image has {width} × {height} pixels; at most {side} a side are read")));
         }
-        if u64::from(width) * u64::from(height) > pixels {
+        let wanted = u64::from(width) * u64::from(height);
+        if wanted > pixels {
             return Err(too_large(format!("the image has {width} × {height} pixels; at most {pixels} are read")));
         }
-        Ok(())
+        Ok(Room::take(wanted))
     }
 }
 
-/// Reads an image from base64, alone or in a `data:` URL. What the URL says of the format does not matter: the first bytes do.
+/// Reads an image from base64, alone or in a `data:` URL. What the URL says of the format does not matter: the first bytes do. The
+/// room is to be kept as long as the image.
 ///
 /// # Errors
 /// `invalid_input` for what is no image, `input_too_large` beyond the bounds.
-pub(crate) fn read(text: &str, bounds: Bounds) -> Result<Image, Failure> {
+pub(crate) fn read(text: &str, bounds: Bounds) -> Result<(Image, Room), Failure> {
     let bytes = base64(encoded(text)?)?;
-    let (image, orientation) = match &bytes[..] {
+    let (image, orientation, room) = match &bytes[..] {
         [0x89, b'P', b'N', b'G', ..] => decode_png(&bytes, bounds)?.into_rgb(),
         [0xFF, 0xD8, ..] => jpeg::decode(&bytes, bounds)?,
         _ => return Err(invalid("the image is neither PNG nor JPEG")),
     };
-    Ok(orientation.applied_to(image))
+    Ok((orientation.applied_to(image), room))
 }
 
 /// The base64 in a `data:` URL, or all of the text.

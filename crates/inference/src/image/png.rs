@@ -5,7 +5,7 @@ use std::io::Cursor;
 use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
 use prediction::Failure;
 
-use super::{Bounds, Image, Orientation};
+use super::{Bounds, Image, Orientation, Room};
 use crate::contract::{invalid, too_large};
 
 /// The most memory the decoder takes for itself, in bytes.
@@ -19,6 +19,7 @@ pub(crate) struct Samples {
     /// As many for each pixel as its colour type says, row by row.
     pub(crate) samples: Vec<u8>,
     orientation: Orientation,
+    room: Room,
 }
 
 /// Decodes a file; of an animated one the first picture, which is what viewers that know no animation show.
@@ -35,7 +36,7 @@ pub(crate) fn decode(bytes: &[u8], bounds: Bounds) -> Result<Samples, Failure> {
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     let header = decoder.read_header_info().map_err(refused)?;
-    bounds.check(header.width, header.height)?;
+    let room = bounds.admit(header.width, header.height)?;
     let mut reader = decoder.read_info().map_err(refused)?;
     let length = reader.output_buffer_size().ok_or_else(|| too_large("the image is too large"))?;
     let mut samples = vec![0; length];
@@ -46,13 +47,13 @@ pub(crate) fn decode(bytes: &[u8], bounds: Bounds) -> Result<Samples, Failure> {
         return Err(invalid("the image is not a sound PNG: it has no pixels"));
     }
     let exif = reader.info().exif_metadata.as_deref().unwrap_or_default();
-    Ok(Samples { width, height, color: frame.color_type, samples, orientation: Orientation::of(exif) })
+    Ok(Samples { width, height, color: frame.color_type, samples, orientation: Orientation::of(exif), room })
 }
 
 impl Samples {
     /// Red, green and blue of each pixel; what is transparent is taken as if it were not.
-    pub(super) fn into_rgb(self) -> (Image, Orientation) {
-        let Self { width, height, color, samples, orientation } = self;
+    pub(super) fn into_rgb(self) -> (Image, Orientation, Room) {
+        let Self { width, height, color, samples, orientation, room } = self;
         let each = color.samples();
         let pixels = match color {
             ColorType::Rgb => samples,
@@ -61,6 +62,6 @@ impl Samples {
                 samples.chunks_exact(each).flat_map(|pixel| [pixel[0]; 3]).collect()
             }
         };
-        (Image { width, height, pixels }, orientation)
+        (Image { width, height, pixels }, orientation, room)
     }
 }

@@ -38,6 +38,11 @@ fn goldens() -> BTreeMap<String, Golden> {
     serde_json::from_str::<Goldens>(include_str!("../../tests/goldens/images.json")).expect("goldens").images
 }
 
+/// The image alone.
+fn read(text: &str, bounds: Bounds) -> Result<Image, Failure> {
+    super::read(text, bounds).map(|(image, _)| image)
+}
+
 fn read_bytes(bytes: &[u8]) -> Result<Image, Failure> {
     read(&STANDARD.encode(bytes), BOUNDS)
 }

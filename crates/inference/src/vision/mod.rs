@@ -174,7 +174,8 @@ impl<N: Network> Architecture for ImageClassifier<N> {
         if image.len() > LONGEST_IMAGE {
             return Err(too_large(format!("the image has more than {LONGEST_IMAGE} characters")));
         }
-        let image = self.processor.apply(&image::read(&image, BOUNDS)?);
+        let (image, _room) = image::read(&image, BOUNDS)?;
+        let image = self.processor.apply(&image);
         Ok(Item { image, most: top_k.unwrap_or(TOP_K) })
     }
 
