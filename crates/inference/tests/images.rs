@@ -242,7 +242,7 @@ async fn images_that_are_none_or_too_large_are_refused() {
 #[test]
 fn what_is_not_done_here_is_refused() {
     let goldens = Goldens::read();
-    let cases: [(&str, Change, &str); 16] = [
+    let cases: [(&str, Change, &str); 17] = [
         ("vit", |tiny| tiny.config["architectures"] = json!(["ViTModel"]), "ViTForImageClassification is"),
         ("vit", |tiny| tiny.config["architectures"] = json!([]), "architectures [] are not run here"),
         ("vit", |tiny| tiny.config["model_type"] = json!("swin"), "known are bert"),
@@ -252,6 +252,11 @@ fn what_is_not_done_here_is_refused() {
             "vit",
             |tiny| tiny.config["image_size"] = json!(40),
             "image_size 40 × 40 (high × wide), but the processor makes 32 × 32",
+        ),
+        (
+            "vit",
+            |tiny| tiny.config["image_size"] = json!([1_u64 << 40, 1_u64 << 40]),
+            "but the processor makes 32 × 32",
         ),
         ("vit", |tiny| tiny.config["hidden_act"] = json!("mish"), "unknown variant `mish`"),
         ("vit", |tiny| tiny.config["auto_map"] = json!({}), "auto_map"),

@@ -124,8 +124,8 @@ impl Config {
             ("hidden_size", hidden_size),
             ("num_attention_heads", num_attention_heads),
             ("intermediate_size", self.intermediate_size),
-            ("image_size", image_size.area()),
-            ("patch_size", patch_size.area()),
+            ("image_size", image_size.height.min(image_size.width)),
+            ("patch_size", patch_size.height.min(patch_size.width)),
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(format!("{name} is 0"));
