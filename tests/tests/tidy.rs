@@ -39,6 +39,7 @@ const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("tokenizers", &["inference"]),
     ("safetensors", &["inference"]),
     ("memmap2", &["inference"]),
+    ("zune", &["inference"]),
     ("axum", &["api", "tests"]),
     ("hyper", &["api", "webhook", "cli"]),
     ("tokio-rustls", &["webhook"]),

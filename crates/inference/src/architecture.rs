@@ -41,6 +41,11 @@ pub(crate) trait Architecture: Send + Sync + 'static {
     /// Reads one input (which fits the schema); runs off the engine thread, for many inputs at once.
     fn prepare(&self, input: &RawValue) -> Result<Self::Item, Failure>;
 
+    /// The longest input, in bytes, that is read where it is: handing it to another thread would take longer.
+    fn inline_bytes(&self) -> usize {
+        1 << 10
+    }
+
     /// What one item costs, in units of the architecture's own (tokens for text, 1 for fixed shapes); a batch costs what its
     /// items do, since nothing is padded.
     fn cost(&self, item: &Self::Item) -> usize;

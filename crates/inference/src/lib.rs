@@ -3,9 +3,13 @@
 
 mod abandon;
 mod architecture;
+mod card;
+mod contract;
 mod digest;
 mod echo;
 mod engine;
+mod image;
+mod labels;
 mod machine;
 mod manifest;
 mod map;
@@ -14,10 +18,13 @@ mod model;
 mod models;
 mod origin;
 mod picture;
+mod plain;
 mod registry;
 mod signature;
 mod survey;
 mod text;
+mod transformer;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
@@ -27,8 +34,9 @@ pub use machine::Machine;
 pub use model::{Model, Output};
 pub use models::{Changes, Config, Look, Models};
 pub use origin::Origin;
+pub use plain::is_setting;
 pub use survey::{Description, Listed, PinnedFile, inspect, refuse_pickle, survey};
-pub use text::{Encoder, is_setting};
+pub use text::Encoder;
 
 /// A model could not be loaded; names the model and the file, for the operator.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -24,9 +24,6 @@ use crate::{
     engine::{self, Job},
 };
 
-/// Inputs up to this many bytes are read where they are: handing them to another thread costs more.
-const INLINE_BYTES: usize = 1 << 10;
-
 /// What a run gave.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -117,7 +114,7 @@ struct Batched<A: Architecture> {
 
 impl<A: Architecture> Batched<A> {
     async fn prepare(&self, input: &RawValue) -> Result<A::Item, Failure> {
-        if input.get().len() <= INLINE_BYTES {
+        if input.get().len() <= self.architecture.inline_bytes() {
             return prepare(&*self.architecture, input);
         }
         let permit = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| stopped())?;

@@ -4,25 +4,24 @@
 //! paper is to be inverted first. Transparent parts are ground. A PNG is averaged down to the cells by area, each side by
 //! itself, so a picture that is not square is stretched.
 
-use std::io::Cursor;
-
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
-use prediction::{Failure, FailureCode};
+use png::ColorType;
+use prediction::Failure;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::{
+    contract::{invalid, parse, too_large},
+    image::{self, Bounds, Samples},
+};
 
 /// How a picture may be written as a string.
 const DATA_URL: &str = "data:image/png;base64,";
 
-/// The widest and the highest PNG, in pixels; checked before anything of its size is allocated.
-const MAX_SIDE: u32 = 1024;
+/// The widest and the highest PNG, in pixels.
+const BOUNDS: Bounds = Bounds { side: 1024, pixels: 1024 * 1024 };
 
 /// The most bytes of a PNG.
 const MAX_PNG_BYTES: usize = 512 << 10;
-
-/// The most memory the decoder takes for itself, in bytes.
-const MAX_DECODER_BYTES: usize = 8 << 20;
 
 /// Shares of red, green and blue in brightness (ITU-R BT.601).
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
@@ -69,7 +68,7 @@ impl Picture {
 /// # Errors
 /// `invalid_input` for what is no such picture, `input_too_large` for a PNG beyond the limits.
 pub(crate) fn read(picture: &Picture, input: &RawValue) -> Result<Vec<f32>, Failure> {
-    let cells = match serde_json::from_str(input.get()).map_err(|error| invalid(error.to_string()))? {
+    let cells = match parse(input)? {
         Input::Pixels(Pixels::Flat(cells)) => cells,
         Input::Pixels(Pixels::Rows(rows)) => {
             if rows.iter().any(|row| row.len() != picture.side) {
@@ -93,43 +92,13 @@ fn read_png(picture: &Picture, url: &str) -> Result<Vec<f32>, Failure> {
     if text.len() > MAX_PNG_BYTES.div_ceil(3) * 4 {
         return Err(too_large(format!("the image has more than {MAX_PNG_BYTES} bytes")));
     }
-    let bytes = STANDARD.decode(text).map_err(|error| invalid(format!("the image is not base64: {error}")))?;
-    let (brightness, width, height) = decode(&bytes)?;
+    let Samples { width, height, color, samples, .. } = image::decode_png(&image::base64(text)?, BOUNDS)?;
+    let brightness: Vec<f32> = samples.chunks_exact(color.samples()).map(|pixel| brightness(color, pixel)).collect();
     let mut cells = shrink(&brightness, width, height, picture.side);
     for cell in &mut cells {
         *cell *= picture.ink;
     }
     Ok(cells)
-}
-
-/// Brightness (0 to 1) of each pixel, row by row, with width and height.
-fn decode(bytes: &[u8]) -> Result<(Vec<f32>, usize, usize), Failure> {
-    let refused = |error: DecodingError| match error {
-        DecodingError::LimitsExceeded => too_large("the image takes too much memory to read".into()),
-        error => invalid(format!("the image is not a sound PNG: {error}")),
-    };
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MAX_DECODER_BYTES });
-    decoder.set_transformations(Transformations::normalize_to_color8());
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
-    let header = decoder.read_header_info().map_err(refused)?;
-    let (width, height) = (header.width, header.height);
-    if width > MAX_SIDE || height > MAX_SIDE {
-        return Err(too_large(format!("the image has {width} × {height} pixels; at most {MAX_SIDE} a side are read")));
-    }
-    let mut reader = decoder.read_info().map_err(refused)?;
-    let length = reader.output_buffer_size().ok_or_else(|| too_large("the image is too large".into()))?;
-    let mut pixels = vec![0; length];
-    // An animated PNG's first picture, which is what viewers that know no animation show.
-    let frame = reader.next_frame(&mut pixels).map_err(refused)?;
-    let (width, height) = (frame.width as usize, frame.height as usize);
-    pixels.truncate(frame.buffer_size());
-    let brightness: Vec<f32> =
-        pixels.chunks_exact(frame.color_type.samples()).map(|pixel| brightness(frame.color_type, pixel)).collect();
-    if width == 0 || height == 0 || brightness.len() != width * height {
-        return Err(invalid("the image is not a sound PNG: it has no pixels".into()));
-    }
-    Ok((brightness, width, height))
 }
 
 /// Of one pixel, 0 to 1; what is transparent is dark.
@@ -173,12 +142,4 @@ fn averages(values: impl Iterator<Item = f32>, length: usize, count: usize) -> V
         }
     }
     sums.iter().map(|sum| sum / length as f32).collect()
-}
-
-fn invalid(reason: String) -> Failure {
-    Failure::new(FailureCode::InvalidInput, reason)
-}
-
-fn too_large(reason: String) -> Failure {
-    Failure::new(FailureCode::InputTooLarge, reason)
 }

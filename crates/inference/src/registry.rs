@@ -21,11 +21,10 @@ use crate::{
     map::Weights,
     mlp::{self, Mlp},
     origin::Origin,
+    plain::{self, Plain, WEIGHTS},
     text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
+    vision::{self, Family, ImageClassifier, MobileNetV2, ResNet, Vit},
 };
-
-/// The file with the weights, in every model directory.
-const WEIGHTS: &str = "model.safetensors";
 
 /// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, or as bf16 in one part or two.
 const PARAMETER_BYTES: u64 = 4;
@@ -51,6 +50,7 @@ pub(crate) struct Checked {
 enum Runs {
     Mlp(mlp::Settings),
     Text(Task, Precision),
+    Image(Family),
 }
 
 /// Where a model lies, and what it must be called there.
@@ -105,7 +105,7 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<Pla
             dirs => dirs?,
         };
         for dir in dirs {
-            let is_model = dir.join(MANIFEST).exists() || text::is_text_encoder(&dir);
+            let is_model = dir.join(MANIFEST).exists() || Plain::of(&dir).is_some();
             let Some(name) = name_of(&dir).filter(|_| is_model) else { continue };
             if only.is_empty() || only.contains(&name) {
                 found.push(Place { dir, name: Some(name) });
@@ -150,16 +150,22 @@ pub(crate) fn name_of(dir: &Path) -> Option<ModelName> {
 /// Reads what a directory says about its model.
 fn describe(dir: &Path) -> Result<Found, LoadError> {
     if !dir.join(MANIFEST).exists() {
-        if text::is_text_encoder(dir) {
-            hint_at_pickles(dir)?;
-            let (mut described, task) = text::describe(dir, None)?;
-            let origin = Origin::read(dir)?;
-            described.source = origin.as_ref().map(|origin| origin.source.clone());
-            let pinned = origin.map(|origin| origin.files).unwrap_or_default();
-            let runs = Runs::Text(task, Precision::F32);
-            return Ok(Found { dir: dir.to_owned(), described, pinned, runs });
-        }
-        return Err(LoadError::new(dir, text::why_not(dir)));
+        let plain = Plain::of(dir).ok_or_else(|| LoadError::new(dir, plain::why_not(dir)))?;
+        hint_at_pickles(dir)?;
+        let (mut described, runs) = match plain {
+            Plain::Text => {
+                let (described, task) = text::describe(dir, None)?;
+                (described, Runs::Text(task, Precision::F32))
+            }
+            Plain::Image => {
+                let (described, family) = vision::describe(dir)?;
+                (described, Runs::Image(family))
+            }
+        };
+        let origin = Origin::read(dir)?;
+        described.source = origin.as_ref().map(|origin| origin.source.clone());
+        let pinned = origin.map(|origin| origin.files).unwrap_or_default();
+        return Ok(Found { dir: dir.to_owned(), described, pinned, runs });
     }
     let mut manifest = Manifest::read(dir)?;
     let wrong = |reason: String| LoadError::new(&dir.join(MANIFEST), reason);
@@ -230,18 +236,19 @@ impl Found {
         Ok(Checked { found: self, digests, version, weights })
     }
 
-    /// What runs it, as a manifest names it.
+    /// What runs it: as a manifest names it, and for images the family.
     pub(crate) fn architecture(&self) -> &'static str {
         match self.runs {
             Runs::Mlp(_) => "mlp",
             Runs::Text(..) => "encoder",
+            Runs::Image(family) => family.word(),
         }
     }
 
     /// How exact its products are, as a manifest says it; `None` where that cannot be chosen.
     pub(crate) fn precision(&self) -> Option<&'static str> {
         match self.runs {
-            Runs::Mlp(_) => None,
+            Runs::Mlp(_) | Runs::Image(_) => None,
             Runs::Text(_, Precision::F32) => Some("f32"),
             Runs::Text(_, Precision::Bf16) => Some("bf16"),
         }
@@ -269,6 +276,18 @@ impl Checked {
         let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
         match runs {
             Runs::Mlp(settings) => start(&dir, spec, Mlp::load(settings, &weights)?, &described.example),
+            Runs::Image(family) => {
+                let example = &described.example;
+                match family {
+                    Family::Vit => start(&dir, spec, ImageClassifier::<Vit>::load(&dir, &weights, machine)?, example),
+                    Family::ResNet => {
+                        start(&dir, spec, ImageClassifier::<ResNet>::load(&dir, &weights, machine)?, example)
+                    }
+                    Family::MobileNetV2 => {
+                        start(&dir, spec, ImageClassifier::<MobileNetV2>::load(&dir, &weights, machine)?, example)
+                    }
+                }
+            }
             Runs::Text(task, precision) => {
                 let example = &described.example;
                 match task {

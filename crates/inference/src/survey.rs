@@ -21,7 +21,7 @@ pub struct Description {
     pub dir: PathBuf,
     /// What would be published.
     pub spec: ModelSpec,
-    /// What runs it, as a manifest names it.
+    /// What runs it: as a manifest names it, and for images the family.
     pub architecture: &'static str,
     /// How exact its products are, as a manifest says it; `None` where that cannot be chosen.
     pub precision: Option<&'static str>,

@@ -21,8 +21,8 @@ pub enum ModelsCommand {
     Inspect(InspectModel),
     /// Copies a model into the directory of models, once it has loaded and run its example
     ///
-    /// A model is a directory with a model.toml, or one as Hugging Face has it: config.json, tokenizer.json and
-    /// model.safetensors. Running servers that serve the directory of models load it by themselves.
+    /// A model is a directory with a model.toml, or one as Hugging Face has it: config.json, model.safetensors, and tokenizer.json
+    /// or preprocessor_config.json. Running servers that serve the directory of models load it by themselves.
     Add(AddModel),
     /// Fetches a model from the Hugging Face hub into the directory of models, once it has loaded and run its example
     ///

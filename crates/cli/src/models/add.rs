@@ -19,8 +19,8 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
     if !from.is_dir() {
         refuse_pickle(&from)?;
         return Err(Fatal::new(format!(
-            "{} is not a directory; a model is one, with a model.toml, or with config.json, tokenizer.json and \
-             model.safetensors",
+            "{} is not a directory; a model is one, with a model.toml, or with config.json, model.safetensors and \
+             tokenizer.json or preprocessor_config.json",
             from.display()
         )));
     }

@@ -20,7 +20,9 @@ use super::{
 use crate::screen::bytes;
 
 /// What a model cannot be without.
-const NEEDED: [&str; 3] = ["config.json", "tokenizer.json", WEIGHTS];
+const NEEDED: [&str; 2] = ["config.json", WEIGHTS];
+/// What says how inputs are read, of texts and of images: it cannot be without one of them.
+const READERS: [&str; 2] = ["tokenizer.json", "preprocessor_config.json"];
 const WEIGHTS: &str = "model.safetensors";
 /// What the weights are when they are in several files.
 const SHARDS: &str = "model.safetensors.index.json";
@@ -95,7 +97,13 @@ fn wanted(revision: &Revision) -> Result<Vec<Wanted>, String> {
             _ => format!("it has no {missing}"),
         });
     }
-    let is_read = |path: &str| NEEDED.contains(&path) || is_setting(path) || is_module(path) || path == CARD;
+    if !READERS.into_iter().any(has) {
+        let [texts, images] = READERS;
+        return Err(format!("it has no {texts}, and no {images} either: it reads neither texts nor images"));
+    }
+    let is_read = |path: &str| {
+        NEEDED.contains(&path) || READERS.contains(&path) || is_setting(path) || is_module(path) || path == CARD
+    };
     let files = revision.files.iter().filter(|file| is_read(&file.path)).cloned().map(|file| {
         let path = file.path.clone();
         Wanted::new(file).ok_or_else(|| format!("the hub does not state the size and digest of {path}"))

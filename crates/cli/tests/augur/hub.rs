@@ -24,7 +24,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
-use crate::tiny;
+use crate::{tiny, tiny_image};
 
 /// What the branch `main` is.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -51,6 +51,8 @@ pub(crate) struct Conduct {
     pub(crate) lacks: &'static [&'static str],
     /// The seed of its weights.
     pub(crate) seed: u8,
+    /// Its model is of images, not of texts.
+    pub(crate) is_of_images: bool,
 }
 
 /// One request.
@@ -163,7 +165,8 @@ impl Shared {
 }
 
 fn files(conduct: &Conduct) -> BTreeMap<&'static str, Vec<u8>> {
-    tiny::files(conduct.seed).into_iter().filter(|(path, _)| !conduct.lacks.contains(path)).collect()
+    let files = if conduct.is_of_images { tiny_image::files } else { tiny::files };
+    files(conduct.seed).into_iter().filter(|(path, _)| !conduct.lacks.contains(path)).collect()
 }
 
 /// What the hub says of the commit.

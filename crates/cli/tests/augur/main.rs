@@ -14,4 +14,5 @@ mod serve;
 mod served;
 mod settings;
 mod tiny;
+mod tiny_image;
 mod webhooks;

@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
     once::{Ran, augur},
     served::{MODELS, flag},
-    tiny,
+    tiny, tiny_image,
 };
 
 fn temporary() -> TempDir {
@@ -41,7 +41,7 @@ async fn models(models_dir: &Path, arguments: &[&str]) -> Ran {
     augur(&[&["models"], arguments, &[&models_dir]].concat()).await
 }
 
-fn json(ran: &Ran) -> Value {
+fn printed(ran: &Ran) -> Value {
     assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
     serde_json::from_str(&ran.out).expect("JSON")
 }
@@ -54,7 +54,7 @@ async fn what_is_bundled_is_listed() {
     assert_eq!(rows[0], ["NAME", "TASK", "VERSION", "SIZE"]);
     assert_eq!(rows[1][..2], ["augur/digits", "image-classification"]);
     assert_eq!((rows[2][0], rows.len()), ("augur/iris", 3));
-    let listed = json(&models(Path::new(MODELS), &["ls", "--json"]).await);
+    let listed = printed(&models(Path::new(MODELS), &["ls", "--json"]).await);
     assert!(listed[0]["version"].as_str().expect("a version").starts_with(rows[1][2]), "{listed}");
     assert_eq!(listed[0]["parameters"], 17_226 + 128, "weights, biases, offset and scale");
 }
@@ -73,7 +73,7 @@ async fn what_is_broken_is_listed_with_its_reason() {
     assert!(line("augur/short").contains("broken: says it is augur/digits"), "{}", ran.out);
     assert!(line("augur/empty").contains("broken: no model"), "{}", ran.out);
     assert!(line("augur/alone").contains("broken: a model lies in <models>/<owner>/<name>"), "{}", ran.out);
-    let listed = json(&models(home.path(), &["ls", "--json"]).await);
+    let listed = printed(&models(home.path(), &["ls", "--json"]).await);
     let errors = listed.as_array().expect("a list").iter().filter(|model| model["error"].is_string()).count();
     assert_eq!(errors, 3, "{listed}");
 
@@ -91,7 +91,7 @@ async fn a_model_is_shown_with_all_that_it_is() {
         let expected = part != "held-out";
         assert_eq!(ran.out.contains(part), expected, "{part}:\n{}", ran.out);
     }
-    let shown = json(&models(Path::new(MODELS), &["inspect", "augur/iris", "--json"]).await);
+    let shown = printed(&models(Path::new(MODELS), &["inspect", "augur/iris", "--json"]).await);
     assert_eq!((&shown["task"], &shown["architecture"]), (&"tabular-classification".into(), &"mlp".into()), "{shown}");
     assert_eq!(shown["memory"]["weight_bytes"], shown["parameters"].as_u64().expect("a number") * 4);
     let digests = shown["files"].as_array().expect("files").iter().filter_map(|file| file["sha256"].as_str());
@@ -100,6 +100,28 @@ async fn a_model_is_shown_with_all_that_it_is() {
 
     let ran = models(Path::new(MODELS), &["inspect", "nobody/nothing"]).await;
     assert!(ran.status == Some(1) && ran.err.contains("augur models ls"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_classifier_of_images_is_added_listed_and_shown() {
+    let (home, models_dir) = (temporary(), temporary());
+    let from = home.path().join("My-Org/My-Vit");
+    tiny_image::write(&from, 1);
+    let ran = models(models_dir.path(), &["add", from.to_str().expect("a path")]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    let files = all_in(&models_dir.path().join("my-org/my-vit"));
+    assert_eq!(files, ["README.md", "config.json", tiny::WEIGHTS, "preprocessor_config.json"]);
+    let listed = printed(&models(models_dir.path(), &["ls", "--json"]).await);
+    assert_eq!((&listed[0]["name"], &listed[0]["task"]), (&"my-org/my-vit".into(), &"image-classification".into()));
+    let shown = printed(&models(models_dir.path(), &["inspect", "my-org/my-vit", "--json"]).await);
+    assert_eq!((&shown["architecture"], &shown["license"]), (&"vit".into(), &"mit".into()), "{shown}");
+    assert_eq!(shown["output_schema"]["items"]["properties"]["label"]["enum"], json!(["cat", "dog", "ship"]));
+    assert!(shown["input_schema"]["properties"]["image"]["maxLength"].is_u64(), "{shown}");
+    assert_eq!(shown["files"].as_array().map(Vec::len), Some(3), "{shown}");
+
+    fs::write(from.join("preprocessor_config.json"), r#"{"size": 8, "do_pad": true}"#).expect("writes");
+    let ran = models(models_dir.path(), &["add", "--replace", from.to_str().expect("a path")]).await;
+    assert!(ran.status == Some(1) && ran.err.contains("preprocessor_config.json: do_pad true is not known"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -115,7 +137,7 @@ async fn a_directory_is_added_whole_under_its_name_or_another() {
     let mut files = all_in(&added);
     files.sort();
     assert_eq!(files, ["1_Pooling", "README.md", "config.json", tiny::WEIGHTS, "modules.json", "tokenizer.json"]);
-    let shown = json(&models(models_dir.path(), &["inspect", "my-org/my-encoder", "--json"]).await);
+    let shown = printed(&models(models_dir.path(), &["inspect", "my-org/my-encoder", "--json"]).await);
     assert_eq!((&shown["license"], &shown["precision"]), (&"apache-2.0".into(), &"f32".into()), "{shown}");
 
     // Directories need not be in lower case, as names are.
@@ -135,7 +157,7 @@ async fn what_is_there_is_replaced_only_when_that_is_said() {
         tiny::write(&from, seed);
         from.to_str().expect("a path").to_owned()
     });
-    let version = async || json(&models(models_dir.path(), &["ls", "--json"]).await)[0]["version"].clone();
+    let version = async || printed(&models(models_dir.path(), &["ls", "--json"]).await)[0]["version"].clone();
     assert_eq!(models(models_dir.path(), &["add", &from[0]]).await.status, Some(0));
     let first = version().await;
     let ran = models(models_dir.path(), &["add", &from[1]]).await;
@@ -183,7 +205,7 @@ async fn a_model_is_measured_by_length_and_by_how_many_ask() {
     let models_dir = temporary();
     tiny::write(&models_dir.path().join(tiny::NAME), 1);
     digits(models_dir.path(), "augur/digits");
-    let measured = json(&models(models_dir.path(), &["bench", tiny::NAME, "--each=20ms", "--json"]).await);
+    let measured = printed(&models(models_dir.path(), &["bench", tiny::NAME, "--each=20ms", "--json"]).await);
     let rows = measured.as_array().expect("a list");
     assert_eq!(rows.len(), 9, "{measured}");
     assert!(

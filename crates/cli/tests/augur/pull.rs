@@ -103,6 +103,15 @@ async fn what_the_model_reads_is_fetched_and_where_from_is_written_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_classifier_of_images_needs_no_tokenizer() {
+    let (home, hub) = (Home::new(), Hub::start(Conduct { is_of_images: true, ..Conduct::default() }).await);
+    let ran = home.pull(&hub, &[]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    let files = ["README.md", "augur-source.json", "config.json", tiny::WEIGHTS, "preprocessor_config.json"];
+    assert_eq!(home.files(), files.map(|path| format!("{}/{path}", tiny::NAME)).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cut_connection_is_gone_on_from_where_it_broke() {
     let size = tiny::files(0).iter().find(|(path, _)| *path == tiny::WEIGHTS).expect("it has weights").1.len();
     for (ignores_ranges, cuts) in [(false, vec![1000, 500]), (true, vec![1000])] {
@@ -205,7 +214,7 @@ async fn what_cannot_be_read_is_not_fetched() {
     for (lacks, said) in [
         (&[tiny::WEIGHTS][..], "pytorch_model.bin is a pickle"),
         (&[tiny::WEIGHTS, "pytorch_model.bin"], "it has no model.safetensors"),
-        (&["tokenizer.json"], "it has no tokenizer.json"),
+        (&["tokenizer.json"], "it has no tokenizer.json, and no preprocessor_config.json"),
     ] {
         let (home, hub) = (Home::new(), Hub::start(Conduct { lacks, ..Conduct::default() }).await);
         assert_refused(&home.pull(&hub, &[]).await, said);

@@ -93,9 +93,15 @@ fn weights(seed: u8) -> Vec<u8> {
     .chain(dense(&format!("{layer}.output.dense"), WIDTH, BETWEEN))
     .chain(norm(&format!("{layer}.output.LayerNorm")))
     .collect();
+    safetensors(&tensors, seed)
+}
+
+/// A file of these tensors, by name and shape, with small numbers that another `seed` makes others.
+pub(crate) fn safetensors(tensors: &[(String, Vec<usize>)], seed: u8) -> Vec<u8> {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     let mut numbers = Numbers(Sha256::digest([seed]).to_vec());
     for (name, shape) in tensors {
+        let (name, shape) = (name.clone(), shape.clone());
         let begin = data.len();
         (0..shape.iter().product()).for_each(|_| data.extend(numbers.next().to_le_bytes()));
         header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]}));

@@ -2,16 +2,19 @@
 //! regression.
 
 use prediction::Failure;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Contract, TextTask, answer, check_numbers,
+    TextTask,
     files::Settings,
-    labels::Function,
-    only, parse, text_schema,
+    only, text_schema,
     tokenize::{Tokenizer, Tokens},
     unreadable,
+};
+use crate::{
+    contract::{Contract, answer, check_numbers, parse},
+    labels::{self, Function},
 };
 
 /// Labels texts.
@@ -34,12 +37,6 @@ struct Input {
 pub(crate) struct Asked {
     most: usize,
     function: Function,
-}
-
-#[derive(Serialize)]
-struct Scored<'a> {
-    label: &'a str,
-    score: f32,
 }
 
 impl TextTask for Classifier {
@@ -86,24 +83,7 @@ impl TextTask for Classifier {
                 "required": ["text"],
                 "additionalProperties": false,
             }),
-            output_schema: json!({
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "label": {"enum": self.labels},
-                        "score": {
-                            "type": "number",
-                            "description": format!("Unless function_to_apply says otherwise: {words}."),
-                        },
-                    },
-                    "required": ["label", "score"],
-                    "additionalProperties": false,
-                },
-                "minItems": 1,
-                "maxItems": count,
-                "description": "Labels, the highest score first.",
-            }),
+            output_schema: labels::schema(&self.labels, &format!("Unless function_to_apply says otherwise: {words}.")),
             example,
         }
     }
@@ -120,11 +100,7 @@ impl TextTask for Classifier {
 
     fn part(&self, _: &Tokenizer, asked: &Asked, outputs: Vec<f32>) -> Self::Part {
         check_numbers(&outputs)?;
-        let scores = asked.function.of(&outputs);
-        let mut scored: Vec<_> = self.labels.iter().zip(scores).map(|(label, score)| Scored { label, score }).collect();
-        scored.sort_by(|one, other| other.score.total_cmp(&one.score));
-        scored.truncate(asked.most);
-        answer(&scored)
+        answer(&labels::best(&self.labels, &asked.function.of(&outputs), asked.most))
     }
 
     fn whole(&self, _: &Asked, parts: Vec<Self::Part>) -> Result<Box<RawValue>, Failure> {

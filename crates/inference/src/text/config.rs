@@ -5,38 +5,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    family::Family,
+use super::{family::Family, task::Task};
+use crate::{
+    LoadError,
     labels::{Function, Labelling},
-    task::Task,
+    plain::read_json,
+    transformer::Activation,
 };
-use crate::LoadError;
-
-/// What stands between a layer's two dense parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(super) enum Activation {
-    /// Exact, by the error function.
-    #[serde(rename = "gelu")]
-    Gelu,
-    /// GELU's approximation by tanh.
-    #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
-    GeluTanh,
-    #[serde(rename = "relu")]
-    Relu,
-    #[serde(rename = "silu", alias = "swish")]
-    Silu,
-}
-
-impl From<Activation> for kernels::Activation {
-    fn from(activation: Activation) -> Self {
-        match activation {
-            Activation::Gelu => Self::GeluErf,
-            Activation::GeluTanh => Self::GeluTanh,
-            Activation::Relu => Self::Relu,
-            Activation::Silu => Self::Silu,
-        }
-    }
-}
 
 /// The sizes of an encoder; every field is as `config.json` names it (DistilBERT has names of its own), absent ones are as
 /// transformers has them.
@@ -99,7 +74,7 @@ impl Config {
     /// Names the field that is missing, wrong or not supported.
     pub(super) fn read(path: &Path) -> Result<Self, LoadError> {
         let wrong = |reason: String| LoadError::new(path, reason);
-        let mut config: Self = super::files::read_json(path)?.ok_or_else(|| wrong("is missing".into()))?;
+        let mut config: Self = read_json(path)?.ok_or_else(|| wrong("is missing".into()))?;
         if !config.family.has_types() {
             config.type_vocab_size = 0;
         }

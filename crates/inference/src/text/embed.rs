@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Contract, TextTask, answer, check_numbers,
+    TextTask,
     files::Settings,
-    only, parse, text_schema,
+    only, text_schema,
     tokenize::{Tokenizer, Tokens},
     unreadable,
 };
+use crate::contract::{Contract, answer, check_numbers, parse};
 
 /// Shorter embeddings are divided by this instead of their length, as torch's `normalize` does.
 const LEAST_LENGTH: f64 = 1e-12;

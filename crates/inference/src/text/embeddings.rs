@@ -2,12 +2,11 @@
 
 use kernels::{Cpu, PackedMatrix, Rows, RowsMut, layer_norm};
 
-use super::{
-    config::Config,
-    encoder::Text,
-    tensors::{Norm, Tensors},
+use super::{config::Config, encoder::Text};
+use crate::{
+    LoadError,
+    transformer::{Norm, Tensors},
 };
-use crate::LoadError;
 
 /// The tables of embeddings.
 pub(super) struct Embeddings {

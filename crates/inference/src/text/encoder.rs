@@ -5,39 +5,30 @@
 //! Hidden states are one matrix, a row for each token of each text, one text after the other: nothing is padded.
 
 use std::{
-    io, iter, mem,
+    mem,
     path::Path,
     sync::{Mutex, PoisonError},
 };
 
-use kernels::{Activation, Attention, Cpu, PackedMatrix, Precision, Rows, RowsMut, Scratch, Team};
+use kernels::{Activation, Cpu, Precision};
 
-use super::{
-    config::Config,
-    crew::Crew,
-    deal::{Deal, deal},
-    embeddings::Embeddings,
-    files::{Settings, WEIGHTS},
-    head::Head,
-    task::Task,
-    tensors::{Norm, Tensors},
-    tokenize::Tokens,
+use super::{embeddings::Embeddings, files::Settings, head::Head, task::Task, tokenize::Tokens};
+use crate::{
+    LoadError, Machine,
+    map::Weights,
+    plain::WEIGHTS,
+    transformer::{Crew, Layer, Order, Room, Shape, States, Tensors, room_for, view, view_mut},
 };
-use crate::{LoadError, Machine, map::Weights};
 
 /// A loaded text encoder, from tokens to embeddings or a classifier's outputs, without the queue and the JSON around it. Its
 /// weights are packed once for the machine's instructions; a batch is shared by all threads of the machine.
 pub struct Encoder {
     cpu: Cpu,
-    precision: Precision,
-    /// Columns of hidden states.
-    width: usize,
     embeddings: Embeddings,
+    shape: Shape,
     layers: Vec<Layer>,
-    head_width: usize,
-    activation: Activation,
     head: Head,
-    room: Mutex<Room>,
+    room: Mutex<Room<States>>,
 }
 
 /// The tokens of a text, or of a pair of texts.
@@ -52,38 +43,6 @@ impl<'a> From<&'a Tokens> for Text<'a> {
     fn from(Tokens { ids, types }: &'a Tokens) -> Self {
         Self { ids, types }
     }
-}
-
-struct Layer {
-    /// Queries, keys and values side by side.
-    query_key_value: PackedMatrix,
-    attended: PackedMatrix,
-    attended_norm: Norm,
-    up: PackedMatrix,
-    down: PackedMatrix,
-    norm: Norm,
-}
-
-/// Who computes, and where.
-struct Room {
-    team: Team,
-    /// Of each member, for texts that it takes alone; the first is also for what all share.
-    states: Vec<States>,
-    /// Of each member.
-    scratch: Vec<Scratch>,
-}
-
-/// What is between two steps: rows of all tokens that are computed together.
-#[derive(Default)]
-pub(super) struct States {
-    /// Where each text begins, and last where the last one ends.
-    pub(super) offsets: Vec<usize>,
-    pub(super) hidden: Vec<f32>,
-    /// What a layer norm is of.
-    pub(super) sum: Vec<f32>,
-    query_key_value: Vec<f32>,
-    pub(super) context: Vec<f32>,
-    pub(super) between: Vec<f32>,
 }
 
 impl Encoder {
@@ -113,25 +72,26 @@ impl Encoder {
         let is_whole = weights.shape(&format!("{prefix}{}", Embeddings::WORDS)).is_some();
         let prefix = if is_whole { prefix } else { "" };
         let tensors = Tensors { weights, prefix, cpu, precision, epsilon: config.layer_norm_eps as f32 };
-        let threads = machine.threads.get();
-        let team = Team::new(threads)
-            .map_err(|error: io::Error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
-        Ok(Self {
-            cpu,
-            precision,
+        let shape = Shape {
+            order: Order::NormLast,
             width,
-            embeddings: Embeddings::load(&tensors, config)?,
-            layers: (0..config.num_hidden_layers)
-                .map(|index| Layer::load(&tensors, index, config))
-                .collect::<Result<_, _>>()?,
+            between: config.intermediate_size,
             head_width: width / config.num_attention_heads,
             activation: config.hidden_act.into(),
+        };
+        let layer = |index: usize| {
+            let name = format!("{}.{index}", config.family.layers());
+            Layer::load(&tensors, &name, &config.family.layer(), &shape)
+        };
+        let room = Room::new(machine, precision)
+            .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
+        Ok(Self {
+            cpu,
+            embeddings: Embeddings::load(&tensors, config)?,
+            shape,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
             head: Head::load(tensors, settings)?,
-            room: Mutex::new(Room {
-                team,
-                states: iter::repeat_with(States::default).take(threads).collect(),
-                scratch: vec![Scratch::default(); threads],
-            }),
+            room: Mutex::new(room),
         })
     }
 
@@ -163,39 +123,12 @@ impl Encoder {
     ) -> Option<Vec<T>> {
         // What a panic left there is written anew before it is read.
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        let Room { team, states, scratch } = &mut *room;
         let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
-        let mut results: Vec<Option<T>> = texts.iter().map(|_| None).collect();
-        let mut put = |group: &[usize], found: Vec<T>| {
-            group.iter().zip(found).for_each(|(text, result)| results[*text] = Some(result));
-        };
-        let finish = |group: &[usize], numbers: Vec<Vec<f32>>| -> Vec<T> {
-            group.iter().zip(numbers).map(|(text, numbers)| finish(*text, numbers)).collect()
-        };
-        let chosen = |group: &[usize]| -> Vec<Text<'_>> { group.iter().map(|text| texts[*text]).collect() };
-        let (cpu, precision) = (self.cpu, self.precision);
-        match deal(&lengths, team.members()) {
-            Deal::Apart(groups) => {
-                let mut members: Vec<_> = states.iter_mut().zip(scratch).collect();
-                let mut parts: Vec<_> = groups.into_iter().map(|group| (group, None)).collect();
-                team.share(&mut members, &mut parts, |(states, scratch), (group, found)| {
-                    let mut crew = Crew { cpu, precision, team: None, scratch: std::slice::from_mut(scratch) };
-                    let numbers = self.forward(&chosen(group), &mut crew, states, &stop);
-                    *found = numbers.map(|numbers| finish(group, numbers));
-                });
-                for (group, found) in parts {
-                    put(&group, found?);
-                }
-            }
-            Deal::Together(groups) => {
-                let mut crew = Crew { cpu, precision, team: Some(team), scratch };
-                for group in groups {
-                    let numbers = self.forward(&chosen(&group), &mut crew, &mut states[0], &stop)?;
-                    put(&group, finish(&group, numbers));
-                }
-            }
-        }
-        results.into_iter().collect()
+        room.run(&lengths, |group, crew, states| {
+            let chosen: Vec<_> = group.iter().map(|text| texts[*text]).collect();
+            let numbers = self.forward(&chosen, crew, states, &stop)?;
+            Some(group.iter().zip(numbers).map(|(text, numbers)| finish(*text, numbers)).collect())
+        })
     }
 
     /// Takes texts through all layers, and what the head gives of each.
@@ -206,93 +139,26 @@ impl Encoder {
         states: &mut States,
         stop: &impl Fn() -> bool,
     ) -> Option<Vec<Vec<f32>>> {
-        states.offsets.clear();
-        states.offsets.push(0);
-        states.offsets.extend(texts.iter().scan(0, |end, text| {
-            *end += text.ids.len();
-            Some(*end)
-        }));
-        self.begin(texts, crew, states);
+        let rows = states.begin(texts.iter().map(|text| text.ids.len()));
+        self.begin(texts, rows, crew, states);
         for layer in &self.layers {
             if stop() {
                 return None;
             }
-            self.pass(layer, crew, states);
+            layer.pass(&self.shape, crew, states);
         }
-        Some(self.head.of(self.width, crew, states))
+        Some(self.head.of(self.shape.width, crew, states))
     }
 
     /// Hidden states before the first layer.
-    fn begin(&self, texts: &[Text<'_>], crew: &mut Crew<'_>, states: &mut States) {
-        let States { offsets, hidden, sum, .. } = states;
-        let rows = offsets.last().copied().unwrap_or_default();
+    fn begin(&self, texts: &[Text<'_>], rows: usize, crew: &mut Crew<'_>, states: &mut States) {
+        let States { hidden, sum, .. } = states;
         let narrow = self.embeddings.width;
         self.embeddings.of(self.cpu, texts, room_for(sum, rows * narrow), room_for(hidden, rows * narrow));
         if let Some(widen) = &self.embeddings.widen {
-            let to = view_mut(sum, rows, self.width);
+            let to = view_mut(sum, rows, self.shape.width);
             crew.multiply(widen, Activation::None, view(hidden, rows, narrow), None, to);
             mem::swap(hidden, sum);
         }
     }
-
-    /// Takes hidden states through one layer.
-    fn pass(&self, layer: &Layer, crew: &mut Crew<'_>, states: &mut States) {
-        let States { offsets, hidden, sum, query_key_value, context, between } = states;
-        let (width, wide) = (self.width, layer.up.outputs());
-        let rows = offsets.last().copied().unwrap_or_default();
-        let plain = Activation::None;
-        crew.multiply(
-            &layer.query_key_value,
-            plain,
-            view(hidden, rows, width),
-            None,
-            view_mut(query_key_value, rows, 3 * width),
-        );
-        let all = view(query_key_value, rows, 3 * width);
-        let part = |part: usize| all.columns_in(part * width..(part + 1) * width);
-        let (query, key, value) = (part(0), part(1), part(2));
-        let (head_width, scale) = (self.head_width, 1.0 / (self.head_width as f32).sqrt());
-        let attention = Attention { query, key, value, offsets, head_width, scale };
-        crew.attend(&attention, view_mut(context, rows, width));
-        let (context, residual) = (view(context, rows, width), Some(view(hidden, rows, width)));
-        crew.multiply(&layer.attended, plain, context, residual, view_mut(sum, rows, width));
-        crew.norm(layer.attended_norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
-
-        crew.multiply(&layer.up, self.activation, view(hidden, rows, width), None, view_mut(between, rows, wide));
-        let (between, residual) = (view(between, rows, wide), Some(view(hidden, rows, width)));
-        crew.multiply(&layer.down, plain, between, residual, view_mut(sum, rows, width));
-        crew.norm(layer.norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
-    }
-}
-
-impl Layer {
-    fn load(tensors: &Tensors<'_>, index: usize, config: &Config) -> Result<Self, LoadError> {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-        let names = config.family.layer();
-        let name = |part: &str| format!("{}.{index}.{part}", config.family.layers());
-        Ok(Self {
-            query_key_value: tensors.dense(&names.query_key_value.map(name), hidden, hidden)?,
-            attended: tensors.dense(&[name(names.attended)], hidden, hidden)?,
-            attended_norm: tensors.norm(&name(names.attended_norm), hidden)?,
-            up: tensors.dense(&[name(names.up)], wide, hidden)?,
-            down: tensors.dense(&[name(names.down)], hidden, wide)?,
-            norm: tensors.norm(&name(names.norm), hidden)?,
-        })
-    }
-}
-
-/// So many of the numbers; there are as many as ever were wanted at once.
-pub(super) fn room_for(numbers: &mut Vec<f32>, count: usize) -> &mut [f32] {
-    if numbers.len() < count {
-        numbers.resize(count, 0.0);
-    }
-    &mut numbers[..count]
-}
-
-pub(super) fn view(numbers: &[f32], rows: usize, columns: usize) -> Rows<'_> {
-    Rows::new(numbers, rows, columns, columns)
-}
-
-pub(super) fn view_mut(numbers: &mut Vec<f32>, rows: usize, columns: usize) -> RowsMut<'_> {
-    RowsMut::new(room_for(numbers, rows * columns), rows, columns, columns)
 }

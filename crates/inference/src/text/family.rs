@@ -3,6 +3,8 @@
 use kernels::Activation;
 use serde::Deserialize;
 
+use crate::transformer::LayerNames;
+
 /// A family, as `config.json` calls it in `model_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -15,16 +17,6 @@ pub(super) enum Family {
     #[serde(rename = "distilbert")]
     DistilBert,
     Electra,
-}
-
-/// The names of a layer's tensors, less the layer's own, `.weight` and `.bias`.
-pub(super) struct LayerNames {
-    pub(super) query_key_value: [&'static str; 3],
-    pub(super) attended: &'static str,
-    pub(super) attended_norm: &'static str,
-    pub(super) up: &'static str,
-    pub(super) down: &'static str,
-    pub(super) norm: &'static str,
 }
 
 /// How a classifier of whole texts begins, with the hidden state of the first token.
@@ -62,6 +54,11 @@ const DISTILLED_LAYER: LayerNames = LayerNames {
     down: "ffn.lin2",
     norm: "output_layer_norm",
 };
+
+/// The words for all families.
+pub(crate) fn model_types() -> impl Iterator<Item = &'static str> {
+    Family::ALL.into_iter().map(|(name, _)| name)
+}
 
 impl Family {
     /// Every family, by the word in `model_type`.

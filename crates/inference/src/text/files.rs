@@ -1,22 +1,19 @@
 //! The files of a Hugging Face directory with a text encoder, and what those around the encoder say: which model it is, what it
 //! is for, how tokens become one embedding, and how many are read.
 
-use std::{
-    fs, io,
-    path::{Component, Path, PathBuf},
-};
+use std::path::{Component, Path, PathBuf};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::{config::Config, family::Family, task::Task};
-use crate::LoadError;
+use super::{config::Config, task::Task};
+use crate::{
+    LoadError,
+    plain::{CONFIG, WEIGHTS, read_json},
+};
 
-/// The weights, relative to the directory.
-pub(super) const WEIGHTS: &str = "model.safetensors";
 /// The tokenizer, relative to the directory.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
-pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Older versions of sentence-transformers named this file after the family; of several, it takes the first.
 const SENTENCE_CONFIGS: [&str; 5] = [
@@ -100,39 +97,9 @@ struct Module {
     path: String,
 }
 
-/// Whether the directory is a Hugging Face one of a family that runs here.
-pub(crate) fn is_text_encoder(dir: &Path) -> bool {
-    model_type(dir).is_some_and(|kind| Family::ALL.iter().any(|(name, _)| *name == kind))
-}
-
 /// Whether a file of this name, in the directory itself, says more about a model than `config.json` does: it is read where it is.
-#[must_use]
-pub fn is_setting(name: &str) -> bool {
+pub(crate) fn is_setting(name: &str) -> bool {
     [TOKENIZER_CONFIG, LIBRARY_CONFIG, MODULES].contains(&name) || SENTENCE_CONFIGS.contains(&name)
-}
-
-/// Why a directory, which has no manifest, is no text encoder.
-pub(crate) fn why_not(dir: &Path) -> String {
-    let known = Family::ALL.map(|(name, _)| name).join(", ");
-    match model_type(dir) {
-        Some(kind) => format!("no model: its config.json says model_type {kind:?}; known are {known}"),
-        None => format!("no model: it has no model.toml, and no config.json with a model_type that is known: {known}"),
-    }
-}
-
-fn model_type(dir: &Path) -> Option<String> {
-    let config: Value = read_json(&dir.join(CONFIG)).ok().flatten()?;
-    Some(config.get("model_type")?.as_str()?.to_owned())
-}
-
-/// Reads a JSON file; `None` where there is none.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LoadError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(LoadError::new(path, format!("cannot be read: {error}"))),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| LoadError::new(path, error.to_string()))
 }
 
 impl Settings {
@@ -261,6 +228,8 @@ fn read_pooling(path: &Path) -> Result<Pooling, LoadError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use serde_json::json;
 

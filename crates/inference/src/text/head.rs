@@ -3,14 +3,14 @@
 use kernels::{Activation, PackedMatrix, Precision};
 
 use super::{
-    crew::Crew,
-    encoder::{States, room_for, view, view_mut},
     family::Squash,
     files::{Pooling, Settings},
     task::Task,
-    tensors::Tensors,
 };
-use crate::LoadError;
+use crate::{
+    LoadError,
+    transformer::{Crew, States, Tensors, room_for, view, view_mut},
+};
 
 /// What becomes of hidden states.
 pub(super) enum Head {

@@ -1,21 +1,16 @@
 //! Text encoders of the BERT family, from plain Hugging Face directories: embeddings as sentence-transformers makes them,
 //! classifiers of texts, of pairs and of tokens as transformers' pipelines run them.
 
-mod card;
 mod classify;
 mod config;
-mod crew;
-mod deal;
 mod embed;
 mod embeddings;
 mod encoder;
 mod family;
 mod files;
 mod head;
-mod labels;
 mod tag;
 mod task;
-mod tensors;
 #[cfg(test)]
 mod tests;
 mod tokenize;
@@ -24,12 +19,8 @@ mod zero_shot;
 use std::path::Path;
 
 use kernels::Precision;
-use prediction::{Failure, FailureCode, Limits};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use prediction::{Failure, Limits};
+use serde_json::{Value, json, value::RawValue};
 
 use self::{
     encoder::Text,
@@ -39,19 +30,18 @@ use self::{
 use crate::{
     Abandon, LoadError, Machine,
     architecture::{Architecture, Described},
+    card,
+    contract::{Contract, failed, invalid},
     engine,
     map::Weights,
+    plain::CONFIG,
 };
 
+pub use self::encoder::Encoder;
 pub(crate) use self::{
-    classify::Classifier,
-    embed::Embedder,
-    files::{is_text_encoder, why_not},
-    tag::Tagger,
-    task::Task,
+    classify::Classifier, embed::Embedder, family::model_types, files::is_setting, tag::Tagger, task::Task,
     zero_shot::ZeroShot,
 };
-pub use self::{encoder::Encoder, files::is_setting};
 
 /// The longest text that is read, in characters (of JSON Schema, which are Unicode's code points); some tens of times what any
 /// model of the family looks at.
@@ -85,14 +75,6 @@ pub(crate) trait TextTask: Sized + Send + Sync + 'static {
 
     /// The answer, of the parts of all texts in their order.
     fn whole(&self, asked: &Self::Asked, parts: Vec<Self::Part>) -> Result<Box<RawValue>, Failure>;
-}
-
-/// What goes into a model and comes out, for people and as JSON Schema, and an input to warm it with.
-pub(crate) struct Contract {
-    description: String,
-    input_schema: Value,
-    output_schema: Value,
-    example: Value,
 }
 
 /// A loaded model.
@@ -138,7 +120,7 @@ pub(crate) fn describe(dir: &Path, asked: Option<&str>) -> Result<(Described, Ta
 }
 
 fn task_of<T: TextTask>(dir: &Path, settings: &Settings) -> Result<T, LoadError> {
-    T::new(settings).map_err(|reason| LoadError::new(&dir.join(files::CONFIG), reason))
+    T::new(settings).map_err(|reason| LoadError::new(&dir.join(CONFIG), reason))
 }
 
 impl<T: TextTask> TextModel<T> {
@@ -199,36 +181,10 @@ impl<T: TextTask> Architecture for TextModel<T> {
     }
 }
 
-/// Reads an input's JSON.
-fn parse<I: DeserializeOwned>(input: &RawValue) -> Result<I, Failure> {
-    serde_json::from_str(input.get()).map_err(|error| invalid(error.to_string()))
-}
-
-/// Writes an answer's JSON.
-fn answer(answer: &impl Serialize) -> Result<Box<RawValue>, Failure> {
-    to_raw_value(answer).map_err(|error| failed(&error))
-}
-
-fn invalid(message: impl Into<String>) -> Failure {
-    Failure::new(FailureCode::InvalidInput, message)
-}
-
 /// Why an input has no tokens. The cause is for the log, because it names what only the operator knows.
 fn unreadable(error: &dyn std::fmt::Display) -> Failure {
     tracing::warn!(%error, "a text could not be cut into tokens");
     invalid("the text cannot be cut into tokens")
-}
-
-/// The model gave no answer, for a cause of its own.
-fn failed(error: &dyn std::fmt::Display) -> Failure {
-    tracing::error!(%error, "a text encoder failed");
-    Failure::new(FailureCode::ModelError, "the model failed on this input")
-}
-
-/// Refuses to answer with what is no number.
-fn check_numbers(numbers: &[f32]) -> Result<(), Failure> {
-    let are_numbers = numbers.iter().all(|number| number.is_finite());
-    if are_numbers { Ok(()) } else { Err(failed(&"what it computed holds what is no number")) }
 }
 
 /// The one part of a text that is an input alone.

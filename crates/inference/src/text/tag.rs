@@ -5,12 +5,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Contract, TextTask, answer, check_numbers, failed,
+    TextTask,
     files::Settings,
-    labels::softmax,
-    only, parse, text_schema,
+    only, text_schema,
     tokenize::{Place, Tokenizer, Tokens},
     unreadable,
+};
+use crate::{
+    contract::{Contract, answer, check_numbers, failed, parse},
+    labels::softmax,
 };
 
 /// The label of what is nothing in particular, which is not answered.

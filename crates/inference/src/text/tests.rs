@@ -9,14 +9,12 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use kernels::{Cpu, Isa};
+use prediction::FailureCode;
 use serde::Deserialize;
+use serde_json::value::to_raw_value;
 
-use super::{
-    config::Config,
-    encoder::Encoder,
-    files::{self, Pooling},
-    *,
-};
+use super::{config::Config, encoder::Encoder, files::Pooling, *};
+use crate::plain::WEIGHTS;
 
 type Bert = TextModel<Embedder>;
 type Batched = (Item<()>, Abandon);
@@ -26,7 +24,7 @@ fn fetched() -> PathBuf {
     let default =
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2");
     let dir = env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(default, PathBuf::from);
-    assert!(dir.join(files::WEIGHTS).is_file(), "no test model in {}: run scripts/fetch-test-model", dir.display());
+    assert!(dir.join(WEIGHTS).is_file(), "no test model in {}: run scripts/fetch-test-model", dir.display());
     dir
 }
 
@@ -35,7 +33,7 @@ fn load(dir: &Path) -> Result<Bert, LoadError> {
 }
 
 fn load_for(dir: &Path, machine: Machine, precision: Precision) -> Result<Bert, LoadError> {
-    let weights = Weights::open(&dir.join(files::WEIGHTS))?;
+    let weights = Weights::open(&dir.join(WEIGHTS))?;
     Bert::load(dir, Task::FeatureExtraction, &weights, machine, precision)
 }
 
@@ -197,7 +195,7 @@ impl Tiny {
                 Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu).and_then(|tensor| tensor.to_dtype(dtype));
             (rename(name), tensor.expect("a tensor"))
         });
-        let weights = self.directory.path().join(files::WEIGHTS);
+        let weights = self.directory.path().join(WEIGHTS);
         candle_core::safetensors::save(&tensors.collect::<HashMap<_, _>>(), &weights).expect("writes");
         let mut config = self.config.clone();
         config["hidden_act"] = json!(activation);
@@ -218,7 +216,7 @@ impl Tiny {
             unknown: None,
             files: Vec::new(),
         };
-        let weights = Weights::open(&self.directory.path().join(files::WEIGHTS))?;
+        let weights = Weights::open(&self.directory.path().join(WEIGHTS))?;
         Encoder::load(&settings, &weights, machine, Precision::F32)
     }
 }

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Contract, TextTask, answer, check_numbers, failed,
+    TextTask,
     files::Settings,
-    invalid,
-    labels::softmax,
-    parse, text_schema,
+    text_schema,
     tokenize::{Tokenizer, Tokens},
+};
+use crate::{
+    contract::{Contract, answer, check_numbers, failed, invalid, parse},
+    labels::softmax,
 };
 
 /// The most labels of one input, each of which costs as much as the text.

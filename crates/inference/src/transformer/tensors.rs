@@ -1,4 +1,4 @@
-//! The tensors of an encoder by their names in the file, packed as kernels read them.
+//! The tensors of a transformer by their names in the file, packed as kernels read them.
 
 use kernels::{Cpu, LayerNorm, PackedMatrix, Precision, Rows};
 
@@ -6,49 +6,54 @@ use crate::{LoadError, map::Weights};
 
 /// Where tensors come from, and what they are packed for.
 #[derive(Clone, Copy)]
-pub(super) struct Tensors<'a> {
-    pub(super) weights: &'a Weights,
+pub(crate) struct Tensors<'a> {
+    pub(crate) weights: &'a Weights,
     /// What names begin with: `bert.`, say, when the file holds more than the encoder.
-    pub(super) prefix: &'static str,
-    pub(super) cpu: Cpu,
-    pub(super) precision: Precision,
+    pub(crate) prefix: &'static str,
+    pub(crate) cpu: Cpu,
+    pub(crate) precision: Precision,
     /// Added to the variance in layer norms.
-    pub(super) epsilon: f32,
+    pub(crate) epsilon: f32,
 }
 
 /// The parameters of a layer norm.
-pub(super) struct Norm {
+pub(crate) struct Norm {
     weight: Vec<f32>,
     bias: Vec<f32>,
     epsilon: f32,
 }
 
 impl Norm {
-    pub(super) fn parameters(&self) -> LayerNorm<'_> {
+    pub(crate) fn parameters(&self) -> LayerNorm<'_> {
         LayerNorm { weight: &self.weight, bias: &self.bias, epsilon: self.epsilon }
     }
 }
 
 impl Tensors<'_> {
     /// The numbers of a tensor, row by row.
-    pub(super) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+    pub(crate) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let tensor = self.weights.tensor(&format!("{}{name}", self.prefix), shape)?;
         tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).map_err(|error| self.failed(&error))
     }
 
     /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
-    pub(super) fn dense(&self, names: &[String], outputs: usize, inputs: usize) -> Result<PackedMatrix, LoadError> {
+    pub(crate) fn dense(&self, names: &[String], outputs: usize, inputs: usize) -> Result<PackedMatrix, LoadError> {
         let (mut weights, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             weights.extend(self.numbers(&format!("{name}.weight"), &[outputs, inputs])?);
             bias.extend(self.numbers(&format!("{name}.bias"), &[outputs])?);
         }
-        let rows = Rows::new(&weights, bias.len(), inputs, inputs);
-        Ok(PackedMatrix::new(self.cpu, self.precision, rows, Some(&bias)))
+        Ok(self.packed(&weights, &bias))
+    }
+
+    /// A matrix of a row of weights for each number of the bias.
+    pub(crate) fn packed(&self, weights: &[f32], bias: &[f32]) -> PackedMatrix {
+        let inputs = weights.len() / bias.len();
+        PackedMatrix::new(self.cpu, self.precision, Rows::new(weights, bias.len(), inputs, inputs), Some(bias))
     }
 
     /// A layer norm, whose tensors files converted from the first BERT call gamma and beta.
-    pub(super) fn norm(&self, name: &str, size: usize) -> Result<Norm, LoadError> {
+    pub(crate) fn norm(&self, name: &str, size: usize) -> Result<Norm, LoadError> {
         let old = self.weights.shape(&format!("{}{name}.gamma", self.prefix)).is_some();
         let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         let part = |part: &str| self.numbers(&format!("{name}.{part}"), &[size]);

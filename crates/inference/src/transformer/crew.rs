@@ -1,4 +1,4 @@
-//! Who computes the steps of an encoder: one thread alone, or a team that shares each of them.
+//! Who computes the steps of a transformer: one thread alone, or a team that shares each of them.
 
 use std::ops::Range;
 
@@ -15,18 +15,18 @@ const BLOCK: usize = 32;
 const ROWS_EACH: usize = 64;
 
 /// One thread, or all of a team.
-pub(super) struct Crew<'a> {
-    pub(super) cpu: Cpu,
-    pub(super) precision: Precision,
+pub(crate) struct Crew<'a> {
+    pub(crate) cpu: Cpu,
+    pub(crate) precision: Precision,
     /// Shares each step; without it the caller does all alone.
-    pub(super) team: Option<&'a mut Team>,
+    pub(crate) team: Option<&'a mut Team>,
     /// One for each member.
-    pub(super) scratch: &'a mut [Scratch],
+    pub(crate) scratch: &'a mut [Scratch],
 }
 
 impl Crew<'_> {
     /// Writes `activation(x · Wᵀ + bias) + residual` to `y`.
-    pub(super) fn multiply(
+    pub(crate) fn multiply(
         &mut self,
         matrix: &PackedMatrix,
         activation: Activation,
@@ -56,7 +56,7 @@ impl Crew<'_> {
     }
 
     /// Writes the attention of each text and head to `y`.
-    pub(super) fn attend(&mut self, input: &Attention<'_>, y: RowsMut<'_>) {
+    pub(crate) fn attend(&mut self, input: &Attention<'_>, y: RowsMut<'_>) {
         let (cpu, precision, members) = (self.cpu, self.precision, self.scratch.len());
         let Some(team) = &mut self.team else {
             attention(cpu, precision, input, y, &mut self.scratch[0]);
@@ -76,8 +76,28 @@ impl Crew<'_> {
         });
     }
 
+    /// Has `work` write all rows of `y`, which are so many numbers each, some at a time; it is told the first of those it is given.
+    /// Each member has an item of `own` to itself.
+    pub(crate) fn write_rows<M: Send>(
+        &mut self,
+        own: &mut [M],
+        y: &mut [f32],
+        columns: usize,
+        work: impl Fn(&mut Scratch, &mut M, usize, &mut [f32]) + Sync,
+    ) {
+        let mut parts: Vec<_> = y.chunks_mut(ROWS_EACH * columns).enumerate().collect();
+        let mut members: Vec<_> = self.scratch.iter_mut().zip(own).collect();
+        let work = |(scratch, own): &mut (&mut Scratch, &mut M), (index, rows): &mut (usize, &mut [f32])| {
+            work(scratch, own, *index * ROWS_EACH, rows);
+        };
+        match &mut self.team {
+            Some(team) => team.share(&mut members, &mut parts, work),
+            None => parts.iter_mut().for_each(|part| work(&mut members[0], part)),
+        }
+    }
+
     /// Writes the layer norm of `x`.
-    pub(super) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
+    pub(crate) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
         let (cpu, members) = (self.cpu, self.scratch.len());
         match &mut self.team {
             Some(team) if x.rows() >= members * ROWS_EACH => {

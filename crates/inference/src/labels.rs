@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The fields of `config.json` about labels and their scores.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Labelling {
+pub(crate) struct Labelling {
     id2label: Option<BTreeMap<String, String>>,
     num_labels: Option<usize>,
     problem_type: Option<Problem>,
@@ -31,7 +32,7 @@ enum Problem {
 /// What makes scores of a classifier's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Function {
+pub(crate) enum Function {
     /// They add up to 1.
     Softmax,
     /// Each is between 0 and 1.
@@ -48,7 +49,7 @@ impl Labelling {
     ///
     /// # Errors
     /// When ids are not 0, 1, 2 and so on, or are not as many as there are said to be.
-    pub(super) fn labels(&self) -> Result<Vec<String>, String> {
+    pub(crate) fn labels(&self) -> Result<Vec<String>, String> {
         let Some(id2label) = &self.id2label else {
             let count = self.num_labels.unwrap_or(DEFAULT_LABELS);
             return if count == 0 { Err("num_labels is 0".into()) } else { Ok((0..count).map(unnamed).collect()) };
@@ -70,7 +71,7 @@ impl Labelling {
     ///
     /// # Errors
     /// Names a function that is not supported.
-    pub(super) fn function(&self, labels: usize, beside: Option<&str>) -> Result<Function, String> {
+    pub(crate) fn function(&self, labels: usize, beside: Option<&str>) -> Result<Function, String> {
         let here = self.sentence_transformers.as_ref().and_then(|settings| settings.activation_fn.as_deref());
         let stated = beside.or(here).or(self.sbert_ce_default_activation_function.as_deref()).filter(|_| labels == 1);
         match (stated, self.problem_type) {
@@ -94,7 +95,7 @@ fn unnamed(id: usize) -> String {
 
 impl Function {
     /// Scores of outputs.
-    pub(super) fn of(self, outputs: &[f32]) -> Vec<f32> {
+    pub(crate) fn of(self, outputs: &[f32]) -> Vec<f32> {
         match self {
             Self::Softmax => softmax(outputs),
             Self::Sigmoid => outputs.iter().map(|number| (1.0 / (1.0 + (-f64::from(*number)).exp())) as f32).collect(),
@@ -103,7 +104,7 @@ impl Function {
     }
 
     /// What a score is, for people.
-    pub(super) fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Softmax => "they add up to 1",
             Self::Sigmoid => "each is between 0 and 1",
@@ -112,8 +113,39 @@ impl Function {
     }
 }
 
+/// A label with its score.
+#[derive(Serialize)]
+pub(crate) struct Scored<'a> {
+    label: &'a str,
+    score: f32,
+}
+
+/// The labels with the highest scores, at most so many, the highest first.
+pub(crate) fn best<'a>(labels: &'a [String], scores: &[f32], most: usize) -> Vec<Scored<'a>> {
+    let mut scored: Vec<_> = labels.iter().zip(scores).map(|(label, score)| Scored { label, score: *score }).collect();
+    scored.sort_by(|one, other| other.score.total_cmp(&one.score));
+    scored.truncate(most);
+    scored
+}
+
+/// The schema of such a list. `score` says what a score is.
+pub(crate) fn schema(labels: &[String], score: &str) -> Value {
+    json!({
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {"label": {"enum": labels}, "score": {"type": "number", "description": score}},
+            "required": ["label", "score"],
+            "additionalProperties": false,
+        },
+        "minItems": 1,
+        "maxItems": labels.len(),
+        "description": "Labels, the highest score first.",
+    })
+}
+
 /// e to the power of each, divided by their sum.
-pub(super) fn softmax(outputs: &[f32]) -> Vec<f32> {
+pub(crate) fn softmax(outputs: &[f32]) -> Vec<f32> {
     let largest = outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<_> = outputs.iter().map(|number| f64::from(number - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();
@@ -123,7 +155,6 @@ pub(super) fn softmax(outputs: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
 
     fn labelling(config: Value) -> Labelling {
         serde_json::from_value(config).expect("a configuration")

@@ -1,4 +1,4 @@
-//! Which texts of a batch are computed together, and by whom.
+//! Which items of a batch are computed together, and by whom: texts, or images as sequences of patches.
 
 use std::cmp::Reverse;
 
@@ -12,7 +12,7 @@ const SLACK: usize = 115;
 
 /// Texts, by their places in the batch, in groups that are computed together.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Deal {
+pub(crate) enum Deal {
     /// Each group by one thread.
     Apart(Vec<Vec<usize>>),
     /// Each group by all threads, one group after the other.
@@ -20,7 +20,7 @@ pub(super) enum Deal {
 }
 
 /// Deals texts of so many tokens to so many threads.
-pub(super) fn deal(lengths: &[usize], threads: usize) -> Deal {
+pub(crate) fn deal(lengths: &[usize], threads: usize) -> Deal {
     let all: usize = lengths.iter().sum();
     let wanted = all.div_ceil(TOKENS).next_multiple_of(threads);
     let apart = groups(lengths, wanted);

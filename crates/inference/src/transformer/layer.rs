@@ -1,0 +1,151 @@
+//! One layer of a transformer: attention and two dense parts, each added to what went in.
+
+use std::mem;
+
+use kernels::{Activation, Attention, PackedMatrix};
+
+use super::{
+    crew::Crew,
+    tensors::{Norm, Tensors},
+    view, view_mut,
+};
+use crate::LoadError;
+
+/// A layer's weights.
+pub(crate) struct Layer {
+    /// Queries, keys and values side by side.
+    query_key_value: PackedMatrix,
+    attended: PackedMatrix,
+    attended_norm: Norm,
+    up: PackedMatrix,
+    down: PackedMatrix,
+    norm: Norm,
+}
+
+/// The names of a layer's tensors, less the layer's own, `.weight` and `.bias`.
+pub(crate) struct LayerNames {
+    pub(crate) query_key_value: [&'static str; 3],
+    pub(crate) attended: &'static str,
+    /// The layer norm of attention, after or before it.
+    pub(crate) attended_norm: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    /// The layer norm of the dense parts, after or before them.
+    pub(crate) norm: &'static str,
+}
+
+/// Where layer norms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// After each sum, as in BERT.
+    NormLast,
+    /// Before attention and before the dense parts, as in ViT.
+    NormFirst,
+}
+
+/// What all layers of a transformer have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) order: Order,
+    /// Columns of hidden states.
+    pub(crate) width: usize,
+    /// Columns between the two dense parts.
+    pub(crate) between: usize,
+    /// Columns of one head.
+    pub(crate) head_width: usize,
+    pub(crate) activation: Activation,
+}
+
+/// What is between two steps: rows of all that is computed together.
+#[derive(Default)]
+pub(crate) struct States {
+    /// Where each sequence begins, and last where the last one ends.
+    pub(crate) offsets: Vec<usize>,
+    pub(crate) hidden: Vec<f32>,
+    /// What a layer norm is of, or gave.
+    pub(crate) sum: Vec<f32>,
+    query_key_value: Vec<f32>,
+    pub(crate) context: Vec<f32>,
+    pub(crate) between: Vec<f32>,
+}
+
+impl States {
+    /// Begins with sequences of so many rows; how many rows they are in all.
+    pub(crate) fn begin(&mut self, lengths: impl Iterator<Item = usize>) -> usize {
+        self.offsets.clear();
+        self.offsets.push(0);
+        self.offsets.extend(lengths.scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        }));
+        self.rows()
+    }
+
+    fn rows(&self) -> usize {
+        self.offsets.last().copied().unwrap_or_default()
+    }
+}
+
+impl Layer {
+    /// Reads a layer whose tensors' names begin with `name`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape.
+    pub(crate) fn load(
+        tensors: &Tensors<'_>,
+        name: &str,
+        names: &LayerNames,
+        shape: &Shape,
+    ) -> Result<Self, LoadError> {
+        let (width, between) = (shape.width, shape.between);
+        let name = |part: &str| format!("{name}.{part}");
+        Ok(Self {
+            query_key_value: tensors.dense(&names.query_key_value.map(name), width, width)?,
+            attended: tensors.dense(&[name(names.attended)], width, width)?,
+            attended_norm: tensors.norm(&name(names.attended_norm), width)?,
+            up: tensors.dense(&[name(names.up)], between, width)?,
+            down: tensors.dense(&[name(names.down)], width, between)?,
+            norm: tensors.norm(&name(names.norm), width)?,
+        })
+    }
+
+    /// Takes hidden states through the layer.
+    pub(crate) fn pass(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States) {
+        let (width, wide, rows) = (shape.width, shape.between, states.rows());
+        let States { offsets, hidden, sum, query_key_value, context, between } = states;
+        let plain = Activation::None;
+        let is_first = shape.order == Order::NormFirst;
+
+        if is_first {
+            crew.norm(self.attended_norm.parameters(), view(hidden, rows, width), view_mut(sum, rows, width));
+        }
+        let read = if is_first { &*sum } else { &*hidden };
+        let to = view_mut(query_key_value, rows, 3 * width);
+        crew.multiply(&self.query_key_value, plain, view(read, rows, width), None, to);
+        let all = view(query_key_value, rows, 3 * width);
+        let part = |part: usize| all.columns_in(part * width..(part + 1) * width);
+        let (query, key, value) = (part(0), part(1), part(2));
+        let (head_width, scale) = (shape.head_width, 1.0 / (shape.head_width as f32).sqrt());
+        let attention = Attention { query, key, value, offsets, head_width, scale };
+        crew.attend(&attention, view_mut(context, rows, width));
+        let (attended, residual) = (view(context, rows, width), Some(view(hidden, rows, width)));
+        crew.multiply(&self.attended, plain, attended, residual, view_mut(sum, rows, width));
+
+        // What the dense parts are added to is in `hidden` then, what they read there too or in `sum`.
+        if is_first {
+            mem::swap(hidden, sum);
+            crew.norm(self.norm.parameters(), view(hidden, rows, width), view_mut(sum, rows, width));
+        } else {
+            crew.norm(self.attended_norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
+        }
+        let read = if is_first { &*sum } else { &*hidden };
+        crew.multiply(&self.up, shape.activation, view(read, rows, width), None, view_mut(between, rows, wide));
+        let (between, residual) = (view(between, rows, wide), Some(view(hidden, rows, width)));
+        crew.multiply(&self.down, plain, between, residual, view_mut(sum, rows, width));
+        if is_first {
+            mem::swap(hidden, sum);
+        } else {
+            crew.norm(self.norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
+        }
+    }
+}

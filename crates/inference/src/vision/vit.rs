@@ -1,0 +1,280 @@
+//! Vision transformers: an image as a sequence of patches.
+//!
+//! After Dosovitskiy et al., "An Image is Worth 16x16 Words" (2020, arXiv 2010.11929), as transformers'
+//! `ViTForImageClassification` computes it: layer norm before attention and before the dense parts, labels from the row of the
+//! class token.
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use kernels::{Activation, PackedMatrix, Precision, RowsMut};
+use serde::Deserialize;
+
+use super::{
+    Network,
+    config::{Settings, network_config},
+    processor::Levels,
+};
+use crate::{
+    LoadError, Machine,
+    image::Image,
+    map::Weights,
+    plain::CONFIG,
+    transformer::{self, Crew, Layer, LayerNames, Norm, Order, Room, Shape, States, Tensors, room_for, view, view_mut},
+};
+
+/// Red, green, blue.
+const CHANNELS: usize = 3;
+
+const NAMES: LayerNames = LayerNames {
+    query_key_value: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+    attended: "attention.output.dense",
+    attended_norm: "layernorm_before",
+    up: "intermediate.dense",
+    down: "output.dense",
+    norm: "layernorm_after",
+};
+
+/// A loaded network.
+pub(crate) struct Vit {
+    patch: Sides,
+    /// Patches in a row, and rows of them.
+    grid: Sides,
+    /// An embedding of each patch.
+    patches: PackedMatrix,
+    /// The class token's row, its position's embedding included.
+    class: Vec<f32>,
+    /// Embeddings of the positions of patches, row by row.
+    positions: Vec<f32>,
+    shape: Shape,
+    layers: Vec<Layer>,
+    norm: Norm,
+    classifier: PackedMatrix,
+    room: Mutex<Room<States>>,
+}
+
+/// Sizes in `config.json`; absent ones are as transformers has them.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Config {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    hidden_act: transformer::Activation,
+    layer_norm_eps: f64,
+    image_size: Sides,
+    patch_size: Sides,
+    qkv_bias: bool,
+}
+
+/// Height and width: two numbers, or one for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "OneOrTwo")]
+struct Sides {
+    height: usize,
+    width: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrTwo {
+    One(usize),
+    Two(usize, usize),
+}
+
+impl From<OneOrTwo> for Sides {
+    fn from(sides: OneOrTwo) -> Self {
+        match sides {
+            OneOrTwo::One(side) => Self { height: side, width: side },
+            OneOrTwo::Two(height, width) => Self { height, width },
+        }
+    }
+}
+
+impl Sides {
+    fn area(self) -> usize {
+        self.height * self.width
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: transformer::Activation::Gelu,
+            layer_norm_eps: 1e-12,
+            image_size: Sides { height: 224, width: 224 },
+            patch_size: Sides { height: 16, width: 16 },
+            qkv_bias: true,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it for images of this size, if anything.
+    fn check(&self, seen: Sides) -> Result<(), String> {
+        let Self { hidden_size, num_attention_heads, layer_norm_eps, image_size, patch_size, .. } = *self;
+        let sizes = [
+            ("hidden_size", hidden_size),
+            ("num_attention_heads", num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("image_size", image_size.height.min(image_size.width)),
+            ("patch_size", patch_size.height.min(patch_size.width)),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(format!("{name} is 0"));
+        }
+        if !hidden_size.is_multiple_of(num_attention_heads) {
+            return Err(format!(
+                "hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}"
+            ));
+        }
+        if !(layer_norm_eps > 0.0 && layer_norm_eps < 1.0) {
+            return Err(format!("layer_norm_eps {layer_norm_eps} is not a small positive number"));
+        }
+        if !self.qkv_bias {
+            return Err("qkv_bias false is not supported".into());
+        }
+        if seen != image_size {
+            let (Sides { height, width }, Sides { height: high, width: wide }) = (image_size, seen);
+            return Err(format!(
+                "image_size {height} × {width} (high × wide), but the processor makes {high} × {wide}"
+            ));
+        }
+        if patch_size.height > seen.height || patch_size.width > seen.width {
+            return Err("patch_size is larger than image_size".into());
+        }
+        Ok(())
+    }
+}
+
+impl Network for Vit {
+    fn load(dir: &Path, settings: &Settings, weights: &Weights, machine: Machine) -> Result<Self, LoadError> {
+        let config: Config = network_config(dir)?;
+        let seen = Sides { height: settings.processor.height, width: settings.processor.width };
+        config.check(seen).map_err(|reason| LoadError::new(&dir.join(CONFIG), reason))?;
+        let (patch, width) = (config.patch_size, config.hidden_size);
+        let grid = Sides { height: seen.height / patch.height, width: seen.width / patch.width };
+        let shape = Shape {
+            order: Order::NormFirst,
+            width,
+            between: config.intermediate_size,
+            head_width: width / config.num_attention_heads,
+            activation: config.hidden_act.into(),
+        };
+        let precision = Precision::F32;
+        let epsilon = config.layer_norm_eps as f32;
+        let tensors = Tensors { weights, prefix: "vit.", cpu: machine.cpu, precision, epsilon };
+        let projection = "embeddings.patch_embeddings.projection";
+        let kernels =
+            tensors.numbers(&format!("{projection}.weight"), &[width, CHANNELS, patch.height, patch.width])?;
+        let bias = tensors.numbers(&format!("{projection}.bias"), &[width])?;
+        let mut class = tensors.numbers("embeddings.cls_token", &[1, 1, width])?;
+        let mut positions = tensors.numbers("embeddings.position_embeddings", &[1, grid.area() + 1, width])?;
+        class.iter_mut().zip(positions.drain(..width)).for_each(|(number, position)| *number += position);
+        let layer = |index: usize| Layer::load(&tensors, &format!("encoder.layer.{index}"), &NAMES, &shape);
+        let room = Room::new(machine, precision)
+            .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
+        Ok(Self {
+            patch,
+            grid,
+            patches: tensors.packed(&kernels, &bias),
+            class,
+            positions,
+            shape,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
+            norm: tensors.norm("layernorm", width)?,
+            classifier: Tensors { prefix: "", ..tensors }.dense(
+                &["classifier".to_owned()],
+                settings.labels.len(),
+                width,
+            )?,
+            room: Mutex::new(room),
+        })
+    }
+
+    fn run<T: Send>(
+        &self,
+        images: &[&Image],
+        levels: &Levels,
+        stop: impl Fn() -> bool + Sync,
+        finish: impl Fn(usize, Vec<f32>) -> T + Sync,
+    ) -> Option<Vec<T>> {
+        // What a panic left there is written anew before it is read.
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let lengths = vec![self.grid.area() + 1; images.len()];
+        room.run(&lengths, |group, crew, states| {
+            self.begin(group.iter().map(|image| images[*image]), levels, crew, states);
+            for layer in &self.layers {
+                if stop() {
+                    return None;
+                }
+                layer.pass(&self.shape, crew, states);
+            }
+            let outputs = self.outputs(crew, states);
+            Some(group.iter().zip(outputs).map(|(image, outputs)| finish(*image, outputs)).collect())
+        })
+    }
+}
+
+impl Vit {
+    /// Hidden states before the first layer: of each image the class token, then its patches.
+    fn begin<'a>(
+        &self,
+        images: impl ExactSizeIterator<Item = &'a Image>,
+        levels: &Levels,
+        crew: &mut Crew<'_>,
+        states: &mut States,
+    ) {
+        let (width, patches, inputs) = (self.shape.width, self.grid.area(), self.patches.inputs());
+        let rows = states.begin(std::iter::repeat_n(patches + 1, images.len()));
+        let States { hidden, between, .. } = states;
+        let hidden = room_for(hidden, rows * width);
+        for (image, hidden) in images.zip(hidden.chunks_exact_mut((patches + 1) * width)) {
+            self.cut(image, levels, room_for(between, patches * inputs));
+            let (class, hidden) = hidden.split_at_mut(width);
+            class.copy_from_slice(&self.class);
+            let positions = view(&self.positions, patches, width);
+            let to = RowsMut::new(hidden, patches, width, width);
+            crew.multiply(&self.patches, Activation::None, view(between, patches, inputs), Some(positions), to);
+        }
+    }
+
+    /// Writes a row for each patch: channel by channel the numbers of its pixels. What is left over at the right and at the
+    /// bottom belongs to none.
+    fn cut(&self, image: &Image, levels: &Levels, rows: &mut [f32]) {
+        let (patch, grid) = (self.patch, self.grid);
+        for (index, row) in rows.chunks_exact_mut(CHANNELS * patch.area()).enumerate() {
+            let (top, left) = (index / grid.width * patch.height, index % grid.width * patch.width);
+            for (line, numbers) in row.chunks_exact_mut(patch.width).enumerate() {
+                let (channel, down) = (line / patch.height, line % patch.height);
+                let begin = ((top + down) * image.width + left) * CHANNELS;
+                let pixels = image.pixels[begin..].chunks_exact(CHANNELS);
+                for (number, pixel) in numbers.iter_mut().zip(pixels) {
+                    *number = levels.of(channel, pixel[channel]);
+                }
+            }
+        }
+    }
+
+    /// The classifier's outputs for each image; overwrites what is between two steps.
+    fn outputs(&self, crew: &mut Crew<'_>, states: &mut States) -> Vec<Vec<f32>> {
+        let (width, labels) = (self.shape.width, self.classifier.outputs());
+        let States { offsets, hidden, sum, context, between, .. } = states;
+        let count = offsets.len() - 1;
+        let classes = room_for(sum, count * width);
+        for (row, begin) in classes.chunks_exact_mut(width).zip(&*offsets) {
+            row.copy_from_slice(&hidden[begin * width..][..width]);
+        }
+        crew.norm(self.norm.parameters(), view(sum, count, width), view_mut(context, count, width));
+        let to = view_mut(between, count, labels);
+        crew.multiply(&self.classifier, Activation::None, view(context, count, width), None, to);
+        between[..count * labels].chunks_exact(labels).map(<[f32]>::to_vec).collect()
+    }
+}
