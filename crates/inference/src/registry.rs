@@ -27,7 +27,7 @@ use crate::{
 /// The file with the weights, in every model directory.
 const WEIGHTS: &str = "model.safetensors";
 
-/// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, or as bf16 in one part or two.
+/// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, as bf16 in one part or two, or as bytes.
 const PARAMETER_BYTES: u64 = 4;
 
 /// A model directory, described but not loaded.
@@ -244,6 +244,7 @@ impl Found {
             Runs::Mlp(_) => None,
             Runs::Text(_, Precision::F32) => Some("f32"),
             Runs::Text(_, Precision::Bf16) => Some("bf16"),
+            Runs::Text(_, Precision::Int8) => Some("int8"),
         }
     }
 }

@@ -10,7 +10,7 @@ use kernels::{
     Activation, Attention, Cpu, Epilogue, Isa, IsaError, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch,
     activate, attention, layer_norm, softmax,
 };
-use reference::{Random, cpus};
+use reference::{Random, cpus, variants};
 
 /// Numbers between two pages that cannot be touched, right behind the first or right before the second.
 struct Guarded {
@@ -61,13 +61,13 @@ impl Drop for Guarded {
     }
 }
 
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
 #[test]
 fn products_stay_within_their_operands() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
+    for cpu in variants() {
         for precision in PRECISIONS {
             for _ in 0..200 {
                 let (rows, outputs, inputs) = (1 + random.below(40), 1 + random.below(100), 1 + random.below(100));
