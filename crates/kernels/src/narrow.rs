@@ -168,11 +168,16 @@ impl Multiply<'_> {
                 if D::IS_WHOLE {
                     *grid = Grid::of::<D::Floats>(from.add(inputs.start), inputs.len());
                 }
+                let to = data.add(row * stride);
+                let whole = inputs.start + inputs.len() / width * width;
+                for column in (inputs.start..whole).step_by(width) {
+                    let numbers = D::Floats::load(from.add(column));
+                    D::put(numbers, *grid, to.add(column * GROUP_BYTES / D::GROUP));
+                }
                 // Without inputs, too, there is a group to fill.
-                for column in (inputs.start..inputs.end.max(1)).step_by(width) {
-                    let to = data.add(row * stride + column * GROUP_BYTES / D::GROUP);
-                    let numbers = D::Floats::load_some(from.add(column), width.min(inputs.end - column));
-                    D::put(numbers, *grid, to);
+                if whole < inputs.end || columns == 0 {
+                    let numbers = D::Floats::load_some(from.add(whole), inputs.end - whole);
+                    D::put(numbers, *grid, to.add(whole * GROUP_BYTES / D::GROUP));
                 }
             }
         }

@@ -40,21 +40,39 @@ impl Grid {
     pub(crate) unsafe fn of<V: Lanes>(from: *const f32, count: usize) -> Self {
         // SAFETY: the caller's promise; `load_some` fills with zeros, which every grid has.
         let (least, largest, wrong) = unsafe {
-            let zero = V::splat(0.0);
-            let (mut lowest, mut highest, mut wrong) = (zero, zero, zero);
-            for column in (0..count).step_by(V::WIDTH) {
-                let numbers = V::load_some(from.add(column), V::WIDTH.min(count - column));
-                lowest = numbers.min(lowest);
-                highest = numbers.max(highest);
-                // 0 of what is finite, NaN of all else.
-                wrong = numbers.mul_add(zero, wrong);
+            let mut ends = Ends { lowest: V::splat(0.0), highest: V::splat(0.0), wrong: V::splat(0.0) };
+            if count == SPAN {
+                for register in 0..SPAN / V::WIDTH {
+                    ends.take(V::load(from.add(register * V::WIDTH)));
+                }
+            } else {
+                for column in (0..count).step_by(V::WIDTH) {
+                    ends.take(V::load_some(from.add(column), V::WIDTH.min(count - column)));
+                }
             }
-            (-(zero - lowest).largest(), highest.largest(), wrong.sum())
+            (-(V::splat(0.0) - ends.lowest).largest(), ends.highest.largest(), ends.wrong.sum())
         };
         // Not of the difference, which may be infinite.
-        let scale = largest / MOST_LEVEL - least / MOST_LEVEL + wrong;
+        let scale = largest * (1.0 / MOST_LEVEL) - least * (1.0 / MOST_LEVEL) + wrong;
         let inverse = if scale >= LEAST_STEP { 1.0 / scale } else { 0.0 };
         Self { scale, inverse, zero: rounded(-least * inverse) }
+    }
+}
+
+/// What has been seen of a span.
+struct Ends<V> {
+    lowest: V,
+    highest: V,
+    /// 0 of what is finite, NaN of all else.
+    wrong: V,
+}
+
+impl<V: Lanes> Ends<V> {
+    #[inline(always)]
+    fn take(&mut self, numbers: V) {
+        self.lowest = numbers.min(self.lowest);
+        self.highest = numbers.max(self.highest);
+        self.wrong = numbers.mul_add(numbers.filled(0.0), self.wrong);
     }
 }
 

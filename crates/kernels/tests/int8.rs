@@ -20,7 +20,7 @@ struct Levels {
 fn levels(row: &[f32]) -> Levels {
     let least = row.iter().copied().fold(0.0, f32::min);
     let largest = row.iter().copied().fold(0.0, f32::max);
-    let scale = largest / 255.0 - least / 255.0;
+    let scale = largest * (1.0 / 255.0) - least * (1.0 / 255.0);
     let inverse = if scale < 1e-36 { 0.0 } else { 1.0 / scale };
     let zero = (-least * inverse).round_ties_even();
     let level = |number: &f32| (number * inverse + zero).round_ties_even().clamp(0.0, 255.0) as i64;
