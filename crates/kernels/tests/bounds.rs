@@ -229,7 +229,15 @@ fn instructions_have_names_and_are_had_only_where_they_are() {
         let cpu = Cpu::with(isa);
         assert_eq!(cpu.is_ok(), isa <= Cpu::best().isa());
         match cpu {
-            Ok(cpu) => assert_eq!(cpu.isa(), isa),
+            Ok(cpu) => {
+                assert_eq!(cpu.isa(), isa);
+                // Tiles need no extension, nor do whole numbers.
+                let older = cpu.without_extensions();
+                let bf16 = if isa == Isa::Amx { Precision::Bf16 } else { Precision::F32 };
+                assert_eq!((older.isa(), older.precision(Precision::Bf16)), (isa, bf16));
+                assert_eq!(older.precision(Precision::Int8), Precision::Int8);
+                assert_eq!(cpu.precision(Precision::F32), Precision::F32);
+            }
             Err(error) => assert_eq!(error.to_string(), format!("this machine has no {isa}")),
         }
     }
