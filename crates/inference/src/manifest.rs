@@ -75,6 +75,8 @@ pub(crate) enum Precision {
     F32,
     /// Operands rounded to 8 significant bits where the machine is faster with those.
     Bf16,
+    /// Operands as whole numbers of 8 bits.
+    Int8,
 }
 
 impl From<Precision> for kernels::Precision {
@@ -82,6 +84,7 @@ impl From<Precision> for kernels::Precision {
         match precision {
             Precision::F32 => Self::F32,
             Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
         }
     }
 }

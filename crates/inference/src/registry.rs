@@ -26,7 +26,7 @@ use crate::{
     vision::{self, Family, ImageClassifier, MobileNetV2, ResNet, Vit},
 };
 
-/// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, or as bf16 in one part or two.
+/// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, as bf16 in one part or two, or as bytes.
 const PARAMETER_BYTES: u64 = 4;
 
 /// A model directory, described but not loaded.
@@ -251,6 +251,7 @@ impl Found {
             Runs::Mlp(_) | Runs::Image(_) => None,
             Runs::Text(_, Precision::F32) => Some("f32"),
             Runs::Text(_, Precision::Bf16) => Some("bf16"),
+            Runs::Text(_, Precision::Int8) => Some("int8"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use inference::{Abandon, Config, Cpu, Isa, Model, Models, Output};
+use inference::{Abandon, Config, Cpu, Model, Models, Output, Precision};
 use prediction::{Failure, FailureCode};
 use serde::Deserialize;
 use serde_json::{Value, json, value::to_raw_value};
@@ -125,18 +125,20 @@ async fn a_manifest_says_how_exact_a_model_is() {
     ];
     let files: String = files.iter().map(digest).collect();
     let head = "task = \"feature-extraction\"\narchitecture = \"encoder\"\ndescription = \"\"\n";
-    for precision in ["f32", "bf16"] {
+    for precision in ["f32", "bf16", "int8"] {
         let manifest = format!("{head}precision = \"{precision}\"\n{files}");
         fs::write(dir.join("model.toml"), manifest).expect("writes");
         models.push(load(dir.clone()));
     }
-    assert_ne!(models[0].spec().version, models[1].spec().version);
     let (exact, _) = embed(&models[0], "A lighthouse keeper counts the ships.").await;
-    let (rounded, _) = embed(&models[1], "A lighthouse keeper counts the ships.").await;
-    let cosine: f64 = exact.iter().zip(&rounded).map(|(a, b)| a * b).sum();
-    assert!((0.9999..1.0001).contains(&cosine), "{cosine}");
-    if Cpu::best().isa() == Isa::Amx {
-        assert!(apart(&exact, &rounded) > TOLERANCE, "tiles of one part are not so exact");
+    for (model, precision, least) in [(&models[1], Precision::Bf16, 0.9999), (&models[2], Precision::Int8, 0.995)] {
+        assert_ne!(models[0].spec().version, model.spec().version);
+        let (rounded, _) = embed(model, "A lighthouse keeper counts the ships.").await;
+        let cosine: f64 = exact.iter().zip(&rounded).map(|(a, b)| a * b).sum();
+        assert!((least..1.0001).contains(&cosine), "{precision:?}: {cosine}");
+        if Cpu::best().precision(precision) != Precision::F32 {
+            assert!(apart(&exact, &rounded) > TOLERANCE, "{precision:?} is not so exact");
+        }
     }
 }
 

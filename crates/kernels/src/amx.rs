@@ -34,7 +34,8 @@ impl From<Precision> for Parts {
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Self::Two,
-            Precision::Bf16 => Self::One,
+            // What is left to tiles of the other is attention, which need not be more exact than its queries and keys are.
+            Precision::Bf16 | Precision::Int8 => Self::One,
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr, sync::OnceLock};
 
-use crate::lanes::{Lanes, Portable};
+use crate::{
+    dots::{Dots, PortableWords},
+    lanes::{Lanes, Portable},
+};
 
 /// A set of instructions, from the most general to the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +27,9 @@ pub enum Precision {
     F32,
     /// Operands may be rounded to bf16 (8 significant bits) where that is faster; elsewhere the same as `F32`.
     Bf16,
+    /// Operands of matrices are whole numbers of 8 bits, on a grid of its own for each 128 inputs of each output's weights and of
+    /// each row that is multiplied with them; the sums of their products are exact, and the same on every machine.
+    Int8,
 }
 
 /// Why there is no [`Cpu`] for what was asked.
@@ -39,6 +45,16 @@ pub enum IsaError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
     isa: Isa,
+    extensions: Extensions,
+}
+
+/// Instructions that multiply narrow numbers and add the products of a group, which some processors have beside a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Extensions {
+    /// AVX-512 VNNI, or AVX-VNNI beside AVX2.
+    int8: bool,
+    /// AVX-512 BF16.
+    bf16: bool,
 }
 
 /// What a kernel does, for any width of registers.
@@ -46,6 +62,13 @@ pub(crate) trait Work {
     /// # Safety
     /// The machine has the instructions of `V`.
     unsafe fn run<V: Lanes>(self);
+}
+
+/// What a kernel does, for any instructions that multiply narrow numbers.
+pub(crate) trait NarrowWork {
+    /// # Safety
+    /// The machine has the instructions of `D`.
+    unsafe fn run<D: Dots>(self);
 }
 
 impl Isa {
@@ -100,7 +123,7 @@ impl Cpu {
         static BEST: OnceLock<Isa> = OnceLock::new();
         let isa =
             *BEST.get_or_init(|| Isa::ALL.into_iter().take_while(|isa| has(*isa)).last().unwrap_or(Isa::Portable));
-        Self { isa }
+        Self { isa, extensions: extensions(isa) }
     }
 
     /// These instructions, though the machine may have faster ones.
@@ -108,7 +131,23 @@ impl Cpu {
     /// # Errors
     /// When the machine does not have them.
     pub fn with(isa: Isa) -> Result<Self, IsaError> {
-        if isa <= Self::best().isa { Ok(Self { isa }) } else { Err(IsaError::Unavailable(isa)) }
+        let cpu = Self { isa, extensions: extensions(isa) };
+        if isa <= Self::best().isa { Ok(cpu) } else { Err(IsaError::Unavailable(isa)) }
+    }
+
+    /// The same set as older processors have it, without instructions for sums of narrow products (VNNI, BF16). Tiles stay.
+    #[must_use]
+    pub fn without_extensions(self) -> Self {
+        Self { extensions: Extensions::default(), ..self }
+    }
+
+    /// What products are really computed in where this precision is asked for: it, or `F32` where that is as fast.
+    #[must_use]
+    pub fn precision(self, asked: Precision) -> Precision {
+        match asked {
+            Precision::Bf16 if self.isa != Isa::Amx && !self.extensions.bf16 => Precision::F32,
+            asked => asked,
+        }
     }
 
     /// Which instructions these are.
@@ -132,6 +171,54 @@ impl Cpu {
             _ => unreachable!("no such Cpu is made here"),
         }
     }
+
+    /// Does the work on whole numbers of 8 bits, in the widest registers.
+    pub(crate) fn run_int8(self, work: impl NarrowWork) {
+        #[cfg(target_arch = "x86_64")]
+        let has_dots = self.extensions.int8;
+        match self.isa {
+            // SAFETY: every machine has the instructions the program was compiled for.
+            Isa::Portable => unsafe { work.run::<PortableWords>() },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Cpu` with these instructions and extensions exists only where they do.
+            Isa::Avx2 => unsafe { if has_dots { x86::avx2_vnni(work) } else { x86::avx2_words(work) } },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx512 | Isa::Amx => unsafe {
+                if has_dots { x86::avx512_vnni(work) } else { x86::avx512_words(work) }
+            },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("no such Cpu is made here"),
+        }
+    }
+
+    /// Does the work on bf16, for which [`precision`](Self::precision) must be `Bf16`, and there are no tiles.
+    pub(crate) fn run_bf16(self, work: impl NarrowWork) {
+        #[cfg(target_arch = "x86_64")]
+        if self.extensions.bf16 {
+            // SAFETY: a `Cpu` with this extension exists only where it does.
+            return unsafe { x86::avx512_bf16(work) };
+        }
+        let _ = work;
+        unreachable!("matrices of bf16 are packed only where there is an instruction for them");
+    }
+}
+
+/// What the machine has beside a set that it has.
+#[cfg(target_arch = "x86_64")]
+fn extensions(isa: Isa) -> Extensions {
+    match isa {
+        Isa::Portable => Extensions::default(),
+        Isa::Avx2 => Extensions { int8: is_x86_feature_detected!("avxvnni"), bf16: false },
+        Isa::Avx512 | Isa::Amx => {
+            Extensions { int8: is_x86_feature_detected!("avx512vnni"), bf16: is_x86_feature_detected!("avx512bf16") }
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn extensions(_isa: Isa) -> Extensions {
+    Extensions::default()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -158,8 +245,11 @@ fn has(isa: Isa) -> bool {
 mod x86 {
     //! The functions whose bodies are compiled for more than the baseline; all that `run` inlines becomes part of them.
 
-    use super::Work;
-    use crate::lanes::{Avx2, Avx512};
+    use super::{NarrowWork, Work};
+    use crate::{
+        dots::{Avx2Vnni, Avx2Words, Avx512Bf16, Avx512Vnni, Avx512Words},
+        lanes::{Avx2, Avx512},
+    };
 
     /// # Safety
     /// The machine has AVX2 and FMA.
@@ -175,5 +265,45 @@ mod x86 {
     pub(super) unsafe fn avx512(work: impl Work) {
         // SAFETY: the caller's promise.
         unsafe { work.run::<Avx512>() }
+    }
+
+    /// # Safety
+    /// The machine has AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2_words(work: impl NarrowWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx2Words>() }
+    }
+
+    /// # Safety
+    /// The machine has AVX2, FMA and AVX-VNNI.
+    #[target_feature(enable = "avx2,fma,avxvnni")]
+    pub(super) unsafe fn avx2_vnni(work: impl NarrowWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx2Vnni>() }
+    }
+
+    /// # Safety
+    /// The machine has AVX-512 F, BW, DQ and VL.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) unsafe fn avx512_words(work: impl NarrowWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx512Words>() }
+    }
+
+    /// # Safety
+    /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) unsafe fn avx512_vnni(work: impl NarrowWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx512Vnni>() }
+    }
+
+    /// # Safety
+    /// The machine has AVX-512 F, BW, DQ, VL and BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(super) unsafe fn avx512_bf16(work: impl NarrowWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx512Bf16>() }
     }
 }

@@ -30,12 +30,15 @@
 mod amx;
 mod attention;
 mod cpu;
+mod dots;
 mod finish;
 mod lanes;
 mod matrix;
+mod narrow;
 mod norm;
 mod pointwise;
 mod product;
+mod quantise;
 mod rows;
 mod scratch;
 mod team;

@@ -7,6 +7,7 @@ use crate::{
     cpu::Work,
     finish::{Block, Target},
     lanes::{Lanes, Portable},
+    narrow,
     product::{Left, Sums, product},
     scratch::Lines,
 };
@@ -20,22 +21,23 @@ use crate::{
 #[derive(Clone)]
 pub struct PackedMatrix {
     cpu: Cpu,
-    layout: Layout,
     outputs: usize,
     inputs: usize,
-    weights: Lines,
+    weights: Weights,
     /// Zeros after the last output, to whole registers.
     bias: Lines,
 }
 
-/// How weights lie in memory; `docs/kernels.md` draws both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
+/// How weights lie in memory; `docs/kernels.md` draws all three.
+#[derive(Clone)]
+enum Weights {
     /// Panels of `f32`, one row for each input.
-    Panels,
+    Panels(Lines),
+    /// Panels of narrow numbers, one row for each group of inputs.
+    Groups(narrow::Packed),
     /// Tiles of bf16.
     #[cfg(target_arch = "x86_64")]
-    Tiles(amx::Parts),
+    Tiles(amx::Parts, Lines),
 }
 
 impl PackedMatrix {
@@ -49,16 +51,11 @@ impl PackedMatrix {
         if let Some(bias) = bias {
             assert!(bias.len() == outputs, "a bias of {} for {outputs} outputs", bias.len());
         }
-        let layout = layout(cpu, precision);
-        let width = panel_width(cpu, layout);
+        let packed = pack(cpu, precision, weights);
+        let width = panel_width(cpu, &packed);
         let mut padded = Lines::zeroed(outputs.next_multiple_of(width));
         padded.as_mut_slice()[..outputs].copy_from_slice(bias.unwrap_or(&vec![0.0; outputs]));
-        let packed = match layout {
-            Layout::Panels => pack(weights, width),
-            #[cfg(target_arch = "x86_64")]
-            Layout::Tiles(parts) => amx::pack(weights, parts),
-        };
-        Self { cpu, layout, outputs, inputs, weights: packed, bias: padded }
+        Self { cpu, outputs, inputs, weights: packed, bias: padded }
     }
 
     /// How many numbers a row of the result has.
@@ -76,7 +73,13 @@ impl PackedMatrix {
     /// Bytes of memory the packed weights and the bias take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.weights.bytes() + self.bias.bytes()
+        let weights = match &self.weights {
+            Weights::Panels(panels) => panels.bytes(),
+            Weights::Groups(packed) => packed.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiles(_, tiles) => tiles.bytes(),
+        };
+        weights + self.bias.bytes()
     }
 
     /// The outputs of part `part` of `parts`, as equal as panels allow: what one of several threads computes.
@@ -86,7 +89,7 @@ impl PackedMatrix {
     #[must_use]
     pub fn share(&self, part: usize, parts: usize) -> Range<usize> {
         assert!(part < parts, "part {part} of {parts}");
-        let width = panel_width(self.cpu, self.layout);
+        let width = panel_width(self.cpu, &self.weights);
         let panels = self.outputs.div_ceil(width);
         let begin = |part: usize| (panels * part / parts * width).min(self.outputs);
         begin(part)..begin(part + 1)
@@ -125,22 +128,23 @@ impl PackedMatrix {
                 y.columns()
             );
         }
-        let width = panel_width(self.cpu, self.layout);
+        let width = panel_width(self.cpu, &self.weights);
         assert!(outputs.start.is_multiple_of(width), "output {} is within a panel of {width}", outputs.start);
         if y.rows() == 0 || outputs.is_empty() {
             return;
         }
         let target = Target { epilogue, result: y };
-        match self.layout {
-            Layout::Panels => self.cpu.run(Multiply { matrix: self, x, outputs, target }),
+        match &self.weights {
+            Weights::Panels(panels) => {
+                self.cpu.run(Multiply { panels, bias: &self.bias, x, outputs, target });
+            }
+            Weights::Groups(packed) => narrow::multiply(self.cpu, packed, &self.bias, x, outputs, target, scratch),
             #[cfg(target_arch = "x86_64")]
-            Layout::Tiles(parts) => {
-                let packed = amx::Packed { weights: &self.weights, bias: &self.bias, inputs: self.inputs };
-                amx::multiply(parts, packed, x, outputs, target, scratch);
+            Weights::Tiles(parts, tiles) => {
+                let packed = amx::Packed { weights: tiles, bias: &self.bias, inputs: self.inputs };
+                amx::multiply(*parts, packed, x, outputs, target, scratch);
             }
         }
-        // Panels of f32 need none.
-        let _ = scratch;
     }
 }
 
@@ -148,44 +152,55 @@ impl std::fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PackedMatrix")
             .field("cpu", &self.cpu)
-            .field("layout", &self.layout)
             .field("outputs", &self.outputs)
             .field("inputs", &self.inputs)
             .finish_non_exhaustive()
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn layout(cpu: Cpu, precision: Precision) -> Layout {
-    if cpu.isa() == Isa::Amx { Layout::Tiles(precision.into()) } else { Layout::Panels }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn layout(_cpu: Cpu, _precision: Precision) -> Layout {
-    Layout::Panels
+/// Packs weights for what is fastest of that precision.
+fn pack(cpu: Cpu, precision: Precision, weights: Rows<'_>) -> Weights {
+    let precision = cpu.precision(precision);
+    if precision == Precision::Int8 {
+        return Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Int8, weights));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if cpu.isa() == Isa::Amx {
+        return Weights::Tiles(precision.into(), amx::pack(weights, precision.into()));
+    }
+    if precision == Precision::Bf16 {
+        return Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Bf16, weights));
+    }
+    Weights::Panels(panels(weights, panel_width_in_registers(cpu)))
 }
 
 /// Outputs in one panel.
-fn panel_width(cpu: Cpu, layout: Layout) -> usize {
-    match layout {
-        Layout::Panels => match cpu.isa() {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => width::<Avx2>(),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => width::<Avx512>(),
-            _ => width::<Portable>(),
-        },
+fn panel_width(cpu: Cpu, weights: &Weights) -> usize {
+    match weights {
+        Weights::Panels(_) | Weights::Groups(_) => panel_width_in_registers(cpu),
         #[cfg(target_arch = "x86_64")]
-        Layout::Tiles(_) => amx::PANEL,
+        Weights::Tiles(..) => amx::PANEL,
     }
 }
 
-const fn width<V: Lanes>() -> usize {
+/// Outputs in one panel where there are no tiles.
+fn panel_width_in_registers(cpu: Cpu) -> usize {
+    match cpu.isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => width::<Avx2>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => width::<Avx512>(),
+        _ => width::<Portable>(),
+    }
+}
+
+/// Outputs in one panel for these registers.
+pub(crate) const fn width<V: Lanes>() -> usize {
     V::BLOCK_VECTORS * V::WIDTH
 }
 
 /// Panels of `width` outputs: within a panel one row for each input; zeros after the last output.
-fn pack(weights: Rows<'_>, width: usize) -> Lines {
+fn panels(weights: Rows<'_>, width: usize) -> Lines {
     let inputs = weights.columns();
     let mut packed = Lines::zeroed(weights.rows().next_multiple_of(width) * inputs);
     let numbers = packed.as_mut_slice();
@@ -199,16 +214,17 @@ fn pack(weights: Rows<'_>, width: usize) -> Lines {
 }
 
 /// The most sums a block has, of all instructions: eight rows of three registers of sixteen.
-const SUMS: usize = 8 * 48;
+pub(crate) const SUMS: usize = 8 * 48;
 
 /// Bytes of rows that stay in the second-level cache (1 or 2 MiB on servers) while all panels pass by.
-const LEFT_BYTES: usize = 512 << 10;
+pub(crate) const LEFT_BYTES: usize = 512 << 10;
 
 #[repr(align(64))]
-struct OnLines([f32; SUMS]);
+pub(crate) struct OnLines(pub(crate) [f32; SUMS]);
 
 struct Multiply<'a> {
-    matrix: &'a PackedMatrix,
+    panels: &'a Lines,
+    bias: &'a Lines,
     x: Rows<'a>,
     outputs: Range<usize>,
     target: Target<'a>,
@@ -218,7 +234,7 @@ impl Work for Multiply<'_> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(mut self) {
         let all = self.x.rows();
-        let most = (LEFT_BYTES / size_of::<f32>() / self.matrix.inputs.max(1)).max(V::BLOCK_ROWS);
+        let most = (LEFT_BYTES / size_of::<f32>() / self.x.columns().max(1)).max(V::BLOCK_ROWS);
         // Parts as equal as can be, so that none is so small that the weights are read for little; whole blocks.
         let most = all.div_ceil(all.div_ceil(most)).next_multiple_of(V::BLOCK_ROWS);
         for first in (0..all).step_by(most) {
@@ -240,7 +256,7 @@ impl Multiply<'_> {
     #[inline(always)]
     unsafe fn panels<V: Lanes, const VECTORS: usize>(&mut self, rows: Range<usize>) {
         const { assert!(V::BLOCK_ROWS * V::BLOCK_VECTORS * V::WIDTH <= SUMS) };
-        let (width, depth, stride) = (VECTORS * V::WIDTH, self.matrix.inputs, self.x.stride());
+        let (width, depth, stride) = (VECTORS * V::WIDTH, self.x.columns(), self.x.stride());
         let mut sums = OnLines([0.0; SUMS]);
         for column in (0..self.outputs.len()).step_by(width) {
             let output = self.outputs.start + column;
@@ -249,9 +265,9 @@ impl Multiply<'_> {
                 // SAFETY: `multiply` checked the shapes; a panel begins every `width` outputs and is padded, as is the bias.
                 unsafe {
                     let left = Left { data: self.x.as_ptr().add(row * stride), stride, rows: count, depth };
-                    debug_assert!((output + width) * depth <= self.matrix.weights.len());
-                    debug_assert!(output + width <= self.matrix.bias.len());
-                    let panel = self.matrix.weights.as_ptr().add(output * depth);
+                    debug_assert!((output + width) * depth <= self.panels.len());
+                    debug_assert!(output + width <= self.bias.len());
+                    let panel = self.panels.as_ptr().add(output * depth);
                     product::<V, VECTORS>(left, panel, Sums { data: sums.0.as_mut_ptr(), stride: width });
                     self.target.take::<V>(Block {
                         sums: sums.0.as_ptr(),
@@ -260,7 +276,7 @@ impl Multiply<'_> {
                         rows: count,
                         column,
                         columns: width.min(self.outputs.len() - column),
-                        bias: self.matrix.bias.as_ptr().add(output),
+                        bias: self.bias.as_ptr().add(output),
                     });
                 }
             }

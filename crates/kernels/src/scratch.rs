@@ -1,5 +1,7 @@
 //! Memory in lines of the cache: for packed data, and for what a kernel needs only while it runs.
 
+use crate::quantise::Grid;
+
 /// Bytes of one line of the cache, which is one row of a tile and one AVX-512 register.
 pub(crate) const LINE_BYTES: usize = 64;
 
@@ -49,6 +51,12 @@ impl Lines {
         self.0.as_mut_ptr().cast()
     }
 
+    pub(crate) fn as_mut_bytes(&mut self) -> &mut [u8] {
+        let bytes = self.bytes();
+        // SAFETY: `Line` is so many bytes of plain numbers, without gaps, and all lines are initialised.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), bytes) }
+    }
+
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: `Line` is `LINE` numbers and nothing else, and all lines are initialised.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len()) }
@@ -83,11 +91,14 @@ pub struct Scratch {
     pub(crate) right: Lines,
     /// Sums before they are finished.
     pub(crate) sums: Lines,
+    /// Of each packed row of whole numbers.
+    pub(crate) grids: Vec<Grid>,
 }
 
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bytes = self.left.bytes() + self.right.bytes() + self.sums.bytes();
+        let grids = self.grids.capacity() * size_of::<Grid>();
+        let bytes = self.left.bytes() + self.right.bytes() + self.sums.bytes() + grids;
         f.debug_struct("Scratch").field("bytes", &bytes).finish()
     }
 }

@@ -10,7 +10,7 @@ use kernels::{
     Activation, Attention, Cpu, Epilogue, Isa, IsaError, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch,
     activate, attention, layer_norm, softmax,
 };
-use reference::{Random, cpus};
+use reference::{Random, cpus, variants};
 
 /// Numbers between two pages that cannot be touched, right behind the first or right before the second.
 struct Guarded {
@@ -61,13 +61,13 @@ impl Drop for Guarded {
     }
 }
 
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
 #[test]
 fn products_stay_within_their_operands() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
+    for cpu in variants() {
         for precision in PRECISIONS {
             for _ in 0..200 {
                 let (rows, outputs, inputs) = (1 + random.below(40), 1 + random.below(100), 1 + random.below(100));
@@ -229,7 +229,15 @@ fn instructions_have_names_and_are_had_only_where_they_are() {
         let cpu = Cpu::with(isa);
         assert_eq!(cpu.is_ok(), isa <= Cpu::best().isa());
         match cpu {
-            Ok(cpu) => assert_eq!(cpu.isa(), isa),
+            Ok(cpu) => {
+                assert_eq!(cpu.isa(), isa);
+                // Tiles need no extension, nor do whole numbers.
+                let older = cpu.without_extensions();
+                let bf16 = if isa == Isa::Amx { Precision::Bf16 } else { Precision::F32 };
+                assert_eq!((older.isa(), older.precision(Precision::Bf16)), (isa, bf16));
+                assert_eq!(older.precision(Precision::Int8), Precision::Int8);
+                assert_eq!(cpu.precision(Precision::F32), Precision::F32);
+            }
             Err(error) => assert_eq!(error.to_string(), format!("this machine has no {isa}")),
         }
     }

@@ -6,11 +6,13 @@
 mod reference;
 
 use kernels::{Activation, Cpu, Epilogue, Isa, PackedMatrix, Precision, Scratch};
-use reference::{Random, Spread, cpus};
+use reference::{Random, Spread, variants};
 
 const ACTIVATIONS: [Activation; 5] =
     [Activation::None, Activation::GeluErf, Activation::GeluTanh, Activation::Relu, Activation::Silu];
+/// Those whose errors are bounded by the products alone; `int8.rs` has the bounds of the other.
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
 /// A linear layer with its operands.
 struct Case {
@@ -86,8 +88,8 @@ impl Case {
 
 /// The largest error allowed, by the sum of absolute products. GELU's slope is at most 1.13.
 fn bound(cpu: Cpu, precision: Precision) -> f64 {
-    match (cpu.isa(), precision) {
-        (Isa::Amx, Precision::Bf16) => 1.0 / 128.0,
+    match (cpu.isa(), cpu.precision(precision)) {
+        (_, Precision::Bf16) => 1.0 / 128.0,
         (Isa::Amx, Precision::F32) => 1.0 / 32768.0,
         _ => 4e-6,
     }
@@ -97,7 +99,7 @@ fn bound(cpu: Cpu, precision: Precision) -> f64 {
 fn products_are_those_of_the_reference() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
+    for cpu in variants() {
         for precision in PRECISIONS {
             let mut worst: f64 = 0.0;
             for _ in 0..150 {
@@ -117,7 +119,7 @@ fn products_are_those_of_the_reference() {
 fn many_rows_and_inputs_are_those_of_the_reference() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
+    for cpu in variants() {
         for precision in PRECISIONS {
             // More packed rows than are kept in the cache at once, and more inputs than are summed at once.
             for (rows, outputs, inputs) in [(1381, 33, 800), (401, 35, 3080)] {
@@ -133,8 +135,8 @@ fn many_rows_and_inputs_are_those_of_the_reference() {
 fn parts_make_the_whole() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
-        for precision in PRECISIONS {
+    for cpu in variants() {
+        for precision in ALL {
             for _ in 0..30 {
                 let (rows, outputs, inputs) = (1 + random.below(70), random.below(300), random.below(100));
                 let case = Case::new(&mut random, rows, outputs, inputs);
@@ -178,8 +180,8 @@ fn parts_make_the_whole() {
 fn what_is_not_finite_stays_so_and_stays_in_its_row_or_column() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
-        for precision in PRECISIONS {
+    for cpu in variants() {
+        for precision in ALL {
             for poison in
                 [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x7fff_ffff), f32::from_bits(0x7f80_0001)]
             {
@@ -221,7 +223,7 @@ fn what_is_not_finite_stays_so_and_stays_in_its_row_or_column() {
 fn columns_after_the_last_input_do_not_matter() {
     // NaN lies between the rows of every operand already; here it lies right behind the last column of a narrower view.
     let mut random = Random::new();
-    for cpu in cpus() {
+    for cpu in variants() {
         for precision in PRECISIONS {
             let wide = Case::new(&mut random, 19, 21, 45);
             let case = Case { x: narrow(&wide.x), weights: narrow(&wide.weights), ..wide };

@@ -1,5 +1,5 @@
 //! How fast texts become embeddings, on each set of instructions and beside the same network on candle's own operations:
-//! `cargo bench -p inference`. Names of subjects (`candle`, `amx`, `"amx bf16"`) leave out all others. `AUGUR_TEST_MODEL_DIR` names the model,
+//! `cargo bench -p inference`. Names of subjects (`candle`, `amx`, `"amx bf16"`, `"avx512 int8"`) leave out all others. `AUGUR_TEST_MODEL_DIR` names the model,
 //! by default the one that `scripts/fetch-test-model` fetches. A peer, a program that speaks the protocol of `peer.rs`, takes part
 //! with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
 #![allow(clippy::print_stdout)]
@@ -92,13 +92,16 @@ fn subjects(dir: &Path, wanted: &[String]) -> Vec<Subject> {
         subjects.push(Subject { name: "candle".into(), run });
     }
     for isa in Isa::ALL {
-        let precisions: &[Precision] =
-            if isa == Isa::Amx { &[Precision::F32, Precision::Bf16] } else { &[Precision::F32] };
-        for precision in precisions {
-            let name = format!("{isa}{}", if *precision == Precision::Bf16 { " bf16" } else { "" });
-            let Some(cpu) = Cpu::with(isa).ok().filter(|_| is_wanted(&name)) else { continue };
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            let name = match precision {
+                Precision::F32 => isa.to_string(),
+                Precision::Bf16 => format!("{isa} bf16"),
+                Precision::Int8 => format!("{isa} int8"),
+            };
+            let is_own = |cpu: &Cpu| is_wanted(&name) && cpu.precision(precision) == precision;
+            let Some(cpu) = Cpu::with(isa).ok().filter(is_own) else { continue };
             let machine = Machine { cpu, ..Machine::default() };
-            let encoder = Encoder::open(dir, machine, *precision).expect("the model loads");
+            let encoder = Encoder::open(dir, machine, precision).expect("the model loads");
             let run: Run = Box::new(move |texts, count| {
                 let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
                 time(count, || drop(encoder.embed(&texts, || false, |embedding| embedding)))

@@ -146,14 +146,65 @@ fn every_set_of_instructions_and_number_of_threads_gives_the_same_embeddings() {
     }
 }
 
+/// The cosines of all pairs of vectors.
+fn similarities(vectors: &[&[f32]]) -> Vec<f64> {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let cosine = |a: &[f32], b: &[f32]| product(a, b) / (product(a, a) * product(b, b)).sqrt();
+    let pairs = vectors.iter().enumerate().flat_map(|(at, a)| vectors[..at].iter().map(move |b| cosine(a, b)));
+    pairs.collect()
+}
+
+/// Spearman's correlation: that of the ranks. Numbers are taken to differ.
+fn rank_correlation(a: &[f64], b: &[f64]) -> f64 {
+    let ranks = |numbers: &[f64]| {
+        let mut order: Vec<usize> = (0..numbers.len()).collect();
+        order.sort_by(|a, b| numbers[*a].total_cmp(&numbers[*b]));
+        let mut ranks = vec![0.0; numbers.len()];
+        order.into_iter().enumerate().for_each(|(rank, at)| ranks[at] = rank as f64);
+        ranks
+    };
+    let squares: f64 = ranks(a).iter().zip(ranks(b)).map(|(a, b)| (a - b).powi(2)).sum();
+    let count = a.len() as f64;
+    1.0 - 6.0 * squares / (count * (count * count - 1.0))
+}
+
 #[test]
-fn bf16_is_near_enough() {
+#[allow(clippy::print_stderr)]
+fn lower_precisions_are_near_enough() {
     let goldens = goldens();
-    let bert = load_for(&fetched(), Machine::default(), Precision::Bf16).expect("loads");
-    for (golden, ours) in goldens.iter().zip(run(&bert, &items(&bert, &goldens))) {
-        // Both have length 1.
-        let cosine: f32 = ours.iter().zip(&golden.embedding).map(|(a, b)| a * b).sum();
-        assert!(cosine >= 0.9999, "{}: the cosine with the reference is {cosine}", golden.name);
+    let reference: Vec<&[f32]> = goldens.iter().map(|golden| &golden.embedding[..]).collect();
+    for (precision, least, least_in_rank) in [(Precision::Bf16, 0.9999, 0.9999), (Precision::Int8, 0.995, 0.998)] {
+        let bert = load_for(&fetched(), Machine::default(), precision).expect("loads");
+        let ours = run(&bert, &items(&bert, &goldens));
+        let pairs = reference.iter().zip(&ours);
+        let cosines: Vec<f64> = pairs.map(|(theirs, ours)| similarities(&[theirs, ours])[0]).collect();
+        for (golden, cosine) in goldens.iter().zip(&cosines) {
+            assert!(*cosine >= least, "{precision:?}, {}: the cosine with the reference is {cosine}", golden.name);
+        }
+        // What similarities are for is their order.
+        let ours: Vec<&[f32]> = ours.iter().map(Vec::as_slice).collect();
+        let in_rank = rank_correlation(&similarities(&reference), &similarities(&ours));
+        assert!(in_rank >= least_in_rank, "{precision:?}: similarities correlate by {in_rank} in rank");
+        let (worst, sum) = (cosines.iter().copied().fold(1.0, f64::min), cosines.iter().sum::<f64>());
+        let mean = sum / goldens.len() as f64;
+        eprintln!("{precision:?}: cosine at least {worst:.5}, {mean:.5} on average, {in_rank:.5} in rank");
+    }
+}
+
+#[test]
+fn whole_numbers_give_nearly_the_same_on_every_set_of_instructions() {
+    let goldens: Vec<_> = goldens().into_iter().step_by(9).collect();
+    let mut all = Vec::new();
+    for cpu in cpus().flat_map(|cpu| [cpu, cpu.without_extensions()]) {
+        let bert = load_for(&fetched(), Machine { cpu, ..Machine::default() }, Precision::Int8).expect("loads");
+        all.push(run(&bert, &items(&bert, &goldens)));
+    }
+    for other in &all[1..] {
+        for ((golden, first), other) in goldens.iter().zip(&all[0]).zip(other) {
+            // Only what lies between products is rounded otherwise, which may move a number to the next level.
+            let cosine = similarities(&[first, other])[0];
+            assert!(cosine >= 0.999, "{}: {cosine}", golden.name);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! How fast each kernel is on one core, beside the most that core does in registers: `cargo bench -p kernels`, or
-//! `cargo bench -p kernels -- amx` for one set of instructions. Shapes are those of MiniLM-L6: 384 columns, 1536 between, 12 heads
+//! `cargo bench -p kernels -- avx512 "avx512 int8"` for one set of instructions, each with a precision or in f32. Shapes are those of MiniLM-L6: 384 columns, 1536 between, 12 heads
 //! of 32. Machines are shared and noisy: times are those of the thread on its processor, and what shares its core can still make
 //! it several times slower. So each figure comes twice, as the median of many short repetitions and as the best of them, and so
 //! does the peak, which is measured between them.
@@ -33,13 +33,21 @@ const FIGURE: Duration = Duration::from_millis(400);
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for isa in Isa::ALL {
-        if !wanted.is_empty() && !wanted.contains(&isa.to_string()) {
-            continue;
-        }
-        match Cpu::with(isa) {
-            Ok(cpu) if isa == Isa::Amx => [Precision::F32, Precision::Bf16].into_iter().for_each(|p| measure(cpu, p)),
-            Ok(cpu) => measure(cpu, Precision::F32),
-            Err(error) => println!("\n{error}"),
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            let name = match precision {
+                Precision::F32 => isa.to_string(),
+                Precision::Bf16 => format!("{isa} bf16"),
+                Precision::Int8 => format!("{isa} int8"),
+            };
+            if !wanted.is_empty() && !wanted.contains(&name) {
+                continue;
+            }
+            match Cpu::with(isa) {
+                // Where it is f32 that was measured.
+                Ok(cpu) if cpu.precision(precision) != precision => {}
+                Ok(cpu) => measure(&name, cpu, precision),
+                Err(error) => println!("\n{error}"),
+            }
         }
     }
 }
@@ -100,15 +108,15 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|index| ((index * 7919 % 2003) as f32 - 1001.0) / 1001.0).collect()
 }
 
-fn measure(cpu: Cpu, precision: Precision) {
+fn measure(name: &str, cpu: Cpu, precision: Precision) {
     // Every number in two parts takes three products.
     let products = if cpu.isa() == Isa::Amx && precision == Precision::F32 { 3.0 } else { 1.0 };
-    println!("\n== {} {precision:?}, one core, up to {REPETITIONS} repetitions", cpu.isa());
+    println!("\n== {name}, one core, up to {REPETITIONS} repetitions");
     println!("{:34} {:^27}   {:^27}", "", "median", "best");
     println!("{:34} {:>9} {:>9} {:>7}   {:>9} {:>9} {:>7}", "", "µs", "GFLOP/s", "of peak", "µs", "GFLOP/s", "of peak");
-    let report = |name: &str, flop: f64, job: &mut dyn FnMut()| {
-        let peak_flop = peak::flop(cpu.isa());
-        let times = time(&mut [job, &mut || peak::run(cpu.isa())]);
+    let report = |name: &str, fastest: peak::Loop, flop: f64, job: &mut dyn FnMut()| {
+        let peak_flop = peak::operations(fastest);
+        let times = time(&mut [job, &mut || peak::run(fastest)]);
         let column = |seconds: f64, of_peak: f64| {
             let (rate, peak) = (flop / seconds, peak_flop / of_peak);
             format!("{:9.1} {:9.1} {:6.0}%", seconds * 1e6, rate / 1e9, rate * products / peak * 100.0)
@@ -134,12 +142,17 @@ fn measure(cpu: Cpu, precision: Precision) {
             let (x, residual, mut y) = (numbers(rows * inputs), numbers(rows * outputs), vec![0.0; rows * outputs]);
             let (mut scratch, mut turn) = (Scratch::default(), 0);
             let residual = has_residual.then(|| Rows::new(&residual, rows, outputs, outputs));
-            report(&format!("{name}, {rows} rows"), 2.0 * (rows * outputs * inputs) as f64, &mut || {
-                let y = RowsMut::new(&mut y, rows, outputs, outputs);
-                let x = Rows::new(black_box(&x), rows, inputs, inputs);
-                turn = (turn + 1) % LAYERS;
-                matrices[turn].multiply(x, 0..outputs, Epilogue { activation, residual }, y, &mut scratch);
-            });
+            report(
+                &format!("{name}, {rows} rows"),
+                peak::fastest(cpu, precision),
+                2.0 * (rows * outputs * inputs) as f64,
+                &mut || {
+                    let y = RowsMut::new(&mut y, rows, outputs, outputs);
+                    let x = Rows::new(black_box(&x), rows, inputs, inputs);
+                    turn = (turn + 1) % LAYERS;
+                    matrices[turn].multiply(x, 0..outputs, Epilogue { activation, residual }, y, &mut scratch);
+                },
+            );
         }
     }
     for length in [16, 64, 256, 512] {
@@ -152,7 +165,9 @@ fn measure(cpu: Cpu, precision: Precision) {
         let (query, key, value) = (part(0), part(1), part(2));
         let input = Attention { query, key, value, offsets: &offsets, head_width: HEAD, scale: 0.17 };
         let flop = 4.0 * (sequences * length * length * HIDDEN) as f64;
-        report(&format!("attention, {sequences} sequences of {length}"), flop, &mut || {
+        // In f32, but for tiles.
+        let fastest = peak::fastest(cpu, if cpu.isa() == Isa::Amx { Precision::Bf16 } else { Precision::F32 });
+        report(&format!("attention, {sequences} sequences of {length}"), fastest, flop, &mut || {
             attention(cpu, precision, black_box(&input), RowsMut::new(&mut y, rows, HIDDEN, HIDDEN), &mut scratch);
         });
     }
@@ -160,7 +175,7 @@ fn measure(cpu: Cpu, precision: Precision) {
         let mut encoder = encoder::Encoder::new(cpu, precision, sequences, length);
         let flop = encoder.flop();
         let name = format!("encoder, {sequences} × {length} tokens");
-        let peak = report(&name, flop, &mut || encoder.run());
+        let peak = report(&name, peak::fastest(cpu, precision), flop, &mut || encoder.run());
         if sequences == 32 {
             println!("{:34} {:27}   {:9} {:9.1}", "peak", "", "", peak / 1e9);
         }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::lanes::first_of_16;
+use crate::{lanes::first_of_16, narrow::nearest_bf16};
 
 /// 32 numbers as bf16: high parts and low parts; the low ones are zeros where there is one part.
 #[derive(Clone, Copy)]
@@ -126,16 +126,8 @@ pub(super) fn interleaved(even: __m512i, odd: __m512i) -> [__m512i; 2] {
     [_mm512_permutex2var_epi16(even, pairs, odd), _mm512_permutex2var_epi16(even, later, odd)]
 }
 
-/// The bits of the nearest bf16.
-fn nearest(x: f32) -> u16 {
-    let bits = x.to_bits();
-    // NaN must not become an infinity by losing its lowest bits.
-    let rounded = if x.is_nan() { bits | 1 << 22 } else { bits + 0x7fff + (bits >> 16 & 1) };
-    (rounded >> 16) as u16
-}
-
 /// The bits of the two parts of one number.
 pub(super) fn parts(x: f32) -> [u16; 2] {
-    let high = nearest(x);
-    [high, nearest(x - f32::from_bits(u32::from(high) << 16))]
+    let high = nearest_bf16(x);
+    [high, nearest_bf16(x - f32::from_bits(u32::from(high) << 16))]
 }

@@ -43,8 +43,8 @@ const NORMAL_MOST: f32 = 5.7;
 #[inline(always)]
 fn polynomial<V: Lanes>(x: V, coefficients: [f32; 6]) -> V {
     let mut sum = x.filled(coefficients[5]);
-    for coefficient in coefficients.into_iter().rev().skip(1) {
-        sum = sum.mul_add(x, x.filled(coefficient));
+    for power in (0..5).rev() {
+        sum = sum.mul_add(x, x.filled(coefficients[power]));
     }
     sum
 }

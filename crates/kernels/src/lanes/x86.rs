@@ -9,7 +9,7 @@ use super::Lanes;
 
 /// Eight numbers, with AVX2 and FMA.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(__m256);
+pub(crate) struct Avx2(pub(crate) __m256);
 
 /// Sixteen numbers, with AVX-512 F and DQ.
 #[derive(Clone, Copy)]

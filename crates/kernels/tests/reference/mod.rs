@@ -14,6 +14,14 @@ pub fn cpus() -> Vec<Cpu> {
     cpus.into_iter().filter_map(Result::ok).collect()
 }
 
+/// Those, and where they have instructions for narrow numbers, the same without them.
+pub fn variants() -> Vec<Cpu> {
+    let with_and_without = |cpu: Cpu| [cpu, cpu.without_extensions()];
+    let mut variants: Vec<_> = cpus().into_iter().flat_map(with_and_without).collect();
+    variants.dedup();
+    variants
+}
+
 /// Random numbers from a seed: SplitMix64.
 pub struct Random(u64);
 

@@ -1,0 +1,232 @@
+//! Matrices of narrow numbers in panels of groups: packing weights and rows, and the product of both.
+
+use std::ops::Range;
+
+use crate::{
+    Cpu, Rows, Scratch,
+    cpu::NarrowWork,
+    dots::{Columns, Dots, GROUP_BYTES, PackedRows, across, product, summed},
+    finish::{Block, Target},
+    lanes::Lanes,
+    matrix::{LEFT_BYTES, OnLines, SUMS, width},
+    quantise::{self, Grid, SPAN},
+    scratch::{LINE_BYTES, Lines},
+};
+
+/// What a narrow number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A whole one of 8 bits.
+    Int8,
+    /// A bf16.
+    Bf16,
+}
+
+/// Packed weights.
+#[derive(Clone)]
+pub(crate) struct Packed {
+    class: Class,
+    panels: Lines,
+    /// What a step of a grid is: for each panel and span, of each output. Empty where numbers are not whole.
+    scales: Lines,
+    /// The sums of a span's weights in steps, likewise.
+    totals: Lines,
+}
+
+impl Packed {
+    /// Packs weights for the instructions that multiply this class on this machine.
+    pub(crate) fn new(cpu: Cpu, class: Class, weights: Rows<'_>) -> Self {
+        let mut packed = Self { class, panels: Lines::default(), scales: Lines::default(), totals: Lines::default() };
+        let work = Pack { weights, packed: &mut packed };
+        match class {
+            Class::Int8 => cpu.run_int8(work),
+            Class::Bf16 => cpu.run_bf16(work),
+        }
+        packed
+    }
+
+    /// Bytes of memory they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.panels.bytes() + self.scales.bytes() + self.totals.bytes()
+    }
+}
+
+/// Writes the product of rows with some outputs.
+pub(crate) fn multiply(
+    cpu: Cpu,
+    packed: &Packed,
+    bias: &Lines,
+    x: Rows<'_>,
+    outputs: Range<usize>,
+    target: Target<'_>,
+    scratch: &mut Scratch,
+) {
+    let work = Multiply { packed, bias, x, outputs, target, scratch };
+    match packed.class {
+        Class::Int8 => cpu.run_int8(work),
+        Class::Bf16 => cpu.run_bf16(work),
+    }
+}
+
+struct Pack<'a> {
+    weights: Rows<'a>,
+    packed: &'a mut Packed,
+}
+
+impl NarrowWork for Pack<'_> {
+    #[inline(always)]
+    unsafe fn run<D: Dots>(self) {
+        let Self { weights, packed } = self;
+        let (outputs, inputs, width) = (weights.rows(), weights.columns(), width::<D::Floats>());
+        let groups = groups::<D>(inputs);
+        let padded = outputs.next_multiple_of(width);
+        packed.panels = Lines::zeroed((padded * groups * D::WEIGHT_BYTES).div_ceil(size_of::<f32>()));
+        let bytes = packed.panels.as_mut_bytes();
+        // Where the weight of an input begins, of which there are `D::GROUP` in `D::WEIGHT_BYTES`.
+        let at = |output: usize, input: usize| {
+            let group = (output / width * groups + input / D::GROUP) * width + output % width;
+            group * D::WEIGHT_BYTES + input % D::GROUP * (D::WEIGHT_BYTES / D::GROUP)
+        };
+        if !D::IS_WHOLE {
+            for output in 0..outputs {
+                for (input, weight) in weights.row(output).iter().enumerate() {
+                    bytes[at(output, input)..][..2].copy_from_slice(&nearest_bf16(*weight).to_ne_bytes());
+                }
+            }
+            return;
+        }
+        let spans = groups.div_ceil(summed::<D>(groups));
+        (packed.scales, packed.totals) = (Lines::zeroed(padded * spans), Lines::zeroed(padded * spans));
+        for output in 0..outputs {
+            for (span, weights) in weights.row(output).chunks(SPAN).enumerate() {
+                let put = |input: usize, weight: i8| bytes[at(output, span * SPAN + input)] = weight.cast_unsigned();
+                let (scale, total) = quantise::weights(weights, put);
+                let at = (output / width * spans + span) * width + output % width;
+                (packed.scales.as_mut_slice()[at], packed.totals.as_mut_slice()[at]) = (scale, total);
+            }
+        }
+    }
+}
+
+/// Groups of so many inputs; at least one, of zeros.
+fn groups<D: Dots>(inputs: usize) -> usize {
+    inputs.div_ceil(D::GROUP).max(1)
+}
+
+struct Multiply<'a> {
+    packed: &'a Packed,
+    bias: &'a Lines,
+    x: Rows<'a>,
+    outputs: Range<usize>,
+    target: Target<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl NarrowWork for Multiply<'_> {
+    #[inline(always)]
+    unsafe fn run<D: Dots>(mut self) {
+        let (all, block) = (self.x.rows(), D::Floats::BLOCK_ROWS);
+        let groups = groups::<D>(self.x.columns());
+        // Whole lines, because numbers are packed by whole registers, which are shorter.
+        let stride = (groups * GROUP_BYTES).next_multiple_of(LINE_BYTES);
+        let most = (LEFT_BYTES / stride).max(block);
+        // As in the product of f32: parts as equal as can be, of whole blocks.
+        let most = all.div_ceil(all.div_ceil(most)).next_multiple_of(block);
+        for first in (0..all).step_by(most) {
+            let rows = first..all.min(first + most);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let packed = self.pack::<D>(rows.clone(), groups, stride);
+                match D::Floats::BLOCK_VECTORS {
+                    3 => self.panels::<D, 3>(first, packed),
+                    2 => self.panels::<D, 2>(first, packed),
+                    _ => self.panels::<D, 1>(first, packed),
+                }
+            }
+        }
+    }
+}
+
+impl Multiply<'_> {
+    /// Packs some rows, each span on a grid of its own where numbers are whole.
+    #[inline(always)]
+    unsafe fn pack<D: Dots>(&mut self, rows: Range<usize>, groups: usize, stride: usize) -> PackedRows {
+        let (columns, count) = (self.x.columns(), rows.len());
+        let (width, most) = (D::Floats::WIDTH, summed::<D>(groups) * D::GROUP);
+        let spans = groups.div_ceil(summed::<D>(groups));
+        self.scratch.left.reserve(count * stride / size_of::<f32>());
+        self.scratch.grids.clear();
+        self.scratch.grids.resize(count * spans, Grid::default());
+        let data = self.scratch.left.as_mut_ptr().cast::<u8>();
+        for (index, grid) in self.scratch.grids.iter_mut().enumerate() {
+            let (row, span) = (index / spans, index % spans);
+            let inputs = span * most..columns.min((span + 1) * most);
+            // SAFETY: the caller promises the instructions; the row exists and has `columns` numbers; a line has room for
+            // whole registers of packed numbers, and rows are whole lines.
+            unsafe {
+                let from = self.x.as_ptr().wrapping_add((rows.start + row) * self.x.stride());
+                if D::IS_WHOLE {
+                    *grid = Grid::of::<D::Floats>(from.add(inputs.start), inputs.len());
+                }
+                let to = data.add(row * stride);
+                let whole = inputs.start + inputs.len() / width * width;
+                for column in (inputs.start..whole).step_by(width) {
+                    let numbers = D::Floats::load(from.add(column));
+                    D::put(numbers, *grid, to.add(column * GROUP_BYTES / D::GROUP));
+                }
+                // Without inputs, too, there is a group to fill.
+                if whole < inputs.end || columns == 0 {
+                    let numbers = D::Floats::load_some(from.add(whole), inputs.end - whole);
+                    D::put(numbers, *grid, to.add(whole * GROUP_BYTES / D::GROUP));
+                }
+            }
+        }
+        PackedRows { data, stride, rows: count, groups, grids: self.scratch.grids.as_ptr() }
+    }
+
+    /// The product of packed rows, which are those from `first` on, with all panels.
+    #[inline(always)]
+    unsafe fn panels<D: Dots, const VECTORS: usize>(&mut self, first: usize, left: PackedRows) {
+        const { assert!(D::Floats::BLOCK_ROWS * D::Floats::BLOCK_VECTORS * D::Floats::WIDTH <= SUMS) };
+        let (width, block) = (VECTORS * D::Floats::WIDTH, D::Floats::BLOCK_ROWS);
+        let panel_bytes = across::<D>(VECTORS) * left.groups;
+        let spans = left.groups.div_ceil(summed::<D>(left.groups));
+        let mut sums = OnLines([0.0; SUMS]);
+        for column in (0..self.outputs.len()).step_by(width) {
+            let output = self.outputs.start + column;
+            for row in (0..left.rows).step_by(block) {
+                let count = block.min(left.rows - row);
+                // SAFETY: `multiply` of the matrix checked the shapes; a panel begins every `width` outputs and is padded, as are
+                // the bias and what is known of outputs; those rows were packed.
+                unsafe {
+                    debug_assert!((output / width + 1) * panel_bytes <= self.packed.panels.bytes());
+                    debug_assert!(output + width <= self.bias.len());
+                    debug_assert!(!D::IS_WHOLE || (output + width) * spans <= self.packed.totals.len());
+                    let panel = self.packed.panels.as_ptr().cast::<u8>().add(output / width * panel_bytes);
+                    let data = left.data.add(row * left.stride);
+                    let rows = PackedRows { data, rows: count, grids: left.grids.add(row * spans), ..left };
+                    let scales = self.packed.scales.as_ptr().wrapping_add(output * spans);
+                    let totals = self.packed.totals.as_ptr().wrapping_add(output * spans);
+                    product::<D, VECTORS>(rows, panel, Columns { scales, totals }, sums.0.as_mut_ptr());
+                    self.target.take::<D::Floats>(Block {
+                        sums: sums.0.as_ptr(),
+                        stride: width,
+                        row: first + row,
+                        rows: count,
+                        column,
+                        columns: width.min(self.outputs.len() - column),
+                        bias: self.bias.as_ptr().add(output),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The bits of the nearest bf16, the even one of two.
+pub(crate) fn nearest_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    // NaN must not become an infinity by losing its lowest bits.
+    let rounded = if x.is_nan() { bits | 1 << 22 } else { bits + 0x7fff + (bits >> 16 & 1) };
+    (rounded >> 16) as u16
+}
