@@ -6,6 +6,8 @@ mod architecture;
 mod digest;
 mod echo;
 mod engine;
+mod generate;
+mod gguf;
 mod machine;
 mod manifest;
 mod map;
@@ -22,6 +24,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 pub use abandon::Abandon;
+pub use generate::is_gguf;
 pub use kernels::{Cpu, Isa, IsaError, Precision};
 pub use machine::Machine;
 pub use model::{Model, Output};

@@ -17,6 +17,8 @@ use crate::{
     Abandon, Config, LoadError, Machine, Model,
     architecture::{Architecture, Described},
     digest,
+    generate::{self, Generator},
+    gguf::Gguf,
     manifest::{self, Kind, MANIFEST, Manifest},
     map::Weights,
     mlp::{self, Mlp},
@@ -44,13 +46,21 @@ pub(crate) struct Checked {
     /// SHA-256 by file, of those that make the version.
     pub(crate) digests: BTreeMap<PathBuf, String>,
     pub(crate) version: Version,
-    weights: Weights,
+    weights: Mapped,
 }
 
 /// What runs a found model.
 enum Runs {
     Mlp(mlp::Settings),
     Text(Task, Precision),
+    /// From the GGUF file of this name.
+    Generator(PathBuf),
+}
+
+/// Weights whose file is sound.
+enum Mapped {
+    Safetensors(Weights),
+    Gguf(Gguf),
 }
 
 /// Where a model lies, and what it must be called there.
@@ -105,7 +115,8 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<Pla
             dirs => dirs?,
         };
         for dir in dirs {
-            let is_model = dir.join(MANIFEST).exists() || text::is_text_encoder(&dir);
+            let is_model =
+                dir.join(MANIFEST).exists() || text::is_text_encoder(&dir) || !matches!(generate::file(&dir), Ok(None));
             let Some(name) = name_of(&dir).filter(|_| is_model) else { continue };
             if only.is_empty() || only.contains(&name) {
                 found.push(Place { dir, name: Some(name) });
@@ -150,16 +161,11 @@ pub(crate) fn name_of(dir: &Path) -> Option<ModelName> {
 /// Reads what a directory says about its model.
 fn describe(dir: &Path) -> Result<Found, LoadError> {
     if !dir.join(MANIFEST).exists() {
-        if text::is_text_encoder(dir) {
-            hint_at_pickles(dir)?;
-            let (mut described, task) = text::describe(dir, None)?;
-            let origin = Origin::read(dir)?;
-            described.source = origin.as_ref().map(|origin| origin.source.clone());
-            let pinned = origin.map(|origin| origin.files).unwrap_or_default();
-            let runs = Runs::Text(task, Precision::F32);
-            return Ok(Found { dir: dir.to_owned(), described, pinned, runs });
-        }
-        return Err(LoadError::new(dir, text::why_not(dir)));
+        let (mut described, runs) = describe_as_it_is(dir)?;
+        let origin = Origin::read(dir)?;
+        described.source = origin.as_ref().map(|origin| origin.source.clone()).or(described.source);
+        let pinned = origin.map(|origin| origin.files).unwrap_or_default();
+        return Ok(Found { dir: dir.to_owned(), described, pinned, runs });
     }
     let mut manifest = Manifest::read(dir)?;
     let wrong = |reason: String| LoadError::new(&dir.join(MANIFEST), reason);
@@ -218,6 +224,19 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
     Ok(Found { dir: dir.to_owned(), described, pinned, runs })
 }
 
+/// Reads what a directory without a manifest says about its model.
+fn describe_as_it_is(dir: &Path) -> Result<(Described, Runs), LoadError> {
+    if let Some(file) = generate::file(dir)? {
+        return Ok((generate::describe(dir, &file)?, Runs::Generator(file)));
+    }
+    if text::is_text_encoder(dir) {
+        hint_at_pickles(dir)?;
+        let (described, task) = text::describe(dir, None)?;
+        return Ok((described, Runs::Text(task, Precision::F32)));
+    }
+    Err(LoadError::new(dir, text::why_not(dir)))
+}
+
 impl Found {
     /// Checks the files.
     ///
@@ -226,7 +245,10 @@ impl Found {
     pub(crate) fn check(self) -> Result<Checked, LoadError> {
         let digests = digests(&self.dir, &self.described, &self.pinned)?;
         let version = digest::version(&digests);
-        let weights = Weights::open(&self.dir.join(WEIGHTS))?;
+        let weights = match &self.runs {
+            Runs::Generator(file) => Mapped::Gguf(Gguf::open(&self.dir.join(file))?),
+            Runs::Mlp(_) | Runs::Text(..) => Mapped::Safetensors(Weights::open(&self.dir.join(WEIGHTS))?),
+        };
         Ok(Checked { found: self, digests, version, weights })
     }
 
@@ -235,13 +257,14 @@ impl Found {
         match self.runs {
             Runs::Mlp(_) => "mlp",
             Runs::Text(..) => "encoder",
+            Runs::Generator(_) => "decoder",
         }
     }
 
     /// How exact its products are, as a manifest says it; `None` where that cannot be chosen.
     pub(crate) fn precision(&self) -> Option<&'static str> {
         match self.runs {
-            Runs::Mlp(_) => None,
+            Runs::Mlp(_) | Runs::Generator(_) => None,
             Runs::Text(_, Precision::F32) => Some("f32"),
             Runs::Text(_, Precision::Bf16) => Some("bf16"),
         }
@@ -251,12 +274,18 @@ impl Found {
 impl Checked {
     /// How many numbers the weights are.
     pub(crate) fn parameters(&self) -> u64 {
-        self.weights.parameters()
+        match &self.weights {
+            Mapped::Safetensors(weights) => weights.parameters(),
+            Mapped::Gguf(gguf) => gguf.parameters(),
+        }
     }
 
     /// The most bytes of memory that the weights take when they are loaded.
     pub(crate) fn bytes(&self) -> u64 {
-        self.parameters() * PARAMETER_BYTES
+        match &self.weights {
+            Mapped::Safetensors(weights) => weights.parameters() * PARAMETER_BYTES,
+            Mapped::Gguf(gguf) => gguf.weight_bytes(),
+        }
     }
 
     /// Loads the weights and warms the model.
@@ -265,31 +294,36 @@ impl Checked {
     /// When a file cannot be read, a tensor is not what the architecture needs, or the example does not run.
     pub(crate) fn load(self, machine: Machine) -> Result<Model, LoadError> {
         let Self { found: Found { dir, described, runs, .. }, version, weights, .. } = self;
-        let Described { name, task, description, license, source, input_schema, output_schema, limits, .. } = described;
+        let Described {
+            name, task, description, license, source, input_schema, output_schema, limits, example, ..
+        } = described;
         let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
-        match runs {
-            Runs::Mlp(settings) => start(&dir, spec, Mlp::load(settings, &weights)?, &described.example),
-            Runs::Text(task, precision) => {
-                let example = &described.example;
-                match task {
-                    Task::FeatureExtraction => {
-                        let model = TextModel::<Embedder>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
-                    Task::TextClassification => {
-                        let model = TextModel::<Classifier>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
-                    Task::TokenClassification => {
-                        let model = TextModel::<Tagger>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
-                    Task::ZeroShotClassification => {
-                        let model = TextModel::<ZeroShot>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
-                }
+        let example = &example;
+        match (runs, weights) {
+            (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
+                start(&dir, spec, Mlp::load(settings, &weights)?, example)
             }
+            (Runs::Text(task, precision), Mapped::Safetensors(weights)) => match task {
+                Task::FeatureExtraction => {
+                    let model = TextModel::<Embedder>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
+                }
+                Task::TextClassification => {
+                    let model = TextModel::<Classifier>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
+                }
+                Task::TokenClassification => {
+                    let model = TextModel::<Tagger>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
+                }
+                Task::ZeroShotClassification => {
+                    let model = TextModel::<ZeroShot>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
+                }
+            },
+            (Runs::Generator(_), Mapped::Gguf(gguf)) => start(&dir, spec, Generator::load(&gguf, machine)?, example),
+            (_, Mapped::Safetensors(weights)) => Err(LoadError::new(weights.path(), "not what runs this model")),
+            (_, Mapped::Gguf(gguf)) => Err(gguf.wrong("not what runs this model")),
         }
     }
 }

@@ -13,7 +13,7 @@ const CARD: &str = "README.md";
 ///
 /// # Errors
 /// When the directory's own part has characters that names do not have.
-pub(super) fn name(dir: &Path) -> Result<ModelName, LoadError> {
+pub(crate) fn name(dir: &Path) -> Result<ModelName, LoadError> {
     let wrong = |reason: String| LoadError::new(dir, reason);
     let whole = dir.canonicalize().map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let part = |depth: usize| {
@@ -33,7 +33,7 @@ pub(super) fn name(dir: &Path) -> Result<ModelName, LoadError> {
 }
 
 /// The licence that the model card's header states, where it names one.
-pub(super) fn license(dir: &Path) -> Option<String> {
+pub(crate) fn license(dir: &Path) -> Option<String> {
     let card = fs::read_to_string(dir.join(CARD)).ok()?;
     let header = card.strip_prefix("---")?.split("\n---").next()?;
     let license = header.lines().find_map(|line| line.strip_prefix("license:"))?.trim().trim_matches(['"', '\'']);

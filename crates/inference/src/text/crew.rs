@@ -15,18 +15,18 @@ const BLOCK: usize = 32;
 const ROWS_EACH: usize = 64;
 
 /// One thread, or all of a team.
-pub(super) struct Crew<'a> {
-    pub(super) cpu: Cpu,
-    pub(super) precision: Precision,
+pub(crate) struct Crew<'a> {
+    pub(crate) cpu: Cpu,
+    pub(crate) precision: Precision,
     /// Shares each step; without it the caller does all alone.
-    pub(super) team: Option<&'a mut Team>,
+    pub(crate) team: Option<&'a mut Team>,
     /// One for each member.
-    pub(super) scratch: &'a mut [Scratch],
+    pub(crate) scratch: &'a mut [Scratch],
 }
 
 impl Crew<'_> {
     /// Writes `activation(x · Wᵀ + bias) + residual` to `y`.
-    pub(super) fn multiply(
+    pub(crate) fn multiply(
         &mut self,
         matrix: &PackedMatrix,
         activation: Activation,
@@ -56,7 +56,7 @@ impl Crew<'_> {
     }
 
     /// Writes the attention of each text and head to `y`.
-    pub(super) fn attend(&mut self, input: &Attention<'_>, y: RowsMut<'_>) {
+    pub(crate) fn attend(&mut self, input: &Attention<'_>, y: RowsMut<'_>) {
         let (cpu, precision, members) = (self.cpu, self.precision, self.scratch.len());
         let Some(team) = &mut self.team else {
             attention(cpu, precision, input, y, &mut self.scratch[0]);
@@ -77,7 +77,7 @@ impl Crew<'_> {
     }
 
     /// Writes the layer norm of `x`.
-    pub(super) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
+    pub(crate) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
         let (cpu, members) = (self.cpu, self.scratch.len());
         match &mut self.team {
             Some(team) if x.rows() >= members * ROWS_EACH => {

@@ -44,7 +44,9 @@ use crate::{
 };
 
 pub(crate) use self::{
+    card::{license, name},
     classify::Classifier,
+    crew::Crew,
     embed::Embedder,
     files::{is_text_encoder, why_not},
     tag::Tagger,
@@ -123,10 +125,10 @@ pub(crate) fn describe(dir: &Path, asked: Option<&str>) -> Result<(Described, Ta
         Task::ZeroShotClassification => task_of::<ZeroShot>(dir, &settings)?.contract(&settings),
     };
     let described = Described {
-        name: card::name(dir)?,
+        name: name(dir)?,
         task: settings.task.name().into(),
         description,
-        license: card::license(dir),
+        license: license(dir),
         source: None,
         input_schema,
         output_schema,
