@@ -4,12 +4,13 @@ use prediction::{Failure, FailureCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::sample::Sampling;
+use super::{chat::Message, sample::Sampling};
 
 /// The longest prompt, in characters; nearer bounds are the model's context and the bytes of an input.
 const LONGEST_PROMPT: usize = 1_000_000;
 /// What follows a prompt when nothing is said of it, at most, in tokens.
 const USUAL_TOKENS: usize = 256;
+const MOST_MESSAGES: usize = 1000;
 const MOST_STOPS: usize = 4;
 /// The longest stop string, in characters.
 const LONGEST_STOP: usize = 256;
@@ -21,7 +22,8 @@ const LARGEST_EXACT: u64 = (1 << 53) - 1;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
-    pub(super) prompt: String,
+    prompt: Option<String>,
+    messages: Option<Vec<Message>>,
     max_tokens: Option<f64>,
     temperature: Option<f64>,
     top_p: Option<f64>,
@@ -29,6 +31,12 @@ pub(super) struct Input {
     #[serde(default)]
     stop: Vec<String>,
     seed: Option<f64>,
+}
+
+/// What the text goes on from.
+pub(super) enum Beginning {
+    Prompt(String),
+    Messages(Vec<Message>),
 }
 
 /// A sequence to be: a prompt and what shall follow it.
@@ -50,6 +58,21 @@ impl Request {
 }
 
 impl Input {
+    /// Takes what the text goes on from.
+    ///
+    /// # Errors
+    /// When there are both a prompt and messages, or neither, or too many messages.
+    pub(super) fn beginning(&mut self) -> Result<Beginning, Failure> {
+        match (self.prompt.take(), self.messages.take()) {
+            (Some(prompt), None) => Ok(Beginning::Prompt(prompt)),
+            (None, Some(messages)) if (1..=MOST_MESSAGES).contains(&messages.len()) => Ok(Beginning::Messages(messages)),
+            (None, Some(messages)) => {
+                Err(invalid(format!("there are {} messages; 1 to {MOST_MESSAGES} are taken", messages.len())))
+            }
+            _ => Err(invalid("an input has a prompt or messages, and not both")),
+        }
+    }
+
     /// What is asked, the prompt being these tokens.
     ///
     /// # Errors
@@ -115,9 +138,9 @@ fn whole(name: &str, number: f64, least: u64, most: u64) -> Result<u64, Failure>
     }
 }
 
-/// The schema of inputs, for a model with this context.
-pub(super) fn input_schema(context: usize) -> Value {
-    json!({
+/// The schema of inputs, for a model with this context that takes conversations too or does not.
+pub(super) fn input_schema(context: usize, takes_messages: bool) -> Value {
+    let mut schema = json!({
         "type": "object",
         "properties": {
             "prompt": {
@@ -155,7 +178,25 @@ pub(super) fn input_schema(context: usize) -> Value {
         },
         "required": ["prompt"],
         "additionalProperties": false,
-    })
+    });
+    if takes_messages {
+        schema["properties"]["messages"] = json!({
+            "type": "array", "minItems": 1, "maxItems": MOST_MESSAGES,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "role": {"type": "string", "description": "Usually system, user or assistant."},
+                    "content": {"type": "string", "maxLength": LONGEST_PROMPT},
+                },
+                "required": ["role", "content"],
+                "additionalProperties": false,
+            },
+            "description": "A conversation instead of a prompt; the model's own chat template makes one of it.",
+        });
+        schema["required"] = json!([]);
+        schema["oneOf"] = json!([{"required": ["prompt"]}, {"required": ["messages"]}]);
+    }
+    schema
 }
 
 /// The schema of outputs.

@@ -3,6 +3,7 @@
 mod attend;
 mod bytes;
 mod cache;
+mod chat;
 mod config;
 mod decoder;
 mod input;
@@ -30,9 +31,10 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 
 use self::{
+    chat::Chat,
     config::Config,
     decoder::Decoder,
-    input::{Input, Request, invalid, too_long},
+    input::{Beginning, Input, Request, invalid, too_long},
     sequence::Sequence,
     tokenize::Tokenizer,
     workshop::Workshop,
@@ -58,6 +60,7 @@ const SHRINKAGE: usize = 4;
 pub(crate) struct Generator {
     decoder: Decoder,
     tokenizer: Tokenizer,
+    chat: Option<Chat>,
     machine: Machine,
 }
 
@@ -99,7 +102,7 @@ pub(crate) fn describe(dir: &Path, file: &Path) -> Result<Described, LoadError> 
         description,
         license: said("general.license")?.or_else(|| text::license(dir)),
         source: said("general.source.url")?.or(said("general.url")?),
-        input_schema: input::input_schema(config.context),
+        input_schema: input::input_schema(config.context, Chat::read(&gguf)?.is_some()),
         output_schema: input::output_schema(),
         limits: Limits { timeout_seconds: TIMEOUT_SECONDS, ..Limits::default() },
         files: vec![file.to_owned()],
@@ -119,7 +122,7 @@ impl Generator {
             let reason = format!("has {} tokens, but only {} embeddings", tokenizer.size(), config.vocabulary);
             return Err(gguf.wrong(reason));
         }
-        Ok(Self { decoder: Decoder::read(gguf, config, machine.cpu)?, tokenizer, machine })
+        Ok(Self { decoder: Decoder::read(gguf, config, machine.cpu)?, tokenizer, chat: Chat::read(gguf)?, machine })
     }
 }
 
@@ -127,14 +130,23 @@ impl Architecture for Generator {
     type Item = Request;
 
     fn prepare(&self, input: &RawValue) -> Result<Request, Failure> {
-        let input: Input = serde_json::from_str(input.get()).map_err(|error| invalid(error.to_string()))?;
+        let mut input: Input = serde_json::from_str(input.get()).map_err(|error| invalid(error.to_string()))?;
+        let (text, is_whole) = match (input.beginning()?, &self.chat) {
+            (Beginning::Prompt(prompt), _) => (prompt, false),
+            (Beginning::Messages(messages), Some(chat)) => {
+                let refused = |reason| invalid(format!("the model's chat template refuses the messages: {reason}"));
+                (chat.prompt(&messages).map_err(refused)?, true)
+            }
+            (Beginning::Messages(_), None) => return Err(invalid("the model has no chat template for messages; it takes a prompt")),
+        };
         let context = self.decoder.config.context;
         // One that is far too long is not cut into tokens first.
-        let least = input.prompt.len() / self.tokenizer.longest_piece().saturating_mul(SHRINKAGE).max(1);
+        let least = text.len() / self.tokenizer.longest_piece().saturating_mul(SHRINKAGE).max(1);
         if least >= context {
             return Err(too_long(least, context));
         }
-        let prompt = self.tokenizer.tokens(&input.prompt).map_err(|error| {
+        let tokens = if is_whole { self.tokenizer.tokens_as_written(&text) } else { self.tokenizer.tokens(&text) };
+        let prompt = tokens.map_err(|error| {
             tracing::warn!(%error, "a prompt could not be cut into tokens");
             invalid("the prompt cannot be cut into tokens")
         })?;

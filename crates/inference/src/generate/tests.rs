@@ -30,6 +30,15 @@ struct Answers {
 struct Tiny {
     file: String,
     prompts: Vec<Prompt>,
+    conversations: Vec<Conversation>,
+}
+
+/// Messages, and the prompt that the file's chat template makes of them.
+#[derive(Deserialize)]
+struct Conversation {
+    messages: serde_json::Value,
+    text: String,
+    tokens: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -196,4 +205,43 @@ fn a_prompt_that_cannot_fit_is_refused_before_it_is_read() {
     }
     assert!(refused(json!({"prompt": "a", "max_tokens": 127})).contains("more than the 128"));
     assert!(refused(json!({"prompt": "a", "max_tokens": 2_147_483_648_u64})).contains("whole number, 1 to 128"));
+}
+
+#[test]
+fn conversations_are_written_as_the_reference_writes_them() {
+    let mut compared = 0;
+    for tiny in goldens() {
+        let generator = tiny.load(Machine::default());
+        assert_eq!(generator.chat.is_some(), !tiny.conversations.is_empty());
+        for conversation in &tiny.conversations {
+            let chat = generator.chat.as_ref().expect("a chat template");
+            let messages: Vec<_> = serde_json::from_value(conversation.messages.clone()).expect("messages");
+            assert_eq!(chat.prompt(&messages).as_ref(), Ok(&conversation.text), "{}", tiny.file);
+            let input = to_raw_value(&json!({"messages": conversation.messages, "max_tokens": 1})).expect("JSON");
+            assert_eq!(generator.prepare(&input).expect("a request").prompt, conversation.tokens, "{}", tiny.file);
+            compared += 1;
+        }
+    }
+    assert!(compared > 4, "{compared} conversations were compared");
+}
+
+#[test]
+fn messages_that_make_no_prompt_are_refused() {
+    let tiny = goldens().into_iter().find(|tiny| !tiny.conversations.is_empty()).expect("one with a template");
+    let generator = tiny.load(Machine::default());
+    let message = |role: &str| json!({"role": role, "content": "a"});
+    for (input, part) in [
+        (json!({"messages": [message("user"), message("user")]}), "refuses the messages: user and assistant take turns"),
+        (json!({"messages": []}), "0 messages"),
+        (json!({"messages": vec![message("user"); 1001]}), "1001 messages"),
+        (json!({"messages": [message("user")], "prompt": "a"}), "not both"),
+        (json!({"messages": [{"role": "user", "content": ["a"]}]}), "invalid type"),
+        (json!({}), "a prompt or messages"),
+    ] {
+        let failure = generator.prepare(&to_raw_value(&input).expect("JSON")).err().expect("refused").to_string();
+        assert!(failure.contains(part), "{part:?} is not in {failure}");
+    }
+    let without = goldens().remove(0).load(Machine::default());
+    let input = to_raw_value(&json!({"messages": [message("user")]})).expect("JSON");
+    assert!(without.prepare(&input).err().expect("refused").to_string().contains("no chat template"));
 }

@@ -160,8 +160,17 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot read it.
     pub(super) fn tokens(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false)?;
-        Ok(self.vocabulary.begin.into_iter().chain(encoding.get_ids().iter().copied()).collect())
+        let mut tokens = self.tokens_as_written(text)?;
+        tokens.splice(0..0, self.vocabulary.begin);
+        Ok(tokens)
+    }
+
+    /// The tokens of a text in which all special tokens are written out.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot read it.
+    pub(super) fn tokens_as_written(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec())
     }
 
     /// How many tokens there are.

@@ -38,6 +38,37 @@ PROMPTS = [
     "one <|end|> two",
     "before" + " the ships pass" * 12,
 ]
+CONVERSATIONS = [
+    [{"role": "user", "content": "Who counts the ships? "}],
+    [
+        {"role": "system", "content": "You keep a lighthouse."},
+        {"role": "user", "content": "  Who counts?\n"},
+        {"role": "assistant", "content": "I do, before dawn."},
+        {"role": "user", "content": "Why?"},
+    ],
+]
+CHAT = """{%- if messages[0]['role'] == 'system' %}
+    {%- set rules = messages[0]['content'] | trim %}
+    {%- set rest = messages[1:] %}
+{%- else %}
+    {%- set rules = '' %}
+    {%- set rest = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- if rules %}{{ '<|end|>rules: ' + rules + '\n' }}{% endif %}
+{% for message in rest %}
+    {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('user and assistant take turns') }}
+    {%- endif %}
+    {%- set content = message.content.strip() %}
+    {%- if message.role.startswith('assist') and not loop.last %}
+{{ '<|end|>' ~ message.role ~ ': ' ~ content ~ eos_token }}
+    {%- else %}
+{{ '<|end|>' + message.role }}: {{ content }}
+    {%- endif %}
+{% endfor %}
+{%- if add_generation_prompt is defined and add_generation_prompt %}{{ '<|end|>assistant: ' }}{% endif %}
+"""
 STEPS = 3
 GREEDY = 16
 CONTEXT = 128
@@ -123,6 +154,14 @@ class BytePairs:
         else:
             writer.add_add_bos_token(False)
         writer.add_eos_token_id(self.reader.token_to_id(self.ends))
+        writer.add_chat_template(CHAT)
+
+    def conversation(self, messages):
+        names = {"eos_token": self.ends, **({"bos_token": self.begins} if self.begins else {})}
+        reader = transformers.PreTrainedTokenizerFast(tokenizer_object=self.reader, chat_template=CHAT, **names)
+        given = {"add_generation_prompt": True, **({} if self.begins else {"bos_token": ""})}
+        text = reader.apply_chat_template(messages, tokenize=False, **given)
+        return {"messages": messages, "text": text, "tokens": self.reader.encode(text, add_special_tokens=False).ids}
 
 
 def permuted(weight, heads):
@@ -204,7 +243,8 @@ def make(home, name, family, kind, tokenizer, special=()):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return {"file": f"{name}.gguf", "prompts": [answer(model, tokenizer, text) for text in PROMPTS]}
+    talks = [tokenizer.conversation(messages) for messages in CONVERSATIONS] if isinstance(tokenizer, BytePairs) else []
+    return {"file": f"{name}.gguf", "conversations": talks, "prompts": [answer(model, tokenizer, text) for text in PROMPTS]}
 
 
 def answer(model, tokenizer, text):
@@ -246,7 +286,8 @@ def main() -> None:
     rows = []
     for model in made:
         prompts = ",\n".join(json.dumps(prompt) for prompt in model["prompts"])
-        rows.append(f'{{"file": {json.dumps(model["file"])}, "prompts": [\n{prompts}\n]}}')
+        talks = json.dumps(model["conversations"])
+        rows.append(f'{{"file": {json.dumps(model["file"])}, "conversations": {talks}, "prompts": [\n{prompts}\n]}}')
     (home / "answers.json").write_text(f'{{"made": {json.dumps(head)}, "models": [\n' + ",\n".join(rows) + "\n]}\n", encoding="utf-8")
 
 
