@@ -97,7 +97,7 @@ async fn what_is_published_is_what_is_taken_and_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_likeliest_text_is_the_reference_s() {
+async fn every_model_goes_on_from_every_prompt() {
     let answers: Value = serde_json::from_slice(&fs::read(golden("answers.json")).expect("reads")).expect("JSON");
     for tiny in answers["models"].as_array().expect("models") {
         let file = tiny["file"].as_str().expect("a name");

@@ -71,7 +71,8 @@ impl Chat {
     /// # Errors
     /// Says why the template refuses it.
     pub(super) fn prompt(&self, messages: &[Message]) -> Result<String, String> {
-        let message = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
+        let message =
+            |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
         let messages: Any = messages.iter().map(message).collect();
         let given = context! {
             messages, add_generation_prompt => true, bos_token => self.begin.as_str(), eos_token => self.end.as_str(),

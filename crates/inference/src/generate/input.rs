@@ -65,7 +65,9 @@ impl Input {
     pub(super) fn beginning(&mut self) -> Result<Beginning, Failure> {
         match (self.prompt.take(), self.messages.take()) {
             (Some(prompt), None) => Ok(Beginning::Prompt(prompt)),
-            (None, Some(messages)) if (1..=MOST_MESSAGES).contains(&messages.len()) => Ok(Beginning::Messages(messages)),
+            (None, Some(messages)) if (1..=MOST_MESSAGES).contains(&messages.len()) => {
+                Ok(Beginning::Messages(messages))
+            }
             (None, Some(messages)) => {
                 Err(invalid(format!("there are {} messages; 1 to {MOST_MESSAGES} are taken", messages.len())))
             }

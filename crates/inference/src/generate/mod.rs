@@ -62,6 +62,8 @@ pub(crate) struct Generator {
     tokenizer: Tokenizer,
     chat: Option<Chat>,
     machine: Machine,
+    /// Tokens of all sequences that run at a time for which there is memory.
+    cached_tokens: usize,
 }
 
 /// The GGUF file of a directory, relative to it, if it has one.
@@ -122,7 +124,8 @@ impl Generator {
             let reason = format!("has {} tokens, but only {} embeddings", tokenizer.size(), config.vocabulary);
             return Err(gguf.wrong(reason));
         }
-        Ok(Self { decoder: Decoder::read(gguf, config, machine.cpu)?, tokenizer, chat: Chat::read(gguf)?, machine })
+        let (chat, cached_tokens) = (Chat::read(gguf)?, config.cached_tokens());
+        Ok(Self { decoder: Decoder::read(gguf, config, machine.cpu)?, tokenizer, chat, machine, cached_tokens })
     }
 }
 
@@ -137,7 +140,9 @@ impl Architecture for Generator {
                 let refused = |reason| invalid(format!("the model's chat template refuses the messages: {reason}"));
                 (chat.prompt(&messages).map_err(refused)?, true)
             }
-            (Beginning::Messages(_), None) => return Err(invalid("the model has no chat template for messages; it takes a prompt")),
+            (Beginning::Messages(_), None) => {
+                return Err(invalid("the model has no chat template for messages; it takes a prompt"));
+            }
         };
         let context = self.decoder.config.context;
         // One that is far too long is not cut into tokens first.
@@ -163,8 +168,7 @@ impl Architecture for Generator {
 
     /// Runs these alone, to their ends. What is served joins and leaves between steps instead: see [`turns`].
     fn run(&self, batch: &[(Request, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
-        let failed = |error: io::Error| Failure::new(FailureCode::Internal, format!("no thread: {error}"));
-        let mut workshop = Workshop::new(self.machine).map_err(failed)?;
+        let mut workshop = Workshop::new(self.machine).map_err(|error| failed(&format!("no thread: {error}")))?;
         let mut sequences: Vec<_> =
             batch.iter().map(|(request, _)| Sequence::new(&self.decoder.config, request)).collect();
         loop {
@@ -174,7 +178,7 @@ impl Architecture for Generator {
             if running.is_empty() {
                 break;
             }
-            turns::step(self, &mut running, &mut workshop);
+            turns::step(self, &mut running, &mut workshop).map_err(|cause| failed(&cause))?;
         }
         Ok(sequences
             .into_iter()
@@ -185,4 +189,10 @@ impl Architecture for Generator {
     fn start(self: &Arc<Self>, name: &str, max_batch: usize) -> io::Result<mpsc::Sender<Job<Request>>> {
         turns::start(Arc::clone(self), name, max_batch)
     }
+}
+
+/// The model gave no answer, for a cause that is for the log.
+fn failed(cause: &str) -> Failure {
+    tracing::error!(cause, "a text generator failed");
+    Failure::new(FailureCode::ModelError, "the model failed on this input")
 }

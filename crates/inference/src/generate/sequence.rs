@@ -1,6 +1,6 @@
 //! One prompt and the text that follows it, on its way.
 
-use prediction::{Failure, FailureCode};
+use prediction::Failure;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -8,8 +8,9 @@ use super::{
     cache::Cache,
     config::Config,
     decoder::Part,
+    failed,
     input::Request,
-    sample::{Random, choose},
+    sample::{Random, Sampling, choose},
     tokenize::Tokenizer,
     transcript::Transcript,
 };
@@ -18,7 +19,7 @@ use super::{
 pub(super) struct Sequence {
     prompt: Vec<u32>,
     max_tokens: usize,
-    sampling: super::sample::Sampling,
+    sampling: Sampling,
     random: Random,
     cache: Cache,
     transcript: Transcript,
@@ -98,8 +99,7 @@ impl Sequence {
 
     /// Ends it without a text; the cause is for the log.
     pub(super) fn fail(&mut self, cause: &str) {
-        tracing::error!(cause, "a text generator failed");
-        self.outcome = Some(Err(Failure::new(FailureCode::ModelError, "the model failed on this input")));
+        self.outcome = Some(Err(failed(cause)));
     }
 
     /// Whether it has ended.

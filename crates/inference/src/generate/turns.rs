@@ -89,7 +89,7 @@ impl Turns {
 
     fn has_room(&self, request: &Request) -> bool {
         let reserved: usize = self.seats.iter().map(|seat| seat.sequence.reserved()).sum();
-        self.seats.is_empty() || reserved + request.tokens() <= self.generator.decoder.config.cached_tokens()
+        self.seats.is_empty() || reserved + request.tokens() <= self.generator.cached_tokens
     }
 
     fn join(&mut self, job: Job<Request>) {
@@ -132,25 +132,31 @@ impl Seat {
     }
 }
 
-/// One step; when it panics, one for each alone, and those for which it does so again fail.
+/// One step; when it fails, one for each alone, and those for which it does so again fail.
 fn step_safely(generator: &Generator, sequences: &mut [&mut Sequence], workshop: &mut Workshop) {
-    let mut is_done = |sequences: &mut [&mut Sequence]| {
-        catch_unwind(AssertUnwindSafe(|| step(generator, sequences, workshop))).is_ok()
+    let mut take_step = |sequences: &mut [&mut Sequence]| {
+        let step = AssertUnwindSafe(|| step(generator, sequences, workshop));
+        catch_unwind(step).unwrap_or_else(|_| Err("a step panicked".into()))
     };
-    if is_done(sequences) {
-        return;
-    }
-    tracing::warn!(sequences = sequences.len(), "a step panicked and is split");
+    let Err(cause) = take_step(sequences) else { return };
+    tracing::warn!(sequences = sequences.len(), cause, "a step failed and is split");
     for sequence in sequences {
         // What was computed halfway counts for nothing: a cache has tokens only once all layers have had them.
-        if !is_done(std::slice::from_mut(sequence)) {
-            sequence.fail("a step panicked");
+        if let Err(cause) = take_step(std::slice::from_mut(sequence)) {
+            sequence.fail(&cause);
         }
     }
 }
 
 /// Takes each sequence that has not ended one step further, some of their prompts perhaps not.
-pub(super) fn step(generator: &Generator, sequences: &mut [&mut Sequence], workshop: &mut Workshop) {
+///
+/// # Errors
+/// When the decoder fails; then no sequence is further than before.
+pub(super) fn step(
+    generator: &Generator,
+    sequences: &mut [&mut Sequence],
+    workshop: &mut Workshop,
+) -> Result<(), String> {
     let mut room = PROMPT_TOKENS;
     let (mut parts, mut drawing) = (Vec::new(), Vec::new());
     for (index, sequence) in sequences.iter_mut().enumerate() {
@@ -159,12 +165,9 @@ pub(super) fn step(generator: &Generator, sequences: &mut [&mut Sequence], works
             parts.push(part);
         }
     }
-    match generator.decoder.forward(&mut parts, workshop) {
-        Ok(logits) => {
-            for (index, logits) in drawing.into_iter().zip(logits) {
-                sequences[index].draw(&logits, &generator.tokenizer);
-            }
-        }
-        Err(error) => sequences.iter_mut().for_each(|sequence| sequence.fail(&error.to_string())),
+    let logits = generator.decoder.forward(&mut parts, workshop).map_err(|error| error.to_string())?;
+    for (index, logits) in drawing.into_iter().zip(logits) {
+        sequences[index].draw(&logits, &generator.tokenizer);
     }
+    Ok(())
 }
