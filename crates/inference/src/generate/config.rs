@@ -10,6 +10,9 @@ use crate::{
 /// Bytes of memory for keys and values of all sequences that run at a time.
 const CACHE_BYTES: usize = 2 << 30;
 
+/// The most rows of the matrix that makes queries; far more than any model's, and no product of them overflows.
+const LARGEST_SIDE: usize = 1 << 24;
+
 /// Further values of the architecture's own that are read, or that say nothing of what is computed.
 const KNOWN: [&str; 18] = [
     "block_count",
@@ -77,11 +80,6 @@ pub(super) struct Config {
     pub(super) rope_factor: f32,
 }
 
-/// The family's name, if the file says one that runs here.
-pub(crate) fn families() -> String {
-    FAMILIES.map(|family| family.name).join(", ")
-}
-
 impl Config {
     /// Reads them.
     ///
@@ -90,8 +88,12 @@ impl Config {
     pub(super) fn read(gguf: &Gguf) -> Result<Self, LoadError> {
         let name = gguf.need("general.architecture", Value::text)?;
         let family = FAMILIES.into_iter().find(|family| family.name == name);
-        let family =
-            family.ok_or_else(|| gguf.wrong(format!("general.architecture is {name:?}; known are {}", families())))?;
+        let family = family.ok_or_else(|| {
+            gguf.wrong(format!(
+                "general.architecture is {name:?}; known are {}",
+                FAMILIES.map(|family| family.name).join(", ")
+            ))
+        })?;
         refuse_unknown(gguf, name)?;
         let count = |key: &str| gguf.find(&format!("{name}.{key}"), Value::count);
         let needed = |key: &str| match count(key)? {
@@ -116,6 +118,9 @@ impl Config {
             let reason =
                 format!("{heads} heads of {head_width} numbers, {key_heads} of keys: no multiples of each other");
             return Err(gguf.wrong(reason));
+        }
+        if heads.checked_mul(head_width).is_none_or(|side| side > LARGEST_SIDE) {
+            return Err(gguf.wrong(format!("{heads} heads of {head_width} numbers are more than any matrix here has")));
         }
         let (vocabulary, _) = gguf.sides("token_embd.weight")?;
         let mut config = Self {

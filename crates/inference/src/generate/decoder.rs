@@ -2,6 +2,8 @@
 //!
 //! All that runs goes through the layers together, whichever sequence it is of: tokens of prompts and next tokens alike are rows.
 
+use std::sync::Arc;
+
 use candle_core::quantized::QuantizedType;
 use kernels::{Activation, Cpu, RowsMut, activate};
 
@@ -13,16 +15,13 @@ use super::{
     rope::{Rope, Turns},
     workshop::Workshop,
 };
-use crate::{
-    LoadError,
-    gguf::{Gguf, is_float},
-};
+use crate::{LoadError, gguf::Gguf};
 
 /// The network, read-only.
 pub(super) struct Decoder {
     pub(super) config: Config,
     cpu: Cpu,
-    embeddings: std::sync::Arc<dyn QuantizedType>,
+    embeddings: Arc<dyn QuantizedType>,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     output: Matrix,
@@ -66,10 +65,10 @@ impl Decoder {
         if rope_factors.iter().flatten().any(|factor| *factor <= 0.0) {
             return Err(gguf.wrong(format!("tensor {ROPE_FACTORS:?} has a factor that is not above 0")));
         }
-        let embeddings: std::sync::Arc<dyn QuantizedType> = gguf.blocks(EMBEDDINGS, &[vocabulary, width])?.into();
+        let embeddings: Arc<dyn QuantizedType> = gguf.blocks(EMBEDDINGS, &[vocabulary, width])?.into();
         let output = if gguf.has_tensor("output.weight") {
             Matrix::read(gguf, cpu, "output", (vocabulary, width), Some(false))?
-        } else if is_float(embeddings.dtype()) {
+        } else if gguf.holds_floats(EMBEDDINGS)? {
             Matrix::floats(cpu, &gguf.numbers(EMBEDDINGS, &[vocabulary, width])?, (vocabulary, width), None)
         } else {
             Matrix::Blocks { blocks: embeddings.clone(), outputs: vocabulary, inputs: width, bias: None }

@@ -8,11 +8,7 @@ use std::sync::Arc;
 use candle_core::quantized::QuantizedType;
 use kernels::{Activation, Cpu, PackedMatrix, Precision, Rows, RowsMut};
 
-use crate::{
-    LoadError,
-    gguf::{Gguf, is_float},
-    text::Crew,
-};
+use crate::{LoadError, gguf::Gguf, text::Crew};
 
 /// A matrix of one row for each output, and perhaps a bias.
 pub(super) enum Matrix {
@@ -35,9 +31,9 @@ impl Matrix {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         let has_bias = has_bias.unwrap_or_else(|| gguf.has_tensor(&bias));
         let bias = has_bias.then(|| gguf.numbers(&bias, &[outputs])).transpose()?;
-        let blocks = gguf.blocks(&weight, &[outputs, inputs])?;
-        if !is_float(blocks.dtype()) {
-            return Ok(Self::Blocks { blocks: blocks.into(), outputs, inputs, bias });
+        if !gguf.holds_floats(&weight)? {
+            let blocks = gguf.blocks(&weight, &[outputs, inputs])?.into();
+            return Ok(Self::Blocks { blocks, outputs, inputs, bias });
         }
         let numbers = gguf.numbers(&weight, &[outputs, inputs])?;
         Ok(Self::floats(cpu, &numbers, (outputs, inputs), bias.as_deref()))

@@ -53,6 +53,9 @@ pub(crate) const TASK: &str = "text-generation";
 /// The longest one text may take, in seconds.
 const TIMEOUT_SECONDS: u32 = 600;
 
+/// The most characters of a name, a licence or a source.
+const LONGEST_WORDS: usize = 200;
+
 /// By how much a prompt's bytes may shrink before they are cut into tokens: composing characters makes them shorter.
 const SHRINKAGE: usize = 4;
 
@@ -94,7 +97,9 @@ pub fn is_gguf(file: &Path) -> bool {
 pub(crate) fn describe(dir: &Path, file: &Path) -> Result<Described, LoadError> {
     let gguf = Gguf::open(&dir.join(file))?;
     let config = Config::read(&gguf)?;
-    let said = |key: &str| gguf.find(key, Value::text).map(|text| text.map(str::to_owned));
+    // What is too long to be read by people says nothing.
+    let short = |text: &&str| text.chars().count() <= LONGEST_WORDS;
+    let said = |key: &str| gguf.find(key, Value::text).map(|text| text.filter(short).map(str::to_owned));
     let who = said("general.name")?.map_or_else(String::new, |name| format!(" ({name})"));
     let description =
         format!("Goes on from a text{who}; a prompt and what follows it have up to {} tokens.", config.context);

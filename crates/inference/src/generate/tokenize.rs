@@ -39,7 +39,7 @@ struct Words {
     begins_texts: bool,
 }
 
-const WORDS: [Words; 4] = [
+const WORDS: [Words; 5] = [
     Words {
         names: &["llama-bpe", "llama3", "llama-v3"],
         patterns: &[
@@ -59,6 +59,7 @@ const WORDS: [Words; 4] = [
         begins_texts: false,
     },
     Words { names: &["gpt-2"], patterns: &[GPT2], composes: false, knows_whole: false, begins_texts: false },
+    Words { names: &["smollm"], patterns: &[r"\p{N}", GPT2], composes: false, knows_whole: false, begins_texts: false },
     Words {
         names: &["default"],
         patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
@@ -67,6 +68,19 @@ const WORDS: [Words; 4] = [
         begins_texts: false,
     },
 ];
+
+impl Words {
+    /// What cuts texts into words, written in the alphabet of bytes.
+    fn cut(&self) -> tokenizers::Result<PreTokenizerWrapper> {
+        let split = |pattern: &&str| {
+            let split = Split::new(SplitPattern::Regex((*pattern).into()), SplitDelimiterBehavior::Isolated, false);
+            split.map(PreTokenizerWrapper::from)
+        };
+        let mut steps = self.patterns.iter().map(split).collect::<Result<Vec<_>, _>>()?;
+        steps.push(ByteLevel::new(false, false, false).into());
+        Ok(PreTokenizers::new(steps).into())
+    }
+}
 
 /// Cuts texts into tokens and says what tokens say.
 pub(super) struct Tokenizer {
@@ -125,14 +139,9 @@ impl Tokenizer {
         });
         let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
         let bpe = BPE::builder().vocab_and_merges(ids(&vocabulary), pairs).ignore_merges(words.knows_whole);
-        let split = |pattern: &&str| {
-            let split = Split::new(SplitPattern::Regex((*pattern).into()), SplitDelimiterBehavior::Isolated, false);
-            split.map(PreTokenizerWrapper::from).map_err(|error| unusable(gguf, &error))
-        };
-        let mut steps = words.patterns.iter().map(split).collect::<Result<Vec<_>, _>>()?;
-        steps.push(ByteLevel::new(false, false, false).into());
+        let cut = words.cut().map_err(|error| unusable(gguf, &error))?;
         let normalizer = words.composes.then(|| NFC.into());
-        Self::assemble(gguf, vocabulary, bpe.build(), normalizer, Some(PreTokenizers::new(steps).into()))
+        Self::assemble(gguf, vocabulary, bpe.build(), normalizer, Some(cut))
     }
 
     fn assemble(
@@ -200,4 +209,48 @@ fn ids(vocabulary: &Vocabulary) -> Vocab {
 
 fn unusable(gguf: &Gguf, error: &tokenizers::Error) -> LoadError {
     gguf.wrong(format!("the values of the tokenizer do not fit each other: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, pre_tokenizers::digits::Digits};
+
+    use super::*;
+
+    fn words(cut: &impl PreTokenizer, text: &str) -> Vec<String> {
+        let mut given = PreTokenizedString::from(text);
+        cut.pre_tokenize(&mut given).expect("cuts");
+        let splits = given.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+        splits.into_iter().map(|(word, _, _)| word.to_owned()).collect()
+    }
+
+    fn named(name: &str) -> PreTokenizerWrapper {
+        WORDS.iter().find(|words| words.names.contains(&name)).expect("known").cut().expect("patterns")
+    }
+
+    #[test]
+    fn words_are_those_of_the_models_own_tokenizers() {
+        // Those of GPT-2 and SmolLM are made of parts that tokenizers has.
+        let gpt2: PreTokenizerWrapper = ByteLevel::new(false, false, true).into();
+        let smollm: PreTokenizerWrapper = PreTokenizers::new(vec![Digits::new(true).into(), gpt2.clone()]).into();
+        for text in [
+            "",
+            " ",
+            "The ships, they've counted 1234567 of them.",
+            "two  spaces\n\n and\tlines  \n",
+            "M\u{f6}wen \u{fc}ber 日本 \u{1F6A2}\u{1F6A2}! x\u{b2} \u{661}\u{662}",
+            "IT'S don't (a+b)^2 = 12.5%",
+        ] {
+            assert_eq!(words(&named("gpt-2"), text), words(&gpt2, text), "{text:?}");
+            assert_eq!(words(&named("smollm"), text), words(&smollm, text), "{text:?}");
+        }
+        let text = "a+b 1234567, it's";
+        let space = |word: &str| format!("\u{120}{word}");
+        assert_eq!(words(&named("qwen2"), text)[..4], ["a", "+b", &space("")[..], "1"]);
+        assert_eq!(words(&named("llama-bpe"), text)[2..6], [&space("")[..], "123", "456", "7"]);
+        assert_eq!(
+            words(&named("default"), text),
+            ["a", "+", "b", &space("")[..], "123", "456", "7", ",", &space("it")[..], "'", "s"]
+        );
+    }
 }

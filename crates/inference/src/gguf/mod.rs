@@ -79,6 +79,14 @@ impl Gguf {
         self.header.tensors.contains_key(name)
     }
 
+    /// Whether a tensor holds floats as they are, rather than blocks of small numbers with a scale.
+    ///
+    /// # Errors
+    /// When there is no such tensor.
+    pub(crate) fn holds_floats(&self, name: &str) -> Result<bool, LoadError> {
+        self.tensor(name).map(|tensor| is_float(tensor.kind))
+    }
+
     /// The rows and columns of a matrix.
     ///
     /// # Errors
@@ -138,7 +146,6 @@ impl Gguf {
     }
 }
 
-/// Whether these are floats as they are, rather than blocks of small numbers with a scale.
-pub(crate) fn is_float(kind: GgmlDType) -> bool {
+fn is_float(kind: GgmlDType) -> bool {
     matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
 }
