@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::QuantizedType;
+use candle_core::{Device, Tensor, quantized::QTensor};
 use kernels::{Activation, Cpu, RowsMut, activate};
 
 use super::{
@@ -21,7 +21,7 @@ use crate::{LoadError, gguf::Gguf};
 pub(super) struct Decoder {
     pub(super) config: Config,
     cpu: Cpu,
-    embeddings: Arc<dyn QuantizedType>,
+    embeddings: Arc<QTensor>,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     output: Matrix,
@@ -65,7 +65,7 @@ impl Decoder {
         if rope_factors.iter().flatten().any(|factor| *factor <= 0.0) {
             return Err(gguf.wrong(format!("tensor {ROPE_FACTORS:?} has a factor that is not above 0")));
         }
-        let embeddings: Arc<dyn QuantizedType> = gguf.blocks(EMBEDDINGS, &[vocabulary, width])?.into();
+        let embeddings = Arc::new(gguf.blocks(EMBEDDINGS, &[vocabulary, width])?);
         let output = if gguf.has_tensor("output.weight") {
             Matrix::read(gguf, cpu, "output", (vocabulary, width), Some(false))?
         } else if gguf.holds_floats(EMBEDDINGS)? {
@@ -94,8 +94,8 @@ impl Decoder {
     ) -> candle_core::Result<Vec<Vec<f32>>> {
         let (width, epsilon) = (self.config.width, self.config.epsilon);
         let tokens: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
-        let embedded = self.embeddings.embedding(&tokens, self.config.vocabulary, width)?;
-        let mut states = embedded.as_slice::<f32>()?.to_vec();
+        let tokens = Tensor::new(tokens, &Device::Cpu)?;
+        let mut states = self.embeddings.embedding(&tokens)?.flatten_all()?.to_vec1::<f32>()?;
         let positions = parts.iter().flat_map(|part| (0..part.tokens.len()).map(|ahead| part.cache.len() + ahead));
         let turns: Vec<Turns> = positions.map(|position| self.rope.at(position)).collect();
         for (index, layer) in self.layers.iter().enumerate() {

@@ -1,11 +1,14 @@
 //! Products with a matrix of a GGUF file: floats by our kernels, blocks of small numbers as they are by candle.
 //!
-//! Each row of a product is computed alike whatever rows are beside it, bit for bit: that is why blocks are multiplied by
-//! candle's `matmul_t`, and not by its `QMatMul`, whose faster ways for many rows round otherwise.
+//! Each row of a product is computed alike whatever rows are beside it, bit for bit. Candle has several ways to multiply blocks, which
+//! round differently and which it chooses by the number of rows; it is given as many at a time as always take the same.
 
 use std::sync::Arc;
 
-use candle_core::quantized::QuantizedType;
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
 use kernels::{Activation, Cpu, PackedMatrix, Precision, Rows, RowsMut};
 
 use crate::{LoadError, gguf::Gguf, text::Crew};
@@ -13,7 +16,7 @@ use crate::{LoadError, gguf::Gguf, text::Crew};
 /// A matrix of one row for each output, and perhaps a bias.
 pub(super) enum Matrix {
     Floats(PackedMatrix),
-    Blocks { blocks: Arc<dyn QuantizedType>, outputs: usize, inputs: usize, bias: Option<Vec<f32>> },
+    Blocks { blocks: Arc<QTensor>, outputs: usize, inputs: usize, bias: Option<Vec<f32>> },
 }
 
 impl Matrix {
@@ -32,7 +35,7 @@ impl Matrix {
         let has_bias = has_bias.unwrap_or_else(|| gguf.has_tensor(&bias));
         let bias = has_bias.then(|| gguf.numbers(&bias, &[outputs])).transpose()?;
         if !gguf.holds_floats(&weight)? {
-            let blocks = gguf.blocks(&weight, &[outputs, inputs])?.into();
+            let blocks = Arc::new(gguf.blocks(&weight, &[outputs, inputs])?);
             return Ok(Self::Blocks { blocks, outputs, inputs, bias });
         }
         let numbers = gguf.numbers(&weight, &[outputs, inputs])?;
@@ -72,7 +75,10 @@ impl Matrix {
                 crew.multiply(matrix, Activation::None, x, None, y);
             }
             Self::Blocks { blocks, bias, .. } => {
-                blocks.matmul_t((rows, inputs, outputs), x, &mut y)?;
+                let most = rows_at_a_time(blocks.dtype());
+                for (x, y) in x.chunks(most * inputs).zip(y.chunks_mut(most * outputs)) {
+                    multiply(blocks, inputs, x, y)?;
+                }
                 if let Some(bias) = bias {
                     for row in y.chunks_exact_mut(outputs) {
                         row.iter_mut().zip(bias).for_each(|(number, bias)| *number += bias);
@@ -84,19 +90,42 @@ impl Matrix {
     }
 }
 
+/// The most rows that candle multiplies in one way, whatever their number.
+fn rows_at_a_time(kind: GgmlDType) -> usize {
+    match kind {
+        // From 32 on it takes AMX, where there is that.
+        GgmlDType::Q4K if cfg!(target_arch = "x86_64") => 31,
+        _ if cfg!(target_arch = "x86_64") => 1 << 16,
+        // Elsewhere one row alone is computed in another way than four are.
+        _ => 1,
+    }
+}
+
+fn multiply(blocks: &QTensor, inputs: usize, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
+    // One row of these alone would go another way than several.
+    let is_doubled = x.len() == inputs && blocks.dtype() == GgmlDType::Q6K && cfg!(target_arch = "x86_64");
+    let x = if is_doubled { [x, x].concat() } else { x.to_vec() };
+    let rows = x.len() / inputs;
+    let product = Tensor::from_vec(x, (rows, inputs), &Device::Cpu)?.apply_op1_no_bwd(blocks)?;
+    let product = product.flatten_all()?.to_vec1::<f32>()?;
+    y.copy_from_slice(&product[..y.len()]);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::{
-        Device, Tensor,
-        quantized::{GgmlDType, QTensor},
-    };
     use kernels::{Scratch, Team};
 
     use super::*;
 
     #[test]
     fn products_with_blocks_are_those_with_their_numbers_but_for_rounding_to_8_bits() {
-        let (outputs, inputs, rows) = (7, 512, 5);
+        for outputs in [7, 48] {
+            are_those_of_numbers(outputs, 512, 40);
+        }
+    }
+
+    fn are_those_of_numbers(outputs: usize, inputs: usize, rows: usize) {
         let number = |index: usize| ((index * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
         let numbers: Vec<f32> = (0..outputs * inputs).map(number).collect();
         let x: Vec<f32> = (0..rows * inputs).map(|index| number(index * 31 + 5)).collect();
@@ -110,8 +139,7 @@ mod tests {
             let quantized = QTensor::quantize(&tensor, kind).expect("blocks");
             let weights =
                 quantized.dequantize(&Device::Cpu).and_then(|tensor| tensor.to_vec2::<f32>()).expect("numbers");
-            let blocks = kind.from_data(quantized.data().expect("bytes")).into();
-            let matrix = Matrix::Blocks { blocks, outputs, inputs, bias: Some(bias.clone()) };
+            let matrix = Matrix::Blocks { blocks: quantized.into(), outputs, inputs, bias: Some(bias.clone()) };
             let y = matrix.multiply(&mut crew, &x).expect("multiplies");
             for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact(outputs)) {
                 for ((weights, bias), y) in weights.iter().zip(&bias).zip(y) {

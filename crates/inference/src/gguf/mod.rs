@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::quantized::{GgmlDType, QuantizedType};
+use candle_core::{
+    Device,
+    quantized::{GgmlDType, QStorage, QTensor},
+};
 use memmap2::Mmap;
 
 use self::header::{Header, Tensor};
@@ -103,12 +106,13 @@ impl Gguf {
         self.header.tensors.values().map(Tensor::numbers).sum()
     }
 
-    /// The most bytes of memory that its tensors take: those of floats as 32-bit ones, others as they are. The first of them, the
+    /// The most bytes of memory that its tensors take: those of floats as 32-bit ones, others as they are and
+    /// as candle lays some of them out anew to multiply with. The first of them, the
     /// embeddings, may be kept twice when they are also what the last product is with.
     pub(crate) fn weight_bytes(&self) -> u64 {
         let bytes = |tensor: &Tensor| match is_float(tensor.kind) {
             true => tensor.numbers() * 4,
-            false => tensor.range.len() as u64,
+            false => tensor.range.len() as u64 + repacked_bytes(tensor),
         };
         let twice = self.header.tensors.get("token_embd.weight").filter(|tensor| is_float(tensor.kind));
         self.header.tensors.values().chain(twice).map(bytes).sum()
@@ -118,13 +122,14 @@ impl Gguf {
     ///
     /// # Errors
     /// When there is no such tensor, or one of another shape (rows first).
-    pub(crate) fn blocks(&self, name: &str, shape: &[usize]) -> Result<Box<dyn QuantizedType>, LoadError> {
+    pub(crate) fn blocks(&self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
         let tensor = self.tensor(name)?;
         if tensor.shape != shape {
             let reason = format!("tensor {name:?} has shape {:?}; the architecture needs {shape:?}", tensor.shape);
             return Err(self.wrong(reason));
         }
-        Ok(tensor.kind.from_data(Cow::Borrowed(&self.map[tensor.range.clone()])))
+        let blocks = tensor.kind.from_data(Cow::Borrowed(&self.map[tensor.range.clone()]));
+        QTensor::new(QStorage::Cpu(blocks), shape).map_err(|error| self.unreadable(name, &error))
     }
 
     /// A tensor's numbers, which must be finite.
@@ -132,13 +137,17 @@ impl Gguf {
     /// # Errors
     /// When there is no such tensor, or one of another shape (rows first), or a number is not finite.
     pub(crate) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let unreadable = |error: candle_core::Error| self.wrong(format!("tensor {name:?} cannot be read: {error}"));
-        let blocks = self.blocks(name, shape)?.dequantize(shape.iter().product()).map_err(unreadable)?;
-        let numbers = blocks.as_slice::<f32>().map_err(unreadable)?.to_vec();
+        let numbers = self.blocks(name, shape)?.dequantize(&Device::Cpu);
+        let numbers = numbers.and_then(|numbers| numbers.flatten_all()?.to_vec1::<f32>());
+        let numbers = numbers.map_err(|error| self.unreadable(name, &error))?;
         if numbers.iter().any(|number| !number.is_finite()) {
             return Err(self.wrong(format!("tensor {name:?} has a number that is not finite")));
         }
         Ok(numbers)
+    }
+
+    fn unreadable(&self, name: &str, error: &candle_core::Error) -> LoadError {
+        self.wrong(format!("tensor {name:?} cannot be read: {error}"))
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor, LoadError> {
@@ -148,4 +157,18 @@ impl Gguf {
 
 fn is_float(kind: GgmlDType) -> bool {
     matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
+}
+
+/// Bytes of what candle makes of the blocks of a matrix when it first multiplies with it (its `repack_x86`): scales in full beside 4, 8
+/// and 8 bits of each number.
+fn repacked_bytes(tensor: &Tensor) -> u64 {
+    if !cfg!(target_arch = "x86_64") || tensor.shape.len() != 2 {
+        return 0;
+    }
+    match tensor.kind {
+        GgmlDType::Q4K => tensor.numbers() * 3 / 4,
+        GgmlDType::Q6K => tensor.numbers() * 5 / 4,
+        GgmlDType::Q8_0 => tensor.numbers() * 17 / 16,
+        _ => 0,
+    }
 }
