@@ -8,6 +8,9 @@ use crate::{
     gguf::{Gguf, Value},
 };
 
+/// The longest token, in bytes: twice what known vocabularies have, and so short that trying all ways to cut it takes no time.
+const LONGEST_TOKEN: usize = 512;
+
 /// What a token is (`llama_token_type` of llama.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -53,6 +56,11 @@ impl Vocabulary {
     /// Says what is missing, contradictory or not known here.
     pub(super) fn read(gguf: &Gguf, writing: Writing, begins_texts: bool) -> Result<Self, LoadError> {
         let tokens = gguf.need("tokenizer.ggml.tokens", Value::texts)?.to_vec();
+        if let Some(token) = tokens.iter().find(|token| token.len() > LONGEST_TOKEN) {
+            let reason =
+                format!("tokenizer.ggml.tokens has one of {} bytes; at most {LONGEST_TOKEN} are read", token.len());
+            return Err(gguf.wrong(reason));
+        }
         let kinds = match gguf.find("tokenizer.ggml.token_type", Value::integers)? {
             Some(numbers) => numbers.iter().map(|number| Kind::of(*number)).collect::<Option<Vec<_>>>(),
             None => Some(vec![Kind::Normal; tokens.len()]),
