@@ -37,6 +37,7 @@ const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("redis", &["queue"]),
     ("candle", &["inference"]),
     ("tokenizers", &["inference"]),
+    ("minijinja", &["inference"]),
     ("safetensors", &["inference"]),
     ("memmap2", &["inference"]),
     ("zune", &["inference"]),

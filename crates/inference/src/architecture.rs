@@ -1,12 +1,16 @@
 //! What every architecture provides: a description of its model, reading an input off the engine thread, its cost, and
 //! running a batch.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf, sync::Arc};
 
 use prediction::{Failure, Limits, ModelName};
 use serde_json::{Value, value::RawValue};
+use tokio::sync::mpsc;
 
-use crate::Abandon;
+use crate::{
+    Abandon,
+    engine::{self, Job},
+};
 
 /// What a model's directory says about it, before its weights are read.
 #[derive(Clone, Debug)]
@@ -64,4 +68,15 @@ pub(crate) trait Architecture: Send + Sync + 'static {
     /// Runs one batch on the engine thread: one result per item, in order. An `Err` for the whole means that the batch failed as
     /// one; the engine then splits it until the guilty item stands alone.
     fn run(&self, batch: &[(Self::Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure>;
+
+    /// Starts the thread that runs what is sent to it: in batches, each to its end, unless the architecture has a way of its own.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    fn start(self: &Arc<Self>, name: &str, max_batch: usize) -> io::Result<mpsc::Sender<Job<Self::Item>>>
+    where
+        Self: Sized,
+    {
+        engine::start(name, Arc::clone(self), max_batch)
+    }
 }

@@ -8,6 +8,8 @@ mod contract;
 mod digest;
 mod echo;
 mod engine;
+mod generate;
+mod gguf;
 mod image;
 mod labels;
 mod machine;
@@ -25,10 +27,12 @@ mod survey;
 mod text;
 mod transformer;
 mod vision;
+mod warm;
 
 use std::path::{Path, PathBuf};
 
 pub use abandon::Abandon;
+pub use generate::is_gguf;
 pub use kernels::{Cpu, Isa, IsaError, Precision};
 pub use machine::Machine;
 pub use model::{Model, Output};

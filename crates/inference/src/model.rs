@@ -58,7 +58,7 @@ impl Model {
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start<A: Architecture>(spec: ModelSpec, architecture: Arc<A>) -> std::io::Result<Self> {
-        let jobs = engine::start(spec.name.as_str(), Arc::clone(&architecture), spec.limits.max_batch)?;
+        let jobs = architecture.start(spec.name.as_str(), spec.limits.max_batch)?;
         let readers = available_parallelism().map_or(1, usize::from);
         let runner = Batched { architecture, jobs, readers: Arc::new(Semaphore::new(readers)) };
         Ok(Self { spec: Arc::new(spec), runner: Arc::new(runner) })

@@ -20,6 +20,7 @@ use crate::{
     echo::{self, Echo},
     registry::{self, Place},
     signature::Signature,
+    warm,
 };
 
 /// Which models to load.
@@ -161,7 +162,7 @@ impl Models {
         }
         drop(seen);
         if config.enable_echo {
-            let model = registry::start(Path::new("augur/echo"), echo::spec(), Echo, &echo::example())?;
+            let model = warm::start(Path::new("augur/echo"), echo::spec(), Echo, &echo::example())?;
             models.serve(Ready::New(model, 0));
         }
         if models.loaded().is_empty() {

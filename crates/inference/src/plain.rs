@@ -45,7 +45,9 @@ pub(crate) fn why_not(dir: &Path) -> String {
     let known = known.join(", ");
     match model_type(dir) {
         Some(kind) => format!("no model: its config.json says model_type {kind:?}; known are {known}"),
-        None => format!("no model: it has no model.toml, and no config.json with a model_type that is known: {known}"),
+        None => format!(
+            "no model: it has no model.toml, no GGUF file, and no config.json with a model_type that is known: {known}"
+        ),
     }
 }
 

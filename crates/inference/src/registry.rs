@@ -4,19 +4,18 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
 };
 
-use jsonschema::Validator;
 use kernels::Precision;
 use prediction::{ModelName, ModelSpec, Version};
-use serde_json::{Value, value::to_raw_value};
+use serde_json::Value;
 
 use crate::{
-    Abandon, Config, LoadError, Machine, Model,
-    architecture::{Architecture, Described},
+    Config, LoadError, Machine, Model,
+    architecture::Described,
     digest,
+    generate::{self, Generator},
+    gguf::Gguf,
     manifest::{self, Kind, MANIFEST, Manifest},
     map::Weights,
     mlp::{self, Mlp},
@@ -24,6 +23,7 @@ use crate::{
     plain::{self, Plain, WEIGHTS},
     text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
     vision::{self, Family, ImageClassifier, MobileNetV2, ResNet, Vit},
+    warm::start,
 };
 
 /// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, as bf16 in one part or two, or as bytes.
@@ -43,7 +43,7 @@ pub(crate) struct Checked {
     /// SHA-256 by file, of those that make the version.
     pub(crate) digests: BTreeMap<PathBuf, String>,
     pub(crate) version: Version,
-    weights: Weights,
+    weights: Mapped,
 }
 
 /// What runs a found model.
@@ -51,6 +51,14 @@ enum Runs {
     Mlp(mlp::Settings),
     Text(Task, Precision),
     Image(Family),
+    /// From the GGUF file of this name.
+    Generator(PathBuf),
+}
+
+/// Weights whose file is sound.
+enum Mapped {
+    Safetensors(Weights),
+    Gguf(Gguf),
 }
 
 /// Where a model lies, and what it must be called there.
@@ -105,7 +113,8 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<Pla
             dirs => dirs?,
         };
         for dir in dirs {
-            let is_model = dir.join(MANIFEST).exists() || Plain::of(&dir).is_some();
+            let is_model =
+                dir.join(MANIFEST).exists() || Plain::of(&dir).is_some() || !matches!(generate::file(&dir), Ok(None));
             let Some(name) = name_of(&dir).filter(|_| is_model) else { continue };
             if only.is_empty() || only.contains(&name) {
                 found.push(Place { dir, name: Some(name) });
@@ -150,20 +159,9 @@ pub(crate) fn name_of(dir: &Path) -> Option<ModelName> {
 /// Reads what a directory says about its model.
 fn describe(dir: &Path) -> Result<Found, LoadError> {
     if !dir.join(MANIFEST).exists() {
-        let plain = Plain::of(dir).ok_or_else(|| LoadError::new(dir, plain::why_not(dir)))?;
-        hint_at_pickles(dir)?;
-        let (mut described, runs) = match plain {
-            Plain::Text => {
-                let (described, task) = text::describe(dir, None)?;
-                (described, Runs::Text(task, Precision::F32))
-            }
-            Plain::Image => {
-                let (described, family) = vision::describe(dir)?;
-                (described, Runs::Image(family))
-            }
-        };
+        let (mut described, runs) = describe_as_it_is(dir)?;
         let origin = Origin::read(dir)?;
-        described.source = origin.as_ref().map(|origin| origin.source.clone());
+        described.source = origin.as_ref().map(|origin| origin.source.clone()).or(described.source);
         let pinned = origin.map(|origin| origin.files).unwrap_or_default();
         return Ok(Found { dir: dir.to_owned(), described, pinned, runs });
     }
@@ -224,6 +222,25 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
     Ok(Found { dir: dir.to_owned(), described, pinned, runs })
 }
 
+/// Reads what a directory without a manifest says about its model.
+fn describe_as_it_is(dir: &Path) -> Result<(Described, Runs), LoadError> {
+    if let Some(file) = generate::file(dir)? {
+        return Ok((generate::describe(dir, &file)?, Runs::Generator(file)));
+    }
+    let plain = Plain::of(dir).ok_or_else(|| LoadError::new(dir, plain::why_not(dir)))?;
+    hint_at_pickles(dir)?;
+    Ok(match plain {
+        Plain::Text => {
+            let (described, task) = text::describe(dir, None)?;
+            (described, Runs::Text(task, Precision::F32))
+        }
+        Plain::Image => {
+            let (described, family) = vision::describe(dir)?;
+            (described, Runs::Image(family))
+        }
+    })
+}
+
 impl Found {
     /// Checks the files.
     ///
@@ -232,7 +249,12 @@ impl Found {
     pub(crate) fn check(self) -> Result<Checked, LoadError> {
         let digests = digests(&self.dir, &self.described, &self.pinned)?;
         let version = digest::version(&digests);
-        let weights = Weights::open(&self.dir.join(WEIGHTS))?;
+        let weights = match &self.runs {
+            Runs::Generator(file) => Mapped::Gguf(Gguf::open(&self.dir.join(file))?),
+            Runs::Mlp(_) | Runs::Text(..) | Runs::Image(_) => {
+                Mapped::Safetensors(Weights::open(&self.dir.join(WEIGHTS))?)
+            }
+        };
         Ok(Checked { found: self, digests, version, weights })
     }
 
@@ -242,13 +264,14 @@ impl Found {
             Runs::Mlp(_) => "mlp",
             Runs::Text(..) => "encoder",
             Runs::Image(family) => family.word(),
+            Runs::Generator(_) => "decoder",
         }
     }
 
     /// How exact its products are, as a manifest says it; `None` where that cannot be chosen.
     pub(crate) fn precision(&self) -> Option<&'static str> {
         match self.runs {
-            Runs::Mlp(_) | Runs::Image(_) => None,
+            Runs::Mlp(_) | Runs::Image(_) | Runs::Generator(_) => None,
             Runs::Text(_, Precision::F32) => Some("f32"),
             Runs::Text(_, Precision::Bf16) => Some("bf16"),
             Runs::Text(_, Precision::Int8) => Some("int8"),
@@ -259,12 +282,18 @@ impl Found {
 impl Checked {
     /// How many numbers the weights are.
     pub(crate) fn parameters(&self) -> u64 {
-        self.weights.parameters()
+        match &self.weights {
+            Mapped::Safetensors(weights) => weights.parameters(),
+            Mapped::Gguf(gguf) => gguf.parameters(),
+        }
     }
 
     /// The most bytes of memory that the weights take when they are loaded.
     pub(crate) fn bytes(&self) -> u64 {
-        self.parameters() * PARAMETER_BYTES
+        match &self.weights {
+            Mapped::Safetensors(weights) => weights.parameters() * PARAMETER_BYTES,
+            Mapped::Gguf(gguf) => gguf.weight_bytes(),
+        }
     }
 
     /// Loads the weights and warms the model.
@@ -273,43 +302,43 @@ impl Checked {
     /// When a file cannot be read, a tensor is not what the architecture needs, or the example does not run.
     pub(crate) fn load(self, machine: Machine) -> Result<Model, LoadError> {
         let Self { found: Found { dir, described, runs, .. }, version, weights, .. } = self;
-        let Described { name, task, description, license, source, input_schema, output_schema, limits, .. } = described;
+        let Described {
+            name, task, description, license, source, input_schema, output_schema, limits, example, ..
+        } = described;
         let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
-        match runs {
-            Runs::Mlp(settings) => start(&dir, spec, Mlp::load(settings, &weights)?, &described.example),
-            Runs::Image(family) => {
-                let example = &described.example;
-                match family {
-                    Family::Vit => start(&dir, spec, ImageClassifier::<Vit>::load(&dir, &weights, machine)?, example),
-                    Family::ResNet => {
-                        start(&dir, spec, ImageClassifier::<ResNet>::load(&dir, &weights, machine)?, example)
-                    }
-                    Family::MobileNetV2 => {
-                        start(&dir, spec, ImageClassifier::<MobileNetV2>::load(&dir, &weights, machine)?, example)
-                    }
-                }
+        let example = &example;
+        match (runs, weights) {
+            (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
+                start(&dir, spec, Mlp::load(settings, &weights)?, example)
             }
-            Runs::Text(task, precision) => {
-                let example = &described.example;
-                match task {
-                    Task::FeatureExtraction => {
-                        let model = TextModel::<Embedder>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
-                    Task::TextClassification => {
-                        let model = TextModel::<Classifier>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
-                    Task::TokenClassification => {
-                        let model = TextModel::<Tagger>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
-                    Task::ZeroShotClassification => {
-                        let model = TextModel::<ZeroShot>::load(&dir, task, &weights, machine, precision)?;
-                        start(&dir, spec, model, example)
-                    }
+            (Runs::Text(task, precision), Mapped::Safetensors(weights)) => match task {
+                Task::FeatureExtraction => {
+                    let model = TextModel::<Embedder>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
                 }
-            }
+                Task::TextClassification => {
+                    let model = TextModel::<Classifier>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
+                }
+                Task::TokenClassification => {
+                    let model = TextModel::<Tagger>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
+                }
+                Task::ZeroShotClassification => {
+                    let model = TextModel::<ZeroShot>::load(&dir, task, &weights, machine, precision)?;
+                    start(&dir, spec, model, example)
+                }
+            },
+            (Runs::Image(family), Mapped::Safetensors(weights)) => match family {
+                Family::Vit => start(&dir, spec, ImageClassifier::<Vit>::load(&dir, &weights, machine)?, example),
+                Family::ResNet => start(&dir, spec, ImageClassifier::<ResNet>::load(&dir, &weights, machine)?, example),
+                Family::MobileNetV2 => {
+                    start(&dir, spec, ImageClassifier::<MobileNetV2>::load(&dir, &weights, machine)?, example)
+                }
+            },
+            (Runs::Generator(_), Mapped::Gguf(gguf)) => start(&dir, spec, Generator::load(&gguf, machine)?, example),
+            (_, Mapped::Safetensors(weights)) => Err(LoadError::new(weights.path(), "not what runs this model")),
+            (_, Mapped::Gguf(gguf)) => Err(gguf.wrong("not what runs this model")),
         }
     }
 }
@@ -340,36 +369,4 @@ fn digests(
         digests.insert(file.clone(), digest);
     }
     Ok(digests)
-}
-
-/// Runs the example once, checks that it and its result fit the schemas, and starts the model's thread.
-///
-/// # Errors
-/// When the example does not run, a schema is none, or the system gives no thread.
-pub(crate) fn start<A: Architecture>(
-    dir: &Path,
-    spec: ModelSpec,
-    architecture: A,
-    example: &Value,
-) -> Result<Model, LoadError> {
-    let started = Instant::now();
-    let wrong = |reason: String| LoadError::new(dir, reason);
-    let schema = |schema: &Value, what: &str| -> Result<Validator, LoadError> {
-        jsonschema::validator_for(schema).map_err(|error| wrong(format!("{what} is no JSON Schema: {error}")))
-    };
-    schema(&spec.input_schema, "input_schema")?
-        .validate(example)
-        .map_err(|error| wrong(format!("the example does not fit the input schema: {error}")))?;
-    let failed = |error: &dyn std::error::Error| wrong(format!("the example does not run: {error}"));
-    let input = to_raw_value(example).map_err(|error| failed(&error))?;
-    let item = architecture.prepare(&input).map_err(|error| failed(&error))?;
-    let results = architecture.run(&[(item, Abandon::default())]).map_err(|error| failed(&error))?;
-    let result = results.into_iter().next().ok_or_else(|| wrong("the example gives no result".into()))?;
-    let output = result.map_err(|error| failed(&error))?;
-    let output: Value = serde_json::from_str(output.get()).map_err(|error| failed(&error))?;
-    schema(&spec.output_schema, "output_schema")?
-        .validate(&output)
-        .map_err(|error| wrong(format!("the example's result does not fit the output schema: {error}")))?;
-    tracing::info!(model = %spec.name, version = spec.version.short(), warm_up = ?started.elapsed(), "loaded");
-    Model::start(spec, Arc::new(architecture)).map_err(|error| wrong(format!("no thread: {error}")))
 }

@@ -9,7 +9,7 @@ use prediction::{ModelName, ModelSpec};
 use serde_json::Value;
 
 use crate::{
-    LoadError, Origin, manifest,
+    LoadError, Origin, generate, manifest,
     manifest::MANIFEST,
     registry::{self, Place},
 };
@@ -74,7 +74,8 @@ impl Description {
 pub fn survey(models_dir: &Path) -> Result<Vec<Listed>, LoadError> {
     let mut listed = Vec::new();
     for owner in registry::directories(models_dir)? {
-        if owner.join(MANIFEST).exists() || owner.join("config.json").exists() {
+        let is_model = owner.join(MANIFEST).exists() || owner.join("config.json").exists();
+        if is_model || !matches!(generate::file(&owner), Ok(None)) {
             let reason = "a model lies in <models>/<owner>/<name>, this one in <models>/<name>";
             if let Some(name) = owner.file_name().and_then(|name| ModelName::local(&name.to_string_lossy()).ok()) {
                 let found = Err(LoadError::new(&owner, reason));

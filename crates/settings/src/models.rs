@@ -22,7 +22,8 @@ pub enum ModelsCommand {
     /// Copies a model into the directory of models, once it has loaded and run its example
     ///
     /// A model is a directory with a model.toml, or one as Hugging Face has it: config.json, model.safetensors, and tokenizer.json
-    /// or preprocessor_config.json. Running servers that serve the directory of models load it by themselves.
+    /// or preprocessor_config.json; or a GGUF file, or a directory with one. Running servers that serve the directory of models
+    /// load it by themselves.
     Add(AddModel),
     /// Fetches a model from the Hugging Face hub into the directory of models, once it has loaded and run its example
     ///
@@ -73,10 +74,10 @@ pub struct InspectModel {
 /// The settings of `augur models add`.
 #[derive(Args, Clone, Debug)]
 pub struct AddModel {
-    /// The model's directory.
+    /// The model's directory, or its GGUF file.
     #[arg(value_name = "DIR")]
     pub from: PathBuf,
-    /// What to call it, as owner/name, if not as its manifest or its directory says; a name alone means augur/NAME.
+    /// What to call it, as owner/name, if not as its manifest, its directory or its file says; a name alone means augur/NAME.
     #[arg(long, value_parser = model_name)]
     pub name: Option<ModelName>,
     /// What to do with one that is there.

@@ -1,8 +1,11 @@
 //! `augur models add`: copies a model that is on this machine.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use inference::{Origin, refuse_pickle};
+use inference::{Origin, is_gguf, refuse_pickle};
 use prediction::ModelName;
 use settings::{AddModel, Fatal, say};
 use tokio::task::spawn_blocking;
@@ -15,12 +18,15 @@ use super::{
 
 /// Copies it and says what it is called now.
 pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
+    if settings.from.is_file() && is_gguf(&settings.from) {
+        return add_file(settings).await;
+    }
     let (from, models_dir) = (settings.from, settings.dir.models_dir);
     if !from.is_dir() {
         refuse_pickle(&from)?;
         return Err(Fatal::new(format!(
             "{} is not a directory; a model is one, with a model.toml, or with config.json, model.safetensors and \
-             tokenizer.json or preprocessor_config.json",
+             tokenizer.json or preprocessor_config.json, or a GGUF file",
             from.display()
         )));
     }
@@ -38,6 +44,25 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
     if described(&staged.dir).await?.spec.version != found.spec.version {
         return Err(Fatal::new(format!("{} changed while it was copied", found.dir.display())));
     }
+    let spec = staged.install(settings.replace.replace).await?;
+    say(format_args!("added {name}, version {}, in {}", spec.version.short(), target.display()));
+    Ok(())
+}
+
+/// Makes a directory of a GGUF file, which is a whole model.
+async fn add_file(settings: AddModel) -> Result<(), Fatal> {
+    let (from, models_dir) = (settings.from, settings.dir.models_dir);
+    let (home, file) = (from.parent().unwrap_or(Path::new("")), from.file_name().unwrap_or_default());
+    let own = from.file_stem().unwrap_or_default().to_string_lossy();
+    let name = settings.name.map_or_else(|| ModelName::local(&own), Ok);
+    let name =
+        name.map_err(|error| Fatal::new(format!("the file's name cannot be a model's: {error}; --name names it")))?;
+    let target = place(&models_dir, &name);
+    refuse_existing(&target, &name, settings.replace.replace)?;
+    let staged = Staged::new(&models_dir, &name, &format!("add-{}", std::process::id()), false)?;
+    let (home, to, file) = (home.to_owned(), staged.dir.clone(), PathBuf::from(file));
+    let copied = spawn_blocking(move || copy(&home, &to, &file)).await?;
+    copied?;
     let spec = staged.install(settings.replace.replace).await?;
     say(format_args!("added {name}, version {}, in {}", spec.version.short(), target.display()));
     Ok(())

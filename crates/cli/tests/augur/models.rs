@@ -219,3 +219,26 @@ async fn a_model_is_measured_by_length_and_by_how_many_ask() {
     assert_eq!((ran.status, ran.out.lines().count(), ran.err.as_str()), (Some(0), 6, ""), "{ran:?}");
     assert!(ran.out.contains("█") && ran.out.contains("AT ONCE"), "{}", ran.out);
 }
+
+#[tokio::test]
+async fn a_gguf_file_is_a_model() {
+    let (home, file) =
+        (temporary(), Path::new(MODELS).join("../crates/inference/tests/goldens/generators/qwen2-q4_0.gguf"));
+    let added = models(home.path(), &["add", &file.to_string_lossy()]).await;
+    assert_eq!((added.status, added.err.as_str()), (Some(0), ""), "{added:?}");
+    assert!(added.out.contains("added augur/qwen2-q4_0, version "), "{added:?}");
+    assert_eq!(all_in(home.path()), ["augur"]);
+    let shown = printed(&models(home.path(), &["inspect", "qwen2-q4_0", "--json"]).await);
+    assert_eq!((&shown["task"], &shown["architecture"]), (&"text-generation".into(), &"decoder".into()), "{shown}");
+    let again = models(home.path(), &["add", &file.to_string_lossy()]).await;
+    assert!(again.status != Some(0) && again.err.contains("is there already"), "{again:?}");
+
+    let broken = home.path().join("broken.gguf");
+    fs::write(&broken, b"GGUF\x03\0\0\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F").expect("writes");
+    let refused = models(home.path(), &["add", &broken.to_string_lossy(), "--name", "my/model"]).await;
+    assert!(
+        refused.status != Some(0) && refused.err.contains("not sound GGUF: states 9223372036854775807 tensors"),
+        "{refused:?}"
+    );
+    assert_eq!(all_in(home.path()), ["augur", "broken.gguf"]);
+}

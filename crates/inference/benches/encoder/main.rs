@@ -1,5 +1,5 @@
 //! How fast texts become embeddings, on each set of instructions and beside the same network on candle's own operations:
-//! `cargo bench -p inference`. Names of subjects (`candle`, `amx`, `"amx bf16"`, `"avx512 int8"`) leave out all others. `AUGUR_TEST_MODEL_DIR` names the model,
+//! `cargo bench -p inference --bench encoder`. Names of subjects (`candle`, `amx`, `"amx bf16"`, `"avx512 int8"`) leave out all others. `AUGUR_TEST_MODEL_DIR` names the model,
 //! by default the one that `scripts/fetch-test-model` fetches. A peer, a program that speaks the protocol of `peer.rs`, takes part
 //! with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
 #![allow(clippy::print_stdout)]

@@ -1,0 +1,174 @@
+//! GGUF files: mapped read-only, their header checked in full before anything it says is believed.
+
+mod cursor;
+mod header;
+#[cfg(test)]
+pub(crate) mod tests;
+mod value;
+
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{
+    Device,
+    quantized::{GgmlDType, QStorage, QTensor},
+};
+use memmap2::Mmap;
+
+use self::header::{Header, Tensor};
+use crate::{LoadError, map};
+
+pub(crate) use self::value::Value;
+
+/// A mapped GGUF file whose header fits the file.
+pub(crate) struct Gguf {
+    path: PathBuf,
+    map: Mmap,
+    header: Header,
+}
+
+impl Gguf {
+    /// Maps the file and checks its header: counts, lengths and kinds, and that tensors lie inside the file without overlaps, each
+    /// with as many bytes as its shape says. What the header states is never allocated before the file is known to hold it.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        let map = map::map(path)?;
+        let header = Header::read(&map).map_err(|reason| LoadError::new(path, format!("not sound GGUF: {reason}")))?;
+        Ok(Self { path: path.to_owned(), map, header })
+    }
+
+    /// What is wrong with this file.
+    pub(crate) fn wrong(&self, reason: impl Into<String>) -> LoadError {
+        LoadError::new(&self.path, reason)
+    }
+
+    /// The names of all that is said of the model.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.header.metadata.keys().map(String::as_str)
+    }
+
+    /// What is said of the model under this name, as `read` takes it; `None` where nothing is.
+    ///
+    /// # Errors
+    /// When it is of another kind.
+    pub(crate) fn find<'a, T>(
+        &'a self,
+        key: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, LoadError> {
+        let Some(value) = self.header.metadata.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| self.wrong(format!("{key} is {}, which it cannot be", value.kind())))
+    }
+
+    /// The same, where it must be there.
+    ///
+    /// # Errors
+    /// When it is missing or of another kind.
+    pub(crate) fn need<'a, T>(&'a self, key: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Result<T, LoadError> {
+        self.find(key, read)?.ok_or_else(|| self.wrong(format!("{key} is missing")))
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &str> {
+        self.header.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        self.header.tensors.contains_key(name)
+    }
+
+    /// Whether a tensor holds floats as they are, rather than blocks of small numbers with a scale.
+    ///
+    /// # Errors
+    /// When there is no such tensor.
+    pub(crate) fn holds_floats(&self, name: &str) -> Result<bool, LoadError> {
+        self.tensor(name).map(|tensor| is_float(tensor.kind))
+    }
+
+    /// The rows and columns of a matrix.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or one of other than two dimensions.
+    pub(crate) fn sides(&self, name: &str) -> Result<(usize, usize), LoadError> {
+        match self.tensor(name)?.shape[..] {
+            [rows, columns] => Ok((rows, columns)),
+            ref shape => Err(self.wrong(format!("tensor {name:?} has shape {shape:?}; a matrix is needed"))),
+        }
+    }
+
+    /// How many numbers its tensors hold.
+    pub(crate) fn parameters(&self) -> u64 {
+        self.header.tensors.values().map(Tensor::numbers).sum()
+    }
+
+    /// The most bytes of memory that its tensors take: those of floats as 32-bit ones, others as they are and
+    /// as candle lays some of them out anew to multiply with. The first of them, the
+    /// embeddings, may be kept twice when they are also what the last product is with.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        let bytes = |tensor: &Tensor| match is_float(tensor.kind) {
+            true => tensor.numbers() * 4,
+            false => tensor.range.len() as u64 + repacked_bytes(tensor),
+        };
+        let twice = self.header.tensors.get("token_embd.weight").filter(|tensor| is_float(tensor.kind));
+        self.header.tensors.values().chain(twice).map(bytes).sum()
+    }
+
+    /// A tensor as it is stored, copied out of the map.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or one of another shape (rows first).
+    pub(crate) fn blocks(&self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
+        let tensor = self.tensor(name)?;
+        if tensor.shape != shape {
+            let reason = format!("tensor {name:?} has shape {:?}; the architecture needs {shape:?}", tensor.shape);
+            return Err(self.wrong(reason));
+        }
+        let blocks = tensor.kind.from_data(Cow::Borrowed(&self.map[tensor.range.clone()]));
+        QTensor::new(QStorage::Cpu(blocks), shape).map_err(|error| self.unreadable(name, &error))
+    }
+
+    /// A tensor's numbers, which must be finite.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or one of another shape (rows first), or a number is not finite.
+    pub(crate) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let numbers = self.blocks(name, shape)?.dequantize(&Device::Cpu);
+        let numbers = numbers.and_then(|numbers| numbers.flatten_all()?.to_vec1::<f32>());
+        let numbers = numbers.map_err(|error| self.unreadable(name, &error))?;
+        if numbers.iter().any(|number| !number.is_finite()) {
+            return Err(self.wrong(format!("tensor {name:?} has a number that is not finite")));
+        }
+        Ok(numbers)
+    }
+
+    fn unreadable(&self, name: &str, error: &candle_core::Error) -> LoadError {
+        self.wrong(format!("tensor {name:?} cannot be read: {error}"))
+    }
+
+    fn tensor(&self, name: &str) -> Result<&Tensor, LoadError> {
+        self.header.tensors.get(name).ok_or_else(|| self.wrong(format!("tensor {name:?} is missing")))
+    }
+}
+
+fn is_float(kind: GgmlDType) -> bool {
+    matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
+}
+
+/// Bytes of what candle makes of the blocks of a matrix when it first multiplies with it (its `repack_x86`): scales in full beside 4, 8
+/// and 8 bits of each number.
+fn repacked_bytes(tensor: &Tensor) -> u64 {
+    if !cfg!(target_arch = "x86_64") || tensor.shape.len() != 2 {
+        return 0;
+    }
+    match tensor.kind {
+        GgmlDType::Q4K => tensor.numbers() * 3 / 4,
+        GgmlDType::Q6K => tensor.numbers() * 5 / 4,
+        GgmlDType::Q8_0 => tensor.numbers() * 17 / 16,
+        _ => 0,
+    }
+}

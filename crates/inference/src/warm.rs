@@ -1,0 +1,41 @@
+//! The last step of loading: a model runs its example before anybody is served.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use jsonschema::Validator;
+use prediction::ModelSpec;
+use serde_json::{Value, value::to_raw_value};
+
+use crate::{Abandon, LoadError, Model, architecture::Architecture};
+
+/// Runs the example once, checks that it and its result fit the schemas, and starts the model's thread.
+///
+/// # Errors
+/// When the example does not run, a schema is none, or the system gives no thread.
+pub(crate) fn start<A: Architecture>(
+    dir: &Path,
+    spec: ModelSpec,
+    architecture: A,
+    example: &Value,
+) -> Result<Model, LoadError> {
+    let started = Instant::now();
+    let wrong = |reason: String| LoadError::new(dir, reason);
+    let schema = |schema: &Value, what: &str| -> Result<Validator, LoadError> {
+        jsonschema::validator_for(schema).map_err(|error| wrong(format!("{what} is no JSON Schema: {error}")))
+    };
+    schema(&spec.input_schema, "input_schema")?
+        .validate(example)
+        .map_err(|error| wrong(format!("the example does not fit the input schema: {error}")))?;
+    let failed = |error: &dyn std::error::Error| wrong(format!("the example does not run: {error}"));
+    let input = to_raw_value(example).map_err(|error| failed(&error))?;
+    let item = architecture.prepare(&input).map_err(|error| failed(&error))?;
+    let results = architecture.run(&[(item, Abandon::default())]).map_err(|error| failed(&error))?;
+    let result = results.into_iter().next().ok_or_else(|| wrong("the example gives no result".into()))?;
+    let output = result.map_err(|error| failed(&error))?;
+    let output: Value = serde_json::from_str(output.get()).map_err(|error| failed(&error))?;
+    schema(&spec.output_schema, "output_schema")?
+        .validate(&output)
+        .map_err(|error| wrong(format!("the example's result does not fit the output schema: {error}")))?;
+    tracing::info!(model = %spec.name, version = spec.version.short(), warm_up = ?started.elapsed(), "loaded");
+    Model::start(spec, Arc::new(architecture)).map_err(|error| wrong(format!("no thread: {error}")))
+}
