@@ -144,7 +144,7 @@ pub(crate) fn directories(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
     Ok(directories)
 }
 
-fn is_hidden(path: &Path) -> bool {
+pub(crate) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
@@ -224,10 +224,10 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
 
 /// Reads what a directory without a manifest says about its model.
 fn describe_as_it_is(dir: &Path) -> Result<(Described, Runs), LoadError> {
-    if let Some(file) = generate::file(dir)? {
+    let Some(plain) = Plain::of(dir) else {
+        let file = generate::file(dir)?.ok_or_else(|| LoadError::new(dir, plain::why_not(dir)))?;
         return Ok((generate::describe(dir, &file)?, Runs::Generator(file)));
-    }
-    let plain = Plain::of(dir).ok_or_else(|| LoadError::new(dir, plain::why_not(dir)))?;
+    };
     hint_at_pickles(dir)?;
     Ok(match plain {
         Plain::Text => {

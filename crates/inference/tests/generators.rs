@@ -281,6 +281,8 @@ fn what_is_not_known_is_refused() {
     let error = load(&home).err().expect("must not load");
     assert!(error.reason.contains("lies outside the file"), "{error}");
     let home = directory("llama-f32.gguf", |_| ());
+    fs::write(home.path().join("tiny/model/._model.gguf"), "what macOS keeps of it").expect("writes");
+    load(&home).expect("what is hidden does not count");
     fs::copy(golden("qwen2-f16.gguf"), home.path().join("tiny/model/another.gguf")).expect("copies");
     let error = load(&home).err().expect("must not load");
     assert!(error.reason.contains("has 2 GGUF files"), "{error}");

@@ -10,6 +10,9 @@ use crate::{
 /// Bytes of memory for keys and values of all sequences that run at a time.
 const CACHE_BYTES: usize = 2 << 30;
 
+/// So many of the longest sequences find room at the same time: one alone never keeps all others waiting.
+const LONGEST_AT_ONCE: usize = 4;
+
 /// The most rows of the matrix that makes queries; far more than any model's, and no product of them overflows.
 const LARGEST_SIDE: usize = 1 << 24;
 
@@ -137,7 +140,7 @@ impl Config {
             rope_base: positive(gguf, &format!("{name}.rope.freq_base"), Some(10_000.0))?,
             rope_factor: rope_factor(gguf, name)?,
         };
-        config.context = config.context.min(CACHE_BYTES / config.token_bytes());
+        config.context = config.context.min(CACHE_BYTES / LONGEST_AT_ONCE / config.token_bytes());
         if config.context < 2 {
             return Err(gguf.wrong("not even two tokens fit the memory for keys and values"));
         }
@@ -176,9 +179,12 @@ fn positive(gguf: &Gguf, key: &str, absent: Option<f64>) -> Result<f32, LoadErro
 
 fn rope_factor(gguf: &Gguf, name: &str) -> Result<f32, LoadError> {
     let key = format!("{name}.rope.scaling.type");
+    let factor = format!("{name}.rope.scaling.factor");
     match gguf.find(&key, Value::text)? {
-        None | Some("none") => Ok(1.0),
-        Some("linear") => positive(gguf, &format!("{name}.rope.scaling.factor"), None),
+        Some("none") => Ok(1.0),
+        None if gguf.find(&factor, Value::float)?.is_none_or(|factor| factor == 1.0) => Ok(1.0),
+        None => Err(gguf.wrong(format!("{factor} is stated, but no {key}"))),
+        Some("linear") => positive(gguf, &factor, None),
         Some(other) => Err(gguf.wrong(format!("{key} is {other:?}; none and linear run here"))),
     }
 }

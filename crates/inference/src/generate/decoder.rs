@@ -110,14 +110,17 @@ impl Decoder {
             add(&mut states, &layer.down.multiply(&mut workshop.crew(), &gate)?);
         }
         let (mut wanted, mut end) = (Vec::new(), 0);
-        for part in parts {
+        for part in parts.iter() {
             end += part.tokens.len();
             if part.wants_logits {
                 wanted.extend_from_slice(&states[(end - 1) * width..end * width]);
             }
-            part.cache.advance(part.tokens.len());
         }
         let logits = self.output.multiply(&mut workshop.crew(), &norm(&wanted, &self.norm, epsilon))?;
+        // Last of all: what fails has moved nobody.
+        for part in parts {
+            part.cache.advance(part.tokens.len());
+        }
         Ok(logits.chunks_exact(self.config.vocabulary).map(<[f32]>::to_vec).collect())
     }
 

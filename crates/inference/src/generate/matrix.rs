@@ -79,6 +79,12 @@ impl Matrix {
                 for (x, y) in x.chunks(most * inputs).zip(y.chunks_mut(most * outputs)) {
                     multiply(blocks, inputs, x, y)?;
                 }
+                // Rounded to 8 bits, what is no number would have become one.
+                for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
+                    if x.iter().any(|number| !number.is_finite()) {
+                        y.fill(f32::NAN);
+                    }
+                }
                 if let Some(bias) = bias {
                     for row in y.chunks_exact_mut(outputs) {
                         row.iter_mut().zip(bias).for_each(|(number, bias)| *number += bias);
@@ -149,6 +155,13 @@ mod tests {
                     assert!((exact - y).abs() <= most, "{kind:?}: {y} is not {exact}");
                 }
                 assert_eq!(matrix.multiply(&mut crew, x).expect("multiplies"), y, "{kind:?}: company changes a row");
+            }
+            for nothing in [f32::NAN, f32::INFINITY] {
+                let mut spoilt = x.clone();
+                spoilt[inputs + 3] = nothing;
+                let spoilt = matrix.multiply(&mut crew, &spoilt).expect("multiplies");
+                assert!(spoilt[outputs..2 * outputs].iter().all(|number| number.is_nan()), "{kind:?}: made numbers");
+                assert_eq!(spoilt[2 * outputs..], y[2 * outputs..], "{kind:?}: others are spoilt");
             }
         }
     }

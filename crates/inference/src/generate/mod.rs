@@ -45,6 +45,7 @@ use crate::{
     card,
     engine::{self, Job},
     gguf::{Gguf, Value},
+    registry,
 };
 
 /// The task, in the field's standard words.
@@ -75,7 +76,9 @@ pub(crate) struct Generator {
 /// When it has several.
 pub(crate) fn file(dir: &Path) -> Result<Option<PathBuf>, LoadError> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| PathBuf::from(entry.file_name()));
-    let mut files: Vec<_> = entries.filter(|file| is_gguf(file)).collect();
+    // What is hidden is no model, but for instance what macOS keeps beside one.
+    let is_model = |file: &PathBuf| is_gguf(file) && !registry::is_hidden(file) && dir.join(file).is_file();
+    let mut files: Vec<_> = entries.filter(is_model).collect();
     files.sort();
     match files.as_slice() {
         [] => Ok(None),

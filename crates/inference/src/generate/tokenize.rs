@@ -113,7 +113,8 @@ impl Tokenizer {
         if scores.len() != vocabulary.tokens.len() || scores.iter().any(|score| score.is_nan()) {
             return Err(gguf.wrong("tokenizer.ggml.scores has no score for each token"));
         }
-        let pairs = merges::of_scores(&vocabulary, scores);
+        let pairs = merges::of_scores(&vocabulary, scores)
+            .ok_or_else(|| gguf.wrong("tokenizer.ggml.tokens has more pairs that make a third than are read"))?;
         let unknown = vocabulary.unknown.map(|id| vocabulary.tokens[id as usize].clone());
         let mut bpe = BPE::builder().vocab_and_merges(ids(&vocabulary), pairs).byte_fallback(true).fuse_unk(true);
         if let Some(unknown) = unknown {

@@ -8,7 +8,7 @@ use crate::{
     gguf::{Gguf, Value},
 };
 
-/// The longest token, in bytes: twice what known vocabularies have, and so short that trying all ways to cut it takes no time.
+/// The longest token, in bytes: twice what known vocabularies have.
 const LONGEST_TOKEN: usize = 512;
 
 /// What a token is (`llama_token_type` of llama.h).
@@ -46,7 +46,7 @@ pub(super) struct Vocabulary {
     pub(super) ends: Vec<u32>,
     pub(super) unknown: Option<u32>,
     /// What each token adds to a text, in bytes.
-    pieces: Vec<Vec<u8>>,
+    pub(super) pieces: Vec<Vec<u8>>,
 }
 
 impl Vocabulary {

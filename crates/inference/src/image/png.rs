@@ -46,6 +46,8 @@ pub(crate) fn decode(bytes: &[u8], bounds: Bounds) -> Result<Samples, Failure> {
     if width == 0 || height == 0 || samples.len() != width * height * frame.color_type.samples() {
         return Err(invalid("the image is not a sound PNG: it has no pixels"));
     }
+    // It may come after the pixels.
+    reader.finish().map_err(refused)?;
     let exif = reader.info().exif_metadata.as_deref().unwrap_or_default();
     Ok(Samples { width, height, color: frame.color_type, samples, orientation: Orientation::of(exif), room })
 }

@@ -5,6 +5,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// Pixels of all images that are decoded or resized at once: two of the largest, or many small ones.
 const PIXELS: u64 = 1 << 25;
 
+/// What has no more needs no room: as many are read at once as there are threads, and those that are short must not wait for it.
+const SMALL: u64 = 1 << 20;
+
+/// Held by whoever is next to have room: large images are not overtaken for ever by smaller ones.
+static TURN: Mutex<()> = Mutex::new(());
 static FREE: Mutex<u64> = Mutex::new(PIXELS);
 static FREED: Condvar = Condvar::new();
 
@@ -12,9 +17,13 @@ static FREED: Condvar = Condvar::new();
 pub(crate) struct Room(u64);
 
 impl Room {
-    /// Waits until there is room for so many pixels; more than there ever is wait for all of it.
+    /// Waits until there is room for so many pixels, in turn; more than there ever is wait for all of it.
     pub(super) fn take(pixels: u64) -> Self {
+        if pixels <= SMALL {
+            return Self(0);
+        }
         let pixels = pixels.min(PIXELS);
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free = FREED.wait_while(free(), |free| *free < pixels).unwrap_or_else(PoisonError::into_inner);
         *free -= pixels;
         Self(pixels)

@@ -185,6 +185,23 @@ fn scans_without_end_are_refused() {
 }
 
 #[test]
+fn baseline_files_have_no_end_of_scans_or_segments_either() {
+    let whole = Golden::named("jpeg").bytes();
+    let first = whole.windows(2).position(|pair| pair == [0xFF, 0xDA]).expect("a scan");
+    let (head, scan) = (&whole[..first], &whole[first..whole.len() - 2]);
+    let many = [head, &scan.repeat(100), &[0xFF, 0xD9]].concat();
+    is_refused(&many, FailureCode::InvalidInput, "too many scans");
+    let comments = [0xFF, 0xFE, 0x00, 0x02].repeat(2000);
+    is_refused(&[&whole[..2], &comments, &whole[2..]].concat(), FailureCode::InvalidInput, "too many segments");
+    // What looks like a segment to one reader and like fill to another.
+    is_refused(
+        &[&whole[..2], &[0xFF, 0x00, 0x00, 0x04, 0, 0], &whole[2..]].concat(),
+        FailureCode::InvalidInput,
+        "out of place",
+    );
+}
+
+#[test]
 fn half_a_file_is_no_image() {
     for name in ["rgb", "palette", "jpeg", "jpeg, half the colours", "jpeg, progressive"] {
         let whole = Golden::named(name).bytes();
