@@ -40,8 +40,9 @@ const DEDICATED_CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Settings of every session. The server notices within about 25 s that this side is gone, and frees its locks; a frozen
 /// client does not hold its locks for ever; short statements are not compiled. Every statement here finds its rows by an index,
 /// and is planned once: a queue fills faster than statistics follow, and a planner that remembers an empty table would read
-/// a full one from end to end, for every batch.
-const SESSION: [(&str, &str); 12] = [
+/// a full one from end to end, for every batch. And no statement here is worth the start of further processes, which the planner would
+/// have for a page of a list, as large tables are never to be read whole.
+const SESSION: [(&str, &str); 13] = [
     ("statement_timeout", STATEMENT_TIMEOUT),
     ("idle_in_transaction_session_timeout", "15s"),
     ("tcp_keepalives_idle", "10"),
@@ -49,6 +50,7 @@ const SESSION: [(&str, &str); 12] = [
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "20000"),
     ("jit", "off"),
+    ("max_parallel_workers_per_gather", "0"),
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
