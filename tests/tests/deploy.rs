@@ -53,15 +53,22 @@ fn check_command(words: &[&str], place: &str) {
     if !OURS.contains(&name) {
         return;
     }
-    // Only `augur` has subcommands.
-    let subcommand: Vec<&str> =
-        words.get(1).filter(|word| name == "augur" && !word.starts_with('-')).copied().into_iter().collect();
-    let help =
-        help(name, &subcommand).unwrap_or_else(|| panic!("{place}: there is no `{name} {}`", subcommand.join(" ")));
+    // Only `augur` has subcommands, and some of these have their own.
+    let mut subcommands = words[1..].iter().take_while(|word| name == "augur" && !word.starts_with('-')).copied();
+    let mut subcommand: Vec<&str> = subcommands.next().into_iter().collect();
+    let mut help = help_of(name, &subcommand, place);
+    if !subcommand.is_empty() && help.lines().any(|line| line == "Commands:") {
+        subcommand.extend(subcommands.next());
+        help = help_of(name, &subcommand, place);
+    }
     for word in words.iter().filter(|word| word.starts_with("--")) {
         let flag = word.split('=').next().unwrap_or(word);
         assert!(has_word(&help, flag), "{place}: `{name} {}` has no flag {flag}", subcommand.join(" "));
     }
+}
+
+fn help_of(name: &str, subcommand: &[&str], place: &str) -> String {
+    help(name, subcommand).unwrap_or_else(|| panic!("{place}: there is no `{name} {}`", subcommand.join(" ")))
 }
 
 /// The JSON arrays of strings in a file: how Dockerfiles and compose files write commands.
