@@ -31,6 +31,12 @@ impl Abandon {
         self.0.abandoned.load(Ordering::Acquire)
     }
 
+    /// Whether both take back the same prediction.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Waits until it is taken back.
     pub(crate) async fn abandoned(&self) {
         // Registered before the flag is read: what happens in between is not missed.

@@ -215,6 +215,17 @@ impl Purged {
     }
 }
 
+/// Who holds a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lead {
+    /// Another node.
+    Another,
+    /// This node, from now on: the database, or what it remembers, may be another than when it held the role before.
+    Begun,
+    /// This node, as before.
+    Kept,
+}
+
 /// The outcome of a cancel.
 #[derive(Debug)]
 pub enum CancelResult {

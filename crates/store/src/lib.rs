@@ -35,7 +35,7 @@ mod webhooks;
 
 pub use accept::{Accepter, Enqueue};
 pub use contract::{
-    Accepted, CancelResult, Claim, Claimed, Cursor, Due, ListFilter, ModelQueue, NewPrediction, Outcome, Page,
+    Accepted, CancelResult, Claim, Claimed, Cursor, Due, Lead, ListFilter, ModelQueue, NewPrediction, Outcome, Page,
     PublishedModel, Purged, Run, RunMetrics, Schema, Sweep, Swept, VersionCount, Written,
 };
 pub use error::StoreError;
@@ -188,12 +188,12 @@ impl Store {
         on_backend!(self, backend => backend.waiting_streams().await)
     }
 
-    /// Tries to become (or confirms still being) the only holder of a role among all nodes: true while held.
-    /// Postgres: an advisory lock on a connection of its own, lost with it. SQLite: always true.
-    pub async fn lead(&self, role: &'static str) -> Result<bool, StoreError> {
+    /// Tries to become (or confirms still being) the only holder of a role among all nodes.
+    /// Postgres: an advisory lock on a connection of its own, lost with it. SQLite: always [`Lead::Kept`].
+    pub async fn lead(&self, role: &'static str) -> Result<Lead, StoreError> {
         match &self.0 {
             Backend::Postgres(postgres) => postgres.lead(role).await,
-            Backend::Sqlite(_) => Ok(true),
+            Backend::Sqlite(_) => Ok(Lead::Kept),
         }
     }
 
@@ -252,13 +252,17 @@ impl Store {
         on_backend!(self, backend => backend.renew(worker, runs, lease).await)
     }
 
-    /// Writes outcomes; one answer per item, in order: [`Written::Stale`] when the fence refused it.
-    pub async fn complete(&self, outcomes: impl AsRef<[Outcome]>) -> Result<Vec<Written>, StoreError> {
+    /// Writes outcomes of this worker's runs; one answer per item, in order: [`Written::Stale`] when the fence refused it.
+    pub async fn complete(
+        &self,
+        worker: WorkerId,
+        outcomes: impl AsRef<[Outcome]>,
+    ) -> Result<Vec<Written>, StoreError> {
         let outcomes = outcomes.as_ref();
         if outcomes.is_empty() {
             return Ok(Vec::new());
         }
-        on_backend!(self, backend => backend.complete(outcomes).await)
+        on_backend!(self, backend => backend.complete(worker, outcomes).await)
     }
 
     /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled.

@@ -94,7 +94,7 @@ async fn write_batch(node: &Node, batch: Vec<Part>) {
     let mut written = vec![Err(Trouble::Away); outcomes.len()];
     let mut ranges = bounded(&outcomes);
     while let Some(range) = ranges.pop() {
-        match node.ask(node.store.complete(&outcomes[range.clone()])).await {
+        match node.ask(node.store.complete(node.id, &outcomes[range.clone()])).await {
             Ok(answers) => {
                 let applied = outcomes[range.clone()].iter().zip(&answers);
                 let applied = applied.filter(|(_, written)| **written == Written::Applied);

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prediction::{PredictionId, StreamKey, Ticket};
-use store::Due;
+use store::{Due, Lead};
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
@@ -33,13 +33,17 @@ pub(crate) async fn top_up(node: Arc<Node>) {
             continue;
         }
         match node.ask(node.store.lead(ROLE)).await {
-            Ok(true) => {
+            Ok(lead @ (Lead::Begun | Lead::Kept)) => {
+                if lead == Lead::Begun {
+                    // The database may have crashed, and taken claims back whose tickets are gone.
+                    dispatcher.lives.clear();
+                }
                 if let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await {
                     pause = EVERY_WHILE_BUSY;
                 }
             }
             // The next dispatcher's view is newer than ours would be.
-            Ok(false) => dispatcher.lives.clear(),
+            Ok(Lead::Another) => dispatcher.lives.clear(),
             Err(_) => {}
         }
     }

@@ -38,8 +38,8 @@ impl Held {
         self.runs.lock().expect("no panic while locked")
     }
 
-    /// Holds runs whose leases last until `until`. An earlier run of the same prediction has lost its lease, else this one could
-    /// not be.
+    /// Holds runs whose leases last until `until`. An earlier run of the same prediction has lost its lease or its claim, else this
+    /// one could not be.
     pub(crate) fn hold(self: &Arc<Self>, runs: impl IntoIterator<Item = Run>, until: Instant) -> Vec<Hold> {
         let mut held = self.lock();
         let hold = |run: Run| {
@@ -132,7 +132,8 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut held = self.held.lock();
-        if held.get(&self.run.id).is_some_and(|entry| entry.epoch == self.run.epoch) {
+        // Not by its epoch: a claim that a crash of the database took back is made again under the same one.
+        if held.get(&self.run.id).is_some_and(|entry| entry.abandon.is_same(&self.abandon)) {
             held.remove(&self.run.id);
         }
     }
@@ -168,6 +169,16 @@ mod tests {
         assert_eq!(held.runs(), [run(2)]);
         drop(second);
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_claim_made_again_under_the_same_epoch_ends_the_one_that_was_lost() {
+        let held = Arc::new(Held::default());
+        let lost = hold(&held, run(1), later());
+        let again = hold(&held, run(1), later());
+        assert!(lost.is_gone() && !again.is_gone());
+        drop(lost);
+        assert_eq!(held.runs(), [run(1)]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ async fn the_worker_of_a_running_prediction_is_told() {
     });
     assert_eq!(told.await, Notice::Canceled(std::sync::Arc::new([id])));
     let late = store::Outcome::Released { run };
-    assert_eq!(server.store.complete(vec![late]).await.unwrap(), [store::Written::Stale]);
+    assert_eq!(server.store.complete(server.worker, vec![late]).await.unwrap(), [store::Written::Stale]);
 }
 
 #[tokio::test]

@@ -167,7 +167,8 @@ impl Server {
     pub(crate) async fn complete_silently(&self, run: Run) {
         let output = RawValue::from_string(format!("\"{}\"", run.id)).unwrap();
         let metrics = RunMetrics { predict_seconds: 0.25, batch_size: 3, tokens: Some(7) };
-        let written = self.store.complete(vec![Outcome::Succeeded { run, output, metrics }]).await.unwrap();
+        let written =
+            self.store.complete(self.worker, vec![Outcome::Succeeded { run, output, metrics }]).await.unwrap();
         assert_eq!(written, [store::Written::Applied]);
     }
 

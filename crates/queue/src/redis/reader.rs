@@ -25,6 +25,12 @@ const BLOCK: u64 = 500;
 /// The longest between two looks for tickets of silent consumers; a look also keeps the streams from expiring.
 const LONGEST_UNTIL_LOOK: Duration = Duration::from_secs(1);
 
+/// While nearly all slots are in use, tickets wait so long for more slots to become free: taken one by one, each would be a claim of
+/// its own, and what is in hand lasts longer than this.
+const GATHER: Duration = Duration::from_millis(25);
+/// So many, or an eighth of all if that is less, are taken without waiting for more.
+const ENOUGH: usize = 8;
+
 type Fields = Vec<Vec<u8>>;
 
 /// An entry that was taken, and its ticket, if it is one.
@@ -42,6 +48,8 @@ pub(crate) struct Reader {
     may_have_lost: bool,
     /// Whether the last read took all there was: what comes next finds room enough, so that it does not matter who is first.
     is_drained: bool,
+    /// The most slots that were seen free at once.
+    most_room: usize,
 }
 
 impl Reader {
@@ -53,7 +61,8 @@ impl Reader {
     ) -> Self {
         let turns = Turns::new(consumer.streams.iter().map(|(key, _)| key.priority));
         let look_at = Instant::now();
-        Self { consumer, deliveries, settled, stop, turns, look_at, may_have_lost: false, is_drained: false }
+        let most_room = consumer.slots.available_permits();
+        Self { consumer, deliveries, settled, stop, turns, look_at, may_have_lost: false, is_drained: false, most_room }
     }
 
     /// Reads until it shall stop, on connections of its own.
@@ -99,7 +108,20 @@ impl Reader {
             // Only until there is one: a read may wait long, and whoever needs a slot meanwhile shall have it.
             _ = slots.acquire() => {}
         }
+        let enough = (self.most_room / 8).min(ENOUGH);
+        if !self.is_drained && slots.available_permits() < enough {
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                // As above.
+                _ = slots.acquire_many(u32::try_from(enough).unwrap_or(1)) => {}
+                () = tokio::time::sleep(GATHER) => {}
+            }
+        }
+        self.most_room = self.most_room.max(slots.available_permits());
         let room = slots.available_permits().min(MOST_TOGETHER);
+        if room == 0 {
+            return Ok(());
+        }
         // Each stream may give as many.
         let share = room / self.consumer.streams.len();
         let waits_at_once = self.is_drained && share > 0 && !self.may_have_lost && Instant::now() < self.look_at;

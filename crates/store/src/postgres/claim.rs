@@ -1,6 +1,9 @@
 //! Claiming and renewing: leases by the database's clock, each under a new epoch.
 //!
-//! A claim waits for the disk like any other write: were it taken back by a crash of the server, its epoch would name a second run.
+//! A claim does not wait for the disk: it promises nothing to anybody. If a crash of the server takes it back, the prediction waits
+//! again, its ticket is queued again, and the run that was lost cannot end what another worker claimed under the same epoch, because
+//! every write of a run names its worker too. Whatever is promised later is later in the log, and so takes the claim to the disk with
+//! it. The claim of a suspect waits: that it ran alone must be known after its crash, whatever else goes down with it.
 //!
 //! Rows are found by their ids in an array, not in a join: the planner knows one way only, which reads and locks them in the
 //! order of ids, as everybody does who waits for locks. A join it may turn round, and compare a whole table with a batch, once it
@@ -20,11 +23,15 @@ use crate::{
 };
 
 /// Claims the rows that meet a condition and returns them with their inputs. The first claim is the prediction's start.
-/// $1 worker, $2 lease in microseconds.
+/// $1 worker, $2 lease in microseconds. `commit`: what `synchronous_commit` is for this statement's transaction.
 macro_rules! claim {
-    ($condition:literal, solo: $solo:literal) => {
+    ($condition:literal, solo: $solo:literal, commit: $commit:literal) => {
         concat!(
-            "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
+            "WITH clock AS MATERIALIZED (
+                SELECT clock_timestamp() AS at, set_config('synchronous_commit', ",
+            $commit,
+            ", true)
+            ),
             taken AS (
                 UPDATE predictions
                 SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = $1, solo = ",
@@ -59,7 +66,8 @@ macro_rules! claim {
 const CLAIM: &str = claim!(
     "id = ANY($3) AND worker IS NULL AND completed_at IS NULL AND NOT suspect
      AND not_before <= (SELECT at FROM clock) AND (deadline_at IS NULL OR deadline_at > (SELECT at FROM clock))",
-    solo: "false"
+    solo: "false",
+    commit: "'off'"
 );
 
 /// Takes up to $5 of the versions in $3, $4. Each version's line is read in order from its index, no further than needed.
@@ -79,7 +87,8 @@ const CLAIM_NEXT: &str = claim!(
         ORDER BY line.priority DESC, line.not_before, line.id
         LIMIT $5
     ))",
-    solo: "false"
+    solo: "false",
+    commit: "'off'"
 );
 
 /// Takes one suspect of the versions in $3, $4.
@@ -95,7 +104,8 @@ const CLAIM_SUSPECT: &str = claim!(
         LIMIT 1
         FOR UPDATE OF suspects SKIP LOCKED
     ))",
-    solo: "true"
+    solo: "true",
+    commit: "current_setting('synchronous_commit')"
 );
 
 const SUSPECTS_AMONG: &str = "

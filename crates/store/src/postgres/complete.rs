@@ -2,18 +2,18 @@
 
 use std::collections::HashSet;
 
-use prediction::PredictionId;
+use prediction::{PredictionId, WorkerId};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Postgres, on_connection, outbox::tell};
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
-/// The condition on `predictions` that the run of one `item` holds the row: compare-and-set on the epoch, for a whole batch. Each
-/// row is found by its id and each item by a hash (`IS TRUE` keeps the planner from making joins of the tests; see claim.rs).
+/// The condition on `predictions` that the run of one `item` holds the row: compare-and-set on worker and epoch, for a whole batch.
+/// Each row is found by its id and each item by a hash (`IS TRUE` keeps the planner from making joins of the tests; see claim.rs).
 macro_rules! held {
     () => {
-        "id = ANY($1) AND worker IS NOT NULL AND ((id, epoch) IN (SELECT id, epoch FROM item)) IS TRUE"
+        "id = ANY($1) AND worker = $2 AND ((id, epoch) IN (SELECT id, epoch FROM item)) IS TRUE"
     };
 }
 
@@ -23,8 +23,8 @@ const FINISH: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     item AS MATERIALIZED (
         SELECT * FROM UNNEST(
-            $1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::double precision[],
-            $8::integer[], $9::integer[]
+            $1::uuid[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::double precision[],
+            $9::integer[], $10::integer[]
         ) AS item (id, epoch, output, code, message, retryable, predict_seconds, batch_size, tokens)
     ),
     applied AS (
@@ -59,7 +59,7 @@ const FINISH: &str = concat!(
 const RETURN: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     item AS MATERIALIZED (
-        SELECT * FROM UNNEST($1::uuid[], $2::integer[], $3::bigint[]) AS item (id, epoch, delay)
+        SELECT * FROM UNNEST($1::uuid[], $3::integer[], $4::bigint[]) AS item (id, epoch, delay)
     )
     UPDATE predictions
     SET status = 0, worker = NULL, lease_until = NULL, solo = false, queued_at = NULL,
@@ -94,18 +94,18 @@ const CANCEL: &str = concat!(
 );
 
 impl Postgres {
-    pub(crate) async fn complete(&self, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {
+    pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {
         let mut seen = HashSet::new();
         let items = outcomes.iter().map(Item::from).filter(|item| seen.insert(item.run));
         let (finished, returned): (Vec<_>, Vec<_>) = items.partition(|item| item.status.is_terminal());
         let applied: Vec<(Uuid, i32)> = on_connection!(self, |connection| {
             if returned.is_empty() {
                 // A single statement is a transaction by itself.
-                return finish(connection, &finished).await;
+                return finish(connection, worker, &finished).await;
             }
             let mut transaction = connection.begin().await?;
-            let mut applied = finish(&mut transaction, &finished).await?;
-            applied.extend(wait_again(&mut transaction, &returned).await?);
+            let mut applied = finish(&mut transaction, worker, &finished).await?;
+            applied.extend(wait_again(&mut transaction, worker, &returned).await?);
             transaction.commit().await?;
             Ok(applied)
         })?;
@@ -132,13 +132,14 @@ impl Postgres {
     }
 }
 
-async fn finish(connection: &mut PgConnection, items: &[Item<'_>]) -> sqlx::Result<Vec<(Uuid, i32)>> {
+async fn finish(connection: &mut PgConnection, worker: WorkerId, items: &[Item<'_>]) -> sqlx::Result<Vec<(Uuid, i32)>> {
     if items.is_empty() {
         return Ok(Vec::new());
     }
     let failures = || items.iter().map(|item| item.failure);
     sqlx::query_as(FINISH)
         .bind(items.iter().map(|item| item.run.id.0).collect::<Vec<_>>())
+        .bind(worker.0)
         .bind(items.iter().map(|item| item.run.epoch).collect::<Vec<_>>())
         .bind(items.iter().map(|item| item.output).collect::<Vec<_>>())
         .bind(failures().map(|failure| failure.map(|failure| failure.code.as_str())).collect::<Vec<_>>())
@@ -151,9 +152,14 @@ async fn finish(connection: &mut PgConnection, items: &[Item<'_>]) -> sqlx::Resu
         .await
 }
 
-async fn wait_again(connection: &mut PgConnection, items: &[Item<'_>]) -> sqlx::Result<Vec<(Uuid, i32)>> {
+async fn wait_again(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    items: &[Item<'_>],
+) -> sqlx::Result<Vec<(Uuid, i32)>> {
     sqlx::query_as(RETURN)
         .bind(items.iter().map(|item| item.run.id.0).collect::<Vec<_>>())
+        .bind(worker.0)
         .bind(items.iter().map(|item| item.run.epoch).collect::<Vec<_>>())
         .bind(items.iter().map(|item| item.delay.map(micros)).collect::<Vec<_>>())
         .fetch_all(connection)

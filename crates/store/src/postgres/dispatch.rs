@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{ACQUIRE_TIMEOUT, Postgres, Role, on_connection};
 use crate::{
-    Due, StoreError,
+    Due, Lead, StoreError,
     numbers::micros,
     rows::{self, corrupt, read, uuids},
 };
@@ -88,21 +88,20 @@ impl Postgres {
         streams.into_iter().map(stream).collect()
     }
 
-    pub(crate) async fn lead(&self, name: &'static str) -> Result<bool, StoreError> {
+    pub(crate) async fn lead(&self, name: &'static str) -> Result<Lead, StoreError> {
         let mut roles = self.roles.lock().await;
         // Taken out while in use: a session that does not answer is dropped, and its lock with it.
         let role = roles.remove(name);
         let asked = tokio::time::timeout(ACQUIRE_TIMEOUT, self.ask_for(name, role)).await;
-        let role = match asked {
-            Ok(role) => role?,
+        let (role, lead) = match asked {
+            Ok(answer) => answer?,
             Err(_) => {
                 let silence = std::io::Error::from(std::io::ErrorKind::TimedOut);
                 return Err(StoreError::Unavailable(sqlx::Error::Io(silence)));
             }
         };
-        let is_held = role.is_held;
         roles.insert(name, role);
-        Ok(is_held)
+        Ok(lead)
     }
 
     /// Ends the session that holds the role, if it is ours, and the lock with it.
@@ -110,18 +109,23 @@ impl Postgres {
         drop(self.roles.lock().await.remove(name));
     }
 
-    async fn ask_for(&self, name: &str, role: Option<Role>) -> sqlx::Result<Role> {
-        // The lock lives exactly as long as the session, so a session that answers still has it.
-        if let Some(mut role) = role
-            && role.session.ping().await.is_ok()
-        {
-            role.is_held = role.is_held || try_lock(&mut role.session, name).await?;
-            return Ok(role);
-        }
-        let options = PgConnectOptions::clone(&self.options).options([("idle_session_timeout", ROLE_TIMEOUT)]);
-        let mut session = PgConnection::connect_with(&options).await?;
-        let is_held = try_lock(&mut session, name).await?;
-        Ok(Role { session, is_held })
+    async fn ask_for(&self, name: &str, role: Option<Role>) -> sqlx::Result<(Role, Lead)> {
+        let answering = match role {
+            Some(mut role) => role.session.ping().await.is_ok().then_some(role),
+            None => None,
+        };
+        let mut role = match answering {
+            // The lock lives exactly as long as the session, so a session that answers still has it.
+            Some(role) if role.is_held => return Ok((role, Lead::Kept)),
+            Some(role) => role,
+            None => {
+                let options = PgConnectOptions::clone(&self.options).options([("idle_session_timeout", ROLE_TIMEOUT)]);
+                Role { session: PgConnection::connect_with(&options).await?, is_held: false }
+            }
+        };
+        role.is_held = try_lock(&mut role.session, name).await?;
+        let lead = if role.is_held { Lead::Begun } else { Lead::Another };
+        Ok((role, lead))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use prediction::{Event, Events, Failure, PredictionId};
+use prediction::{Event, Events, Failure, PredictionId, WorkerId};
 use sqlx::{QueryBuilder, SqliteConnection, types::Json};
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
-/// Compare-and-set on the epoch, for a whole batch: [id, epoch, status, pause before a retry].
+/// Compare-and-set on worker and epoch, for a whole batch: [id, epoch, status, pause before a retry].
 const COMPLETE: &str = first!(
     "UPDATE predictions
     SET status = item.status, worker = NULL, lease_until = NULL, solo = 0,
@@ -31,7 +31,7 @@ const COMPLETE: &str = first!(
         SELECT unhex(value ->> 0) AS id, value ->> 1 AS epoch, value ->> 2 AS status, value ->> 3 AS delay
         FROM json_each(?1)
     ) AS item
-    WHERE predictions.id = item.id AND predictions.epoch = item.epoch AND predictions.status = 1
+    WHERE predictions.id = item.id AND predictions.epoch = item.epoch AND predictions.worker = ?3
     RETURNING id, epoch, webhook_events"
 );
 
@@ -47,7 +47,7 @@ const FAIL: &str = "
     SELECT unhex(value), ?2, ?3, ?4 FROM json_each(?1)";
 
 impl Sqlite {
-    pub(crate) async fn complete(&self, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {
+    pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {
         let mut seen = HashSet::new();
         let items: Vec<Item<'_>> = outcomes.iter().map(Item::from).filter(|item| seen.insert(item.run)).collect();
         let list: Vec<(String, i32, i16, Option<i64>)> = items
@@ -60,7 +60,7 @@ impl Sqlite {
         let mut transaction = self.writer.turn().await?;
         let now = clock::now();
         let applied: Vec<(Uuid, i32, i16)> =
-            sqlx::query_as(COMPLETE).bind(Json(list)).bind(now).fetch_all(&mut *transaction).await?;
+            sqlx::query_as(COMPLETE).bind(Json(list)).bind(now).bind(worker.0).fetch_all(&mut *transaction).await?;
         let applied: HashMap<Run, Events> = applied
             .into_iter()
             .map(|(id, epoch, wanted)| (Run { id: PredictionId(id), epoch }, Events::from_bits(wanted)))

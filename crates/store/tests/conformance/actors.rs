@@ -60,10 +60,16 @@ async fn concurrent_actors_keep_the_invariants(fixture: Fixture) {
     // What is left is finished in peace: nothing was lost on the way.
     loop {
         while let Some(claimed) = fixture.claim_suspect(LEASE).await {
-            finish(&fixture.store, &tally, vec![success(claimed.run)]).await;
+            finish(&fixture.store, &tally, fixture.worker, vec![success(claimed.run)]).await;
         }
-        let claim = fixture.store.claim_next(WorkerId::generate(), &serves(), 100, LEASE).await.unwrap();
-        finish(&fixture.store, &tally, claim.claimed.iter().map(|claimed| success(claimed.run)).collect()).await;
+        let claim = fixture.store.claim_next(fixture.worker, &serves(), 100, LEASE).await.unwrap();
+        finish(
+            &fixture.store,
+            &tally,
+            fixture.worker,
+            claim.claimed.iter().map(|claimed| success(claimed.run)).collect(),
+        )
+        .await;
         fixture.store.sweep(SWEEP).await.unwrap();
         if fixture.states().await.values().all(is_terminal) {
             break;
@@ -101,8 +107,8 @@ fn success(run: Run) -> Outcome {
     Outcome::Succeeded { run, output: json("1"), metrics: RunMetrics::default() }
 }
 
-async fn finish(store: &Store, tally: &Tally, outcomes: Vec<Outcome>) {
-    let written = store.complete(outcomes.clone()).await.unwrap();
+async fn finish(store: &Store, tally: &Tally, worker: WorkerId, outcomes: Vec<Outcome>) {
+    let written = store.complete(worker, outcomes.clone()).await.unwrap();
     for (outcome, written) in outcomes.iter().zip(written) {
         let count = match (written, outcome) {
             (Written::Stale, _) => &tally.stale,
@@ -140,7 +146,7 @@ async fn work(store: Store, tally: Arc<Tally>, seed: u64) {
             _ => success(*run),
         });
         let outcomes = outcomes.collect();
-        finish(&store, &tally, outcomes).await;
+        finish(&store, &tally, worker, outcomes).await;
     }
 }
 

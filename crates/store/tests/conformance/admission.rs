@@ -1,6 +1,6 @@
 //! What decides whether more may be accepted: what waits, what was finished when, and what was accepted before.
 
-use prediction::{Failure, FailureCode, PredictionId, WorkerId};
+use prediction::{Failure, FailureCode, PredictionId};
 use store::{Accepted, NewPrediction, Outcome, RunMetrics, VersionCount};
 
 use crate::fixture::{Fixture, LEASE, json, model, new, version};
@@ -31,11 +31,11 @@ async fn what_waits_is_counted_up_to_a_bound(fixture: Fixture) {
     assert_eq!(waiting(10).await, counts(7, 1));
     assert_eq!(waiting(7).await, counts(7, 1));
     assert_eq!(waiting(3).await, counts(3, 1));
-    let claim = store.claim(WorkerId::generate(), &ids[..3], LEASE).await.unwrap();
+    let claim = store.claim(fixture.worker, &ids[..3], LEASE).await.unwrap();
     store.cancel("", ids[3]).await.unwrap();
     assert_eq!(waiting(10).await, counts(3, 1));
     // What is handed back waits again.
-    store.complete(vec![Outcome::Released { run: claim.claimed[0].run }]).await.unwrap();
+    store.complete(fixture.worker, vec![Outcome::Released { run: claim.claimed[0].run }]).await.unwrap();
     assert_eq!(waiting(10).await, counts(4, 1));
 }
 
@@ -43,15 +43,18 @@ async fn what_runs_end_is_counted_once(fixture: Fixture) {
     let store = &fixture.store;
     let begun = store.now().await.unwrap();
     let ids = fixture.accept((0..4).map(|_| new())).await;
-    let claim = store.claim(WorkerId::generate(), &ids[..3], LEASE).await.unwrap();
+    let claim = store.claim(fixture.worker, &ids[..3], LEASE).await.unwrap();
     let runs: Vec<_> = claim.claimed.iter().map(|claimed| claimed.run).collect();
     let metrics = RunMetrics::default();
     let failure = Failure { code: FailureCode::ModelError, message: "no".to_owned(), retryable: false };
     store
-        .complete(vec![
-            Outcome::Succeeded { run: runs[0], output: json("1"), metrics },
-            Outcome::Failed { run: runs[1], failure, metrics },
-        ])
+        .complete(
+            fixture.worker,
+            vec![
+                Outcome::Succeeded { run: runs[0], output: json("1"), metrics },
+                Outcome::Failed { run: runs[1], failure, metrics },
+            ],
+        )
         .await
         .unwrap();
     // No run has ended these.

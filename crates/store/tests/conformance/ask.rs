@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prediction::{PredictionId, Priority, Status, WorkerId};
+use prediction::{PredictionId, Priority, Status};
 use store::{Cursor, ListFilter, NewPrediction, Outcome, Page, RunMetrics};
 
 use crate::fixture::{Fixture, LEASE, json, model, new, version};
@@ -95,7 +95,7 @@ async fn places_in_line_are_counted(fixture: Fixture) {
     assert_eq!(fixture.store.position(sent[4], 100).await.unwrap(), Some(4));
     assert_eq!(fixture.store.position(sent[4], 3).await.unwrap(), Some(3));
     assert_eq!(fixture.store.position(high, 100).await.unwrap(), Some(0));
-    fixture.store.claim(WorkerId::generate(), &sent[..2], LEASE).await.unwrap();
+    fixture.store.claim(fixture.worker, &sent[..2], LEASE).await.unwrap();
     assert_eq!(fixture.store.position(sent[4], 100).await.unwrap(), Some(2));
     assert_eq!(fixture.store.position(sent[0], 100).await.unwrap(), None);
     assert_eq!(fixture.store.position(PredictionId::generate(), 100).await.unwrap(), None);
@@ -104,9 +104,9 @@ async fn places_in_line_are_counted(fixture: Fixture) {
 async fn queues_are_described(fixture: Fixture) {
     assert!(fixture.store.queues().await.unwrap().is_empty());
     let ids = fixture.accept((0..6).map(|_| new())).await;
-    let claim = fixture.store.claim(WorkerId::generate(), &ids[..3], LEASE).await.unwrap();
+    let claim = fixture.store.claim(fixture.worker, &ids[..3], LEASE).await.unwrap();
     let (run, metrics) = (claim.claimed[0].run, RunMetrics::default());
-    fixture.store.complete(vec![Outcome::Succeeded { run, output: json("1"), metrics }]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![Outcome::Succeeded { run, output: json("1"), metrics }]).await.unwrap();
     fixture.store.cancel("", ids[5]).await.unwrap();
     let queues = fixture.store.queues().await.unwrap();
     let [queue] = &queues[..] else { panic!("{queues:?}") };

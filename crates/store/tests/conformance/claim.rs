@@ -24,7 +24,7 @@ async fn a_claim_hands_over_all_that_a_run_needs(fixture: Fixture) {
         ..new()
     };
     fixture.accept([sent.clone()]).await;
-    let claim = fixture.store.claim(WorkerId::generate(), &[sent.id], LEASE).await.unwrap();
+    let claim = fixture.store.claim(fixture.worker, &[sent.id], LEASE).await.unwrap();
     let [claimed] = &claim.claimed[..] else { panic!("{claim:?}") };
     assert_eq!((claimed.run.id, claimed.run.epoch), (sent.id, 1));
     assert_eq!((&claimed.model, &claimed.version), (&sent.model, &sent.version));
@@ -39,16 +39,16 @@ async fn a_claim_hands_over_all_that_a_run_needs(fixture: Fixture) {
 async fn what_does_not_wait_is_not_claimed(fixture: Fixture) {
     let held = fixture.claimed(LEASE).await;
     let paused = fixture.claimed(LEASE).await;
-    fixture.store.complete(vec![Outcome::Retry { run: paused, delay: LEASE }]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![Outcome::Retry { run: paused, delay: LEASE }]).await.unwrap();
     let late = fixture.accept([NewPrediction { deadline: Some(Duration::ZERO), ..new() }]).await[0];
     let canceled = fixture.accept([new()]).await[0];
     fixture.store.cancel("", canceled).await.unwrap();
     let ids = [held.id, paused.id, late, canceled, PredictionId::generate()];
-    let claim = fixture.store.claim(WorkerId::generate(), &ids, LEASE).await.unwrap();
+    let claim = fixture.store.claim(fixture.worker, &ids, LEASE).await.unwrap();
     assert!(claim.claimed.is_empty() && claim.suspects.is_empty(), "{claim:?}");
-    let claim = fixture.store.claim_next(WorkerId::generate(), &serves(), 10, LEASE).await.unwrap();
+    let claim = fixture.store.claim_next(fixture.worker, &serves(), 10, LEASE).await.unwrap();
     assert!(claim.claimed.is_empty(), "{claim:?}");
-    assert!(fixture.store.claim(WorkerId::generate(), &[], LEASE).await.unwrap().claimed.is_empty());
+    assert!(fixture.store.claim(fixture.worker, &[], LEASE).await.unwrap().claimed.is_empty());
 }
 
 async fn concurrent_claims_never_share(fixture: Fixture) {
@@ -91,7 +91,7 @@ async fn the_next_are_claimed_in_fair_order(fixture: Fixture) {
     serves.push(("other/model".parse().unwrap(), serves[0].1.clone()));
     let mut claimed = Vec::new();
     for _ in 0..2 {
-        let claim = fixture.store.claim_next(WorkerId::generate(), &serves, 3, LEASE).await.unwrap();
+        let claim = fixture.store.claim_next(fixture.worker, &serves, 3, LEASE).await.unwrap();
         claimed.extend(claim.claimed.into_iter().map(|claimed| claimed.run.id));
     }
     assert_eq!(claimed, expected);

@@ -14,6 +14,7 @@ on_both!(
     a_release_costs_nothing,
     only_the_first_outcome_counts,
     a_result_after_the_sweep_is_stale,
+    what_another_worker_says_of_a_run_is_stale,
     mixed_batches_are_answered_in_order,
     cancel_ends_what_waits_and_what_runs,
 );
@@ -25,7 +26,7 @@ fn succeeded(run: Run) -> Outcome {
 
 async fn a_success_is_kept_whole(fixture: Fixture) {
     let run = fixture.claimed(LEASE).await;
-    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
     let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
     assert_eq!((found.status, found.attempt), (Status::Succeeded, 1));
     assert_eq!(found.output.as_ref().unwrap().get(), r#"{"label":  3}"#);
@@ -43,7 +44,7 @@ async fn a_failure_is_kept_whole(fixture: Fixture) {
     let run = fixture.claimed(LEASE).await;
     let failure = Failure::new(FailureCode::ModelError, "it broke").with_retryable(true);
     let outcome = Outcome::Failed { run, failure: failure.clone(), metrics: RunMetrics::default() };
-    assert_eq!(fixture.store.complete(vec![outcome]).await.unwrap(), [Written::Applied]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![outcome]).await.unwrap(), [Written::Applied]);
     let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
     assert_eq!((found.status, found.failure), (Status::Failed, Some(failure)));
     assert_eq!(found.error.as_deref(), Some("it broke"));
@@ -54,11 +55,11 @@ async fn a_retry_waits_and_is_counted(fixture: Fixture) {
     let run = fixture.claimed(LEASE).await;
     let paused = fixture.claimed(LEASE).await;
     let outcomes = vec![Outcome::Retry { run, delay: Duration::ZERO }, Outcome::Retry { run: paused, delay: LEASE }];
-    assert_eq!(fixture.store.complete(outcomes).await.unwrap(), [Written::Applied; 2]);
+    assert_eq!(fixture.store.complete(fixture.worker, outcomes).await.unwrap(), [Written::Applied; 2]);
     let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
     assert_eq!((found.status, found.metrics), (Status::Starting, prediction::Metrics::default()));
     assert!(found.started_at.is_some() && found.completed_at.is_none());
-    let claim = fixture.store.claim_next(WorkerId::generate(), &serves(), 10, LEASE).await.unwrap();
+    let claim = fixture.store.claim_next(fixture.worker, &serves(), 10, LEASE).await.unwrap();
     let [claimed] = &claim.claimed[..] else { panic!("{claim:?}") };
     assert_eq!((claimed.run, claimed.retries), (Run { id: run.id, epoch: 2 }, 1));
     assert_eq!(fixture.number("SELECT count(*) FROM predictions WHERE queued_at IS NOT NULL").await, 0);
@@ -66,8 +67,11 @@ async fn a_retry_waits_and_is_counted(fixture: Fixture) {
 
 async fn a_release_costs_nothing(fixture: Fixture) {
     let run = fixture.claimed(LEASE).await;
-    assert_eq!(fixture.store.complete(vec![Outcome::Released { run }]).await.unwrap(), [Written::Applied]);
-    let claim = fixture.store.claim(WorkerId::generate(), &[run.id], LEASE).await.unwrap();
+    assert_eq!(
+        fixture.store.complete(fixture.worker, vec![Outcome::Released { run }]).await.unwrap(),
+        [Written::Applied]
+    );
+    let claim = fixture.store.claim(fixture.worker, &[run.id], LEASE).await.unwrap();
     assert_eq!(claim.claimed[0].retries, 0);
     let counts = "SELECT count(*) FROM predictions WHERE retries = 0 AND crashes = 0 AND releases = 1 AND epoch = 2";
     assert_eq!(fixture.number(counts).await, 1);
@@ -81,24 +85,44 @@ async fn only_the_first_outcome_counts(fixture: Fixture) {
         metrics: RunMetrics::default(),
     };
     let outcomes = vec![succeeded(run), failed.clone(), succeeded(run)];
-    assert_eq!(fixture.store.complete(outcomes).await.unwrap(), [Written::Applied, Written::Stale, Written::Stale]);
+    assert_eq!(
+        fixture.store.complete(fixture.worker, outcomes).await.unwrap(),
+        [Written::Applied, Written::Stale, Written::Stale]
+    );
     let again = vec![failed, Outcome::Released { run }, Outcome::Retry { run, delay: SPENT }];
-    assert_eq!(fixture.store.complete(again).await.unwrap(), [Written::Stale; 3]);
+    assert_eq!(fixture.store.complete(fixture.worker, again).await.unwrap(), [Written::Stale; 3]);
     let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
     assert_eq!((found.status, found.failure), (Status::Succeeded, None));
     assert_eq!(fixture.number("SELECT count(*) FROM outputs").await, 1);
-    assert!(fixture.store.complete(Vec::new()).await.unwrap().is_empty());
+    assert!(fixture.store.complete(fixture.worker, Vec::new()).await.unwrap().is_empty());
 }
 
 async fn a_result_after_the_sweep_is_stale(fixture: Fixture) {
     let run = fixture.claimed(SPENT).await;
     eventually(async || (fixture.store.sweep(SWEEP).await.unwrap().requeued == [run.id]).then_some(())).await;
-    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
     let second = fixture.claim_suspect(LEASE).await.unwrap().run;
     assert_eq!(
-        fixture.store.complete(vec![succeeded(run), succeeded(second)]).await.unwrap(),
+        fixture.store.complete(fixture.worker, vec![succeeded(run), succeeded(second)]).await.unwrap(),
         [Written::Stale, Written::Applied]
     );
+}
+
+/// A claim that a crash of the database took back leaves its run under an epoch that the next claim uses, too.
+async fn what_another_worker_says_of_a_run_is_stale(fixture: Fixture) {
+    let run = fixture.claimed(LEASE).await;
+    let failure = Failure::new(FailureCode::ModelError, "it broke");
+    let outcomes = [
+        succeeded(run),
+        Outcome::Failed { run, failure, metrics: RunMetrics::default() },
+        Outcome::Retry { run, delay: SPENT },
+        Outcome::Released { run },
+    ];
+    let other = WorkerId::generate();
+    for outcome in outcomes {
+        assert_eq!(fixture.store.complete(other, vec![outcome]).await.unwrap(), [Written::Stale]);
+    }
+    assert_eq!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
 }
 
 async fn mixed_batches_are_answered_in_order(fixture: Fixture) {
@@ -118,7 +142,7 @@ async fn mixed_batches_are_answered_in_order(fixture: Fixture) {
             _ => succeeded(unknown),
         })
         .collect();
-    let written = fixture.store.complete(outcomes).await.unwrap();
+    let written = fixture.store.complete(fixture.worker, outcomes).await.unwrap();
     for (place, written) in written.into_iter().enumerate() {
         assert_eq!(written == Written::Applied, place % 5 < 3, "{place}");
     }
@@ -136,7 +160,7 @@ async fn cancel_ends_what_waits_and_what_runs(fixture: Fixture) {
         assert!(found.completed_at.is_some() && found.expires_at.is_some());
         assert!(matches!(fixture.store.cancel("", id).await.unwrap(), CancelResult::AlreadyTerminal(_)));
     }
-    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
     let unknown = PredictionId::generate();
     assert!(matches!(fixture.store.cancel("", unknown).await.unwrap(), CancelResult::NotFound));
 }

@@ -13,10 +13,10 @@ async fn illegal_changes_are_refused(fixture: Fixture) {
     let succeeded = fixture.claimed(LEASE).await;
     let metrics = RunMetrics::default();
     let outcome = Outcome::Succeeded { run: succeeded, output: json("1"), metrics };
-    fixture.store.complete(vec![outcome]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![outcome]).await.unwrap();
     let failed = fixture.claimed(LEASE).await;
     let failure = Failure::new(FailureCode::ModelError, "it broke");
-    fixture.store.complete(vec![Outcome::Failed { run: failed, failure, metrics }]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![Outcome::Failed { run: failed, failure, metrics }]).await.unwrap();
 
     let no_run = "worker = NULL, lease_until = NULL";
     let refused = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prediction::{DeliveryId, DeliveryStatus, Event, PredictionId, WorkerId};
+use prediction::{DeliveryId, DeliveryStatus, Event, PredictionId};
 use store::{
     ClaimedDelivery, Delivery, DeliveryFilter, NewPrediction, NextStep, PageOf, Place, SweptDeliveries, Written,
 };
@@ -27,9 +27,9 @@ async fn pages_go_both_ways(fixture: Fixture) {
     let mut newest_first = Vec::new();
     for _ in 0..6 {
         let id = fixture.accept([told(&[Event::Output, Event::Completed])]).await[0];
-        let run = fixture.store.claim(WorkerId::generate(), &[id], LEASE).await.unwrap().claimed[0].run;
+        let run = fixture.store.claim(fixture.worker, &[id], LEASE).await.unwrap().claimed[0].run;
         let (output, metrics) = (crate::fixture::json("1"), store::RunMetrics::default());
-        fixture.store.complete(vec![store::Outcome::Succeeded { run, output, metrics }]).await.unwrap();
+        fixture.store.complete(fixture.worker, vec![store::Outcome::Succeeded { run, output, metrics }]).await.unwrap();
         // Those of one prediction are equally old: the later event goes first.
         let both = [Event::Completed, Event::Output].map(|event| DeliveryId { prediction: id, event });
         newest_first.splice(0..0, both);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prediction::{Priority, StreamKey};
-use store::{Due, NewPrediction, Outcome, Store};
+use store::{Due, Lead, NewPrediction, Outcome, Store};
 
 use crate::fixture::{Fixture, LEASE, eventually, new, stream};
 
@@ -56,7 +56,7 @@ async fn lost_tickets_are_found(fixture: Fixture) {
 async fn retries_are_queued_when_due(fixture: Fixture) {
     let run = fixture.claimed(LEASE).await;
     let delay = Duration::from_millis(200);
-    fixture.store.complete(vec![Outcome::Retry { run, delay }]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![Outcome::Retry { run, delay }]).await.unwrap();
     let due_at = fixture.store.now().await.unwrap() + delay / 2;
     let found = eventually(async || {
         Some(fixture.store.take_due(&stream(), Due::default(), 10).await.unwrap()).filter(|found| !found.is_empty())
@@ -77,12 +77,13 @@ async fn streams_that_wait_are_named(fixture: Fixture) {
 
 async fn one_leader_at_a_time(fixture: Fixture) {
     let store = &fixture.store;
-    assert!(store.lead("dispatcher").await.unwrap());
-    assert!(store.lead("dispatcher").await.unwrap(), "it still is");
+    let first = store.lead("dispatcher").await.unwrap();
+    assert_eq!(first, if store.is_shared() { Lead::Begun } else { Lead::Kept });
+    assert_eq!(store.lead("dispatcher").await.unwrap(), Lead::Kept);
     if store.is_shared() {
         let other = Store::open(&fixture.location).await.unwrap();
-        assert!(!other.lead("dispatcher").await.unwrap());
-        assert!(other.lead("another role").await.unwrap());
+        assert_eq!(other.lead("dispatcher").await.unwrap(), Lead::Another);
+        assert_eq!(other.lead("another role").await.unwrap(), Lead::Begun);
         // The leader's session ends: another may lead, and the first one learns that it does not.
         fixture
             .execute(
@@ -91,13 +92,13 @@ async fn one_leader_at_a_time(fixture: Fixture) {
             )
             .await
             .unwrap();
-        eventually(async || other.lead("dispatcher").await.unwrap().then_some(())).await;
-        assert!(!store.lead("dispatcher").await.unwrap());
+        eventually(async || (other.lead("dispatcher").await.unwrap() == Lead::Begun).then_some(())).await;
+        assert_eq!(store.lead("dispatcher").await.unwrap(), Lead::Another);
         other.resign("dispatcher").await;
-        eventually(async || store.lead("dispatcher").await.unwrap().then_some(())).await;
+        eventually(async || (store.lead("dispatcher").await.unwrap() == Lead::Begun).then_some(())).await;
         store.resign("dispatcher").await;
-        eventually(async || other.lead("dispatcher").await.unwrap().then_some(())).await;
+        eventually(async || (other.lead("dispatcher").await.unwrap() == Lead::Begun).then_some(())).await;
         other.close().await;
-        eventually(async || store.lead("dispatcher").await.unwrap().then_some(())).await;
+        eventually(async || (store.lead("dispatcher").await.unwrap() == Lead::Begun).then_some(())).await;
     }
 }

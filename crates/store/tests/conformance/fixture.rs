@@ -43,6 +43,8 @@ pub(crate) struct State {
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) location: Location,
+    /// Who claims and completes.
+    pub(crate) worker: WorkerId,
     raw: Raw,
 }
 
@@ -64,7 +66,7 @@ impl Fixture {
     async fn migrated(location: Location, raw: Raw) -> Self {
         let store = Store::open(&location).await.expect("the database answers");
         store.migrate().await.expect("the migrations apply");
-        Self { store, location, raw }
+        Self { store, location, worker: WorkerId::generate(), raw }
     }
 
     /// Runs a statement past the store.
@@ -121,7 +123,7 @@ impl Fixture {
     /// Stores one and claims it.
     pub(crate) async fn claimed(&self, lease: Duration) -> Run {
         let ids = self.accept([new()]).await;
-        let claim = self.store.claim(WorkerId::generate(), &ids, lease).await.expect("the claim is answered");
+        let claim = self.store.claim(self.worker, &ids, lease).await.expect("the claim is answered");
         claim.claimed.first().expect("it waits").run
     }
 
@@ -147,7 +149,7 @@ impl Fixture {
 
     /// Claims a suspect to run alone, if there is one.
     pub(crate) async fn claim_suspect(&self, lease: Duration) -> Option<Claimed> {
-        self.store.claim_suspect(WorkerId::generate(), &serves(), lease).await.expect("the claim is answered")
+        self.store.claim_suspect(self.worker, &serves(), lease).await.expect("the claim is answered")
     }
 }
 

@@ -34,7 +34,7 @@ async fn versions_are_unfinished_until_their_last_prediction_is(fixture: Fixture
     assert!(unfinished().await.is_empty());
     let run = fixture.claimed(LEASE).await;
     assert_eq!(unfinished().await, slice::from_ref(&asked), "one runs");
-    fixture.store.complete(vec![Outcome::Retry { run, delay: LEASE }]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![Outcome::Retry { run, delay: LEASE }]).await.unwrap();
     assert_eq!(unfinished().await, slice::from_ref(&asked), "one waits to be tried again");
     fixture.store.cancel("", run.id).await.unwrap();
     assert!(unfinished().await.is_empty());

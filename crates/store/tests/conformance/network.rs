@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use store::{Location, Store, StoreError};
+use store::{Lead, Location, Store, StoreError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -38,7 +38,7 @@ async fn calls_end_when_the_network_swallows_everything() {
     let store = Store::open(&through_a_proxy(&fixture.location, &swallows).await).await.unwrap();
     let dedicated = store.dedicated().await.unwrap();
     let run = fixture.claimed(LEASE).await;
-    assert!(store.lead("role").await.unwrap());
+    assert_eq!(store.lead("role").await.unwrap(), Lead::Begun);
     dedicated.ping().await.unwrap();
 
     swallows.store(true, Ordering::SeqCst);

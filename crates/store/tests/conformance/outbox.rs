@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prediction::{DeliveryId, DeliveryStatus, Event, Events, Failure, FailureCode, PredictionId, Status, WorkerId};
+use prediction::{DeliveryId, DeliveryStatus, Event, Events, Failure, FailureCode, PredictionId, Status};
 use store::{NewPrediction, Outcome, Run, RunMetrics, Written};
 
 use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves, told, webhook};
@@ -30,7 +30,7 @@ fn failed(run: Run) -> Outcome {
 
 /// Claims this one.
 async fn claim(fixture: &Fixture, id: PredictionId, lease: Duration) -> Run {
-    let claim = fixture.store.claim(WorkerId::generate(), &[id], lease).await.unwrap();
+    let claim = fixture.store.claim(fixture.worker, &[id], lease).await.unwrap();
     claim.claimed.first().expect("it waits").run
 }
 
@@ -44,12 +44,12 @@ async fn every_way_to_end_is_told(fixture: Fixture) {
 
     let id = accept(None).await;
     let outcome = succeeded(claim(&fixture, id, LEASE).await);
-    assert_eq!(fixture.store.complete(vec![outcome]).await.unwrap(), [Written::Applied]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![outcome]).await.unwrap(), [Written::Applied]);
     expected.extend(deliveries(id, &[Event::Start, Event::Output, Event::Completed]));
 
     let id = accept(None).await;
     let outcome = failed(claim(&fixture, id, LEASE).await);
-    assert_eq!(fixture.store.complete(vec![outcome]).await.unwrap(), [Written::Applied]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![outcome]).await.unwrap(), [Written::Applied]);
     expected.extend(deliveries(id, &[Event::Start, Event::Completed]));
 
     let id = accept(None).await;
@@ -100,15 +100,15 @@ async fn the_start_is_told_once(fixture: Fixture) {
     let id = fixture.accept([told(&ALL)]).await[0];
     let mut first = Vec::new();
     let run = claim(&fixture, id, LEASE).await;
-    fixture.store.complete(vec![Outcome::Released { run }]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![Outcome::Released { run }]).await.unwrap();
     for outcome in [|run| Outcome::Retry { run, delay: SPENT }, |run| Outcome::Released { run }] {
         let next = eventually(async || {
-            let mut claim = fixture.store.claim_next(WorkerId::generate(), &serves(), 1, LEASE).await.unwrap();
+            let mut claim = fixture.store.claim_next(fixture.worker, &serves(), 1, LEASE).await.unwrap();
             claim.claimed.pop()
         })
         .await;
         first.push((next.is_first, next.webhook_events));
-        assert_eq!(fixture.store.complete(vec![outcome(next.run)]).await.unwrap(), [Written::Applied]);
+        assert_eq!(fixture.store.complete(fixture.worker, vec![outcome(next.run)]).await.unwrap(), [Written::Applied]);
     }
     claim(&fixture, id, SPENT).await;
     let alone = eventually(async || {
@@ -122,7 +122,7 @@ async fn the_start_is_told_once(fixture: Fixture) {
 
     // Also when it is taken without its id, and said to whoever took it.
     let id = fixture.accept([told(&[Event::Start])]).await[0];
-    let claim = fixture.store.claim_next(WorkerId::generate(), &serves(), 1, LEASE).await.unwrap();
+    let claim = fixture.store.claim_next(fixture.worker, &serves(), 1, LEASE).await.unwrap();
     let [claimed] = &claim.claimed[..] else { panic!("{claim:?}") };
     assert_eq!((claimed.run.id, claimed.is_first), (id, true));
     assert_eq!(fixture.store.delivery("", deliveries(id, &ALL)[0]).await.unwrap().unwrap().attempts, 0);
@@ -140,11 +140,11 @@ async fn only_wanted_events_are_told(fixture: Fixture) {
     ] {
         let id = fixture.accept([told(wanted)]).await[0];
         let run = claim(&fixture, id, LEASE).await;
-        fixture.store.complete(vec![succeeded(run)]).await.unwrap();
+        fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap();
         expected.extend(deliveries(id, told_of));
     }
     let run = fixture.claimed(LEASE).await;
-    fixture.store.complete(vec![succeeded(run)]).await.unwrap();
+    fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap();
     expected.sort();
     assert_eq!(fixture.deliveries("").await, expected);
 }
@@ -153,15 +153,15 @@ async fn each_event_is_told_once(fixture: Fixture) {
     let ids = fixture.accept((0..3).map(|_| told(&ALL))).await;
     let run = claim(&fixture, ids[0], LEASE).await;
     let outcomes = vec![succeeded(run), failed(run), succeeded(run)];
-    fixture.store.complete(outcomes.clone()).await.unwrap();
-    fixture.store.complete(outcomes).await.unwrap();
+    fixture.store.complete(fixture.worker, outcomes.clone()).await.unwrap();
+    fixture.store.complete(fixture.worker, outcomes).await.unwrap();
     fixture.store.cancel("", ids[0]).await.unwrap();
     let mut expected = deliveries(ids[0], &[Event::Start, Event::Output, Event::Completed]);
 
     // A run whose prediction was canceled is told of nothing more.
     let run = claim(&fixture, ids[1], LEASE).await;
     fixture.store.cancel("", ids[1]).await.unwrap();
-    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap(), [Written::Stale]);
     expected.extend(deliveries(ids[1], &[Event::Start, Event::Completed]));
 
     // A row that is there already is in nobody's way.
@@ -175,7 +175,7 @@ async fn each_event_is_told_once(fixture: Fixture) {
         );
         assert_eq!(fixture.execute(copy).await.unwrap(), 1);
     }
-    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
     expected.extend(deliveries(ids[2], &[Event::Start, Event::Output, Event::Completed]));
     assert_eq!(fixture.number("SELECT count(*) FROM deliveries WHERE url = 'before'").await, 2);
     expected.sort();
@@ -187,12 +187,12 @@ async fn what_cannot_be_told_does_not_happen(fixture: Fixture) {
     let run = claim(&fixture, ids[0], LEASE).await;
     let before = fixture.states().await;
     fixture.execute("ALTER TABLE deliveries RENAME TO away").await.unwrap();
-    assert!(fixture.store.complete(vec![succeeded(run)]).await.is_err());
+    assert!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.is_err());
     assert!(fixture.store.cancel("", ids[1]).await.is_err());
-    assert!(fixture.store.claim(WorkerId::generate(), &[ids[2]], LEASE).await.is_err());
+    assert!(fixture.store.claim(fixture.worker, &[ids[2]], LEASE).await.is_err());
     fixture.execute("ALTER TABLE away RENAME TO deliveries").await.unwrap();
     assert_eq!(fixture.states().await, before);
-    assert_eq!(fixture.store.complete(vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
+    assert_eq!(fixture.store.complete(fixture.worker, vec![succeeded(run)]).await.unwrap(), [Written::Applied]);
     let expected = deliveries(ids[0], &[Event::Start, Event::Output, Event::Completed]);
     assert_eq!(fixture.deliveries("").await, expected);
 }

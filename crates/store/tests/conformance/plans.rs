@@ -72,14 +72,14 @@ async fn work(store: &Store, ids: &[PredictionId]) {
     let runs: Vec<_> = claimed.iter().map(|claimed| claimed.run).collect();
     assert_eq!(store.renew(worker, &runs, LEASE).await.unwrap(), []);
     let released: Vec<_> = runs.into_iter().map(|run| Outcome::Released { run }).collect();
-    store.complete(released).await.unwrap();
+    store.complete(worker, released).await.unwrap();
     store.mark_unqueued(ids).await.unwrap();
     store.sweep(SWEEP).await.unwrap();
     let claimed = store.claim(worker, ids, LEASE).await.unwrap().claimed;
     assert_eq!(claimed.len(), ids.len());
     let succeeded = |run| Outcome::Succeeded { run, output: json("1"), metrics: RunMetrics::default() };
     let outcomes: Vec<_> = claimed.into_iter().map(|claimed| succeeded(claimed.run)).collect();
-    store.complete(outcomes).await.unwrap();
+    store.complete(worker, outcomes).await.unwrap();
 }
 
 /// Rows and entries of indexes of predictions that were read.

@@ -46,7 +46,7 @@ async fn due_at(fixture: &Fixture, origin: &str, endpoints: impl IntoIterator<It
         |endpoint: String| Webhook { url: endpoint.clone(), endpoint, ..webhook(origin, &[Event::Start]) };
     let told = |endpoint| NewPrediction { webhook: Some(to_endpoint(endpoint)), ..new() };
     let ids = fixture.accept(endpoints.into_iter().map(told)).await;
-    fixture.store.claim(WorkerId::generate(), &ids, LEASE).await.unwrap();
+    fixture.store.claim(fixture.worker, &ids, LEASE).await.unwrap();
 }
 
 fn said(usual: u32, known: &[(&str, u32)]) -> Spare {
@@ -58,10 +58,14 @@ async fn a_claim_hands_over_all_that_sending_needs(fixture: Fixture) {
     let sent = NewPrediction { tenant: "other".into(), ..told(&[Event::Output, Event::Completed]) };
     let hook = sent.webhook.clone().unwrap();
     fixture.accept([sent.clone()]).await;
-    let run = fixture.store.claim(WorkerId::generate(), &[sent.id], LEASE).await.unwrap().claimed[0].run;
+    let run = fixture.store.claim(fixture.worker, &[sent.id], LEASE).await.unwrap().claimed[0].run;
     let output = crate::fixture::json(r#""äöü""#);
     let metrics = store::RunMetrics::default();
-    fixture.store.complete(vec![store::Outcome::Succeeded { run, output: output.clone(), metrics }]).await.unwrap();
+    fixture
+        .store
+        .complete(fixture.worker, vec![store::Outcome::Succeeded { run, output: output.clone(), metrics }])
+        .await
+        .unwrap();
     fixture.store.add_endpoint("other", &hook.endpoint, BodyForm::Event).await.unwrap();
     fixture.store.add_endpoint("", &hook.endpoint, BodyForm::Prediction).await.unwrap();
 

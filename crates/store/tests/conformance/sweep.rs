@@ -44,7 +44,7 @@ async fn three_solo_crashes_are_poison(fixture: Fixture) {
 
 async fn those_held_together_are_not_blamed(fixture: Fixture) {
     let ids = fixture.accept((0..5).map(|_| new())).await;
-    fixture.store.claim(WorkerId::generate(), &ids, SPENT).await.unwrap();
+    fixture.store.claim(fixture.worker, &ids, SPENT).await.unwrap();
     let mut requeued = Vec::new();
     eventually(async || {
         requeued.extend(fixture.store.sweep(SWEEP).await.unwrap().requeued);
@@ -56,7 +56,7 @@ async fn those_held_together_are_not_blamed(fixture: Fixture) {
     while let Some(claimed) = fixture.claim_suspect(LEASE).await {
         let metrics = RunMetrics::default();
         let outcome = Outcome::Succeeded { run: claimed.run, output: json("1"), metrics };
-        fixture.store.complete(vec![outcome]).await.unwrap();
+        fixture.store.complete(fixture.worker, vec![outcome]).await.unwrap();
     }
     assert_eq!(fixture.store.finished(&ids).await.unwrap().len(), 5);
 }
@@ -65,7 +65,7 @@ async fn deadlines_end_what_waits_and_what_runs(fixture: Fixture) {
     let soon = || NewPrediction { deadline: Some(Duration::from_millis(300)), ..new() };
     let mut ids = fixture.accept([soon(), soon()]).await;
     let unhurried = fixture.accept([NewPrediction { deadline: Some(LEASE), ..new() }]).await[0];
-    let run = fixture.store.claim(WorkerId::generate(), &ids[..1], LEASE).await.unwrap().claimed.first().map(|c| c.run);
+    let run = fixture.store.claim(fixture.worker, &ids[..1], LEASE).await.unwrap().claimed.first().map(|c| c.run);
     let mut ended = Vec::new();
     eventually(async || {
         ended.extend(fixture.store.sweep(Sweep { leases: false, ..SWEEP }).await.unwrap().ended);

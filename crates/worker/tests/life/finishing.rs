@@ -49,9 +49,10 @@ async fn failures_are_tried_again_as_often_as_allowed(stage: Stage) {
 
 async fn a_retry_is_taken_up_when_it_is_due(stage: Stage) {
     let ids = stage.send(vec![json!({"value": 7})], |_| {}).await;
-    let claim = stage.store.claim(WorkerId::generate(), &ids, Duration::from_secs(60)).await.unwrap();
+    let other = WorkerId::generate();
+    let claim = stage.store.claim(other, &ids, Duration::from_secs(60)).await.unwrap();
     let run: Run = claim.claimed[0].run;
-    stage.store.complete(vec![Outcome::Retry { run, delay: Duration::from_millis(500) }]).await.unwrap();
+    stage.store.complete(other, vec![Outcome::Retry { run, delay: Duration::from_millis(500) }]).await.unwrap();
     let worker = stage.worker(|_| {}).await;
     let succeeded = stage.wait_for(&ids, Status::Succeeded).await;
     assert_eq!((output(&succeeded[0]), succeeded[0].attempt), (json!(7), 2));

@@ -75,6 +75,13 @@ impl Stage {
         ids
     }
 
+    /// Tickets for echo that nobody has taken, if the queue answers.
+    pub(crate) async fn undelivered(&self) -> Option<usize> {
+        let echo = echo();
+        let depth = self.queue.depth(&stream(echo.name, echo.version, Priority::Normal)).await;
+        depth.ok().map(|depth| depth.undelivered)
+    }
+
     /// One that sleeps for so long.
     pub(crate) async fn send_sleeper(&self, sleep_ms: u64) -> PredictionId {
         self.send(vec![json!({"value": "slept", "sleep_ms": sleep_ms})], |_| {}).await[0]

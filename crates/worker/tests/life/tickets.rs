@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{Stage, digits, echo, set, stream, until};
+use crate::stage::{Stage, digits, echo, new, set, stream, until};
 
 on_both!(lost_tickets_come_again);
 
@@ -28,8 +28,7 @@ async fn an_emptied_redis_is_filled_again() {
     let queue = Location::Redis { url: redis.url(), namespace: "emptied".to_owned() };
     let stage = Stage::on_postgres(servers::database().await, queue).await;
     let dispatcher = stage.worker_of(digits(), |_| {}).await;
-    let echo_stream = stream(echo().name, echo().version, Priority::Normal);
-    let undelivered = async |least| stage.queue.depth(&echo_stream).await.is_ok_and(|depth| depth.undelivered >= least);
+    let undelivered = async |least| stage.undelivered().await.is_some_and(|undelivered| undelivered >= least);
 
     let mut ids = set(&stage.send(vec![json!({"value": 1}); 10], |_| {}).await);
     // A dispatcher that sees a stream for the first time trusts no ticket in it: each is doubled, once.
@@ -39,6 +38,26 @@ async fn an_emptied_redis_is_filled_again() {
     ids.extend(stage.send(vec![json!({"value": 2}); 10], |_| {}).await);
     until(async || undelivered(20).await).await;
     seen_by_a_consumer(&stage, &ids).await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_a_crash_of_postgres_took_back_has_a_ticket_again() {
+    let mut postgres = servers::Postgres::start().await;
+    let (url, namespace) = servers::redis().await;
+    let queue = Location::Redis { url, namespace };
+    let stage = Stage::on_postgres(postgres.create_database().await, queue).await;
+    let dispatcher = stage.worker_of(digits(), |_| {}).await;
+    let undelivered = async |least| stage.undelivered().await.is_some_and(|undelivered| undelivered >= least);
+
+    // Their tickets stay where they are, each doubled once.
+    stage.send(vec![json!({"value": 1}); 10], |_| {}).await;
+    until(async || undelivered(20).await).await;
+    // As a lost claim leaves it: it waits, and its ticket was queued, and is gone.
+    stage.store.accept(vec![new(&echo(), &json!({"value": 2}), |_| {})]).await.unwrap();
+    postgres.stop_immediately().await;
+    postgres.start_again().await;
+    until(async || undelivered(31).await).await;
     dispatcher.stop().await;
 }
 
