@@ -7,7 +7,7 @@ use prediction::{PredictionId, StreamKey, Ticket};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use crate::{Accepted, NewPrediction, Store, StoreError, take_turn, turn::take};
+use crate::{Accepted, NewPrediction, Store, StoreError, gather, take_turn, turn::take};
 
 /// What is done with the tickets of predictions just committed, by a task of its own and not by the caller (whose client may
 /// hang up). Returns the tickets that could not be queued.
@@ -153,9 +153,9 @@ fn ticket(new: &NewPrediction) -> Ticket {
 
 /// Queues tickets, all that wait at once, beside the transactions: a slow queue delays neither them nor their callers.
 async fn push_all(store: Store, enqueue: Enqueue, mut committed: mpsc::UnboundedReceiver<Pushed>) {
-    let mut waiting = Vec::new();
-    while committed.recv_many(&mut waiting, usize::MAX).await > 0 {
-        let (tickets, outstanding): (Vec<Ticket>, Vec<TaskTrackerToken>) = waiting.drain(..).unzip();
+    while let Some(first) = committed.recv().await {
+        let waiting = gather(first, || committed.try_recv().ok(), |_| 1, usize::MAX).await;
+        let (tickets, outstanding): (Vec<Ticket>, Vec<TaskTrackerToken>) = waiting.into_iter().unzip();
         match AssertUnwindSafe(async { enqueue(tickets).await }).catch_unwind().await {
             Ok(refused) if refused.is_empty() => {}
             Ok(refused) => {

@@ -126,12 +126,8 @@ impl Reader {
         let share = room / self.consumer.streams.len();
         let waits_at_once = self.is_drained && share > 0 && !self.may_have_lost && Instant::now() < self.look_at;
         let taken = if waits_at_once { Vec::new() } else { self.take(connection, room).await? };
-        if taken.is_empty() {
-            let first = self.wait(connection, share.max(1)).await?;
-            self.deliver(first).await;
-        } else {
-            self.deliver(taken).await;
-        }
+        let taken = if taken.is_empty() { self.wait(connection, share.max(1)).await? } else { taken };
+        self.deliver(taken).await;
         Ok(())
     }
 
