@@ -68,7 +68,8 @@ impl fmt::Debug for PlainKey {
 /// Whose request it is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Caller {
-    tenant: Arc<str>,
+    /// Whose the predictions are that the caller makes and sees; empty where requests need no key.
+    pub(crate) tenant: Arc<str>,
     /// The most of the queue that may be filled with the key; none where requests need no key.
     pub(crate) share: Option<f64>,
 }
@@ -84,8 +85,8 @@ impl Caller {
         Self { tenant: Arc::from(tenant), share: Some(share) }
     }
 
-    /// Whose the predictions are that the caller makes and sees; empty where requests need no key.
-    pub(crate) fn tenant(&self) -> &Arc<str> {
+    /// The tenant, as the store takes it.
+    pub(crate) fn tenant(&self) -> &str {
         &self.tenant
     }
 }
@@ -309,7 +310,7 @@ mod tests {
         let known = Known::from([([7; 8], vec![valid(1), valid(2)])]);
         for last in [1, 2] {
             let caller = find(&known, &valid(last).digest).unwrap();
-            assert_eq!(**caller.tenant(), *last.to_string());
+            assert_eq!(caller.tenant(), last.to_string());
         }
         assert_eq!((find(&known, &[7; 32]), find(&known, &[8; 32])), (None, None));
     }

@@ -5,7 +5,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Postgres, on_connection};
-use crate::{Accepted, NewPrediction, StoreError, VersionCount, repeated, rows::{CountRow, TenantCountRow}};
+use crate::{
+    Accepted, NewPrediction, StoreError, VersionCount, repeated,
+    rows::{CountRow, TenantCountRow},
+};
 
 /// Version by version, so that each count is of one stretch of one index.
 const WAITING: &str = "

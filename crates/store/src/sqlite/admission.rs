@@ -5,7 +5,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Sqlite, clock::Stamp};
-use crate::{Accepted, NewPrediction, StoreError, VersionCount, repeated, rows::{CountRow, TenantCountRow}};
+use crate::{
+    Accepted, NewPrediction, StoreError, VersionCount, repeated,
+    rows::{CountRow, TenantCountRow},
+};
 
 const WAITING: &str = "
     SELECT model, version, count

@@ -57,8 +57,7 @@ impl Sqlite {
 
     pub(crate) async fn revoke_api_key(&self, id: i32) -> Result<Option<ApiKey>, StoreError> {
         let mut turn = self.writer.begin().await?;
-        let row: Option<Row> =
-            sqlx::query_as(REVOKE).bind(id).bind(clock::now()).fetch_optional(&mut *turn).await?;
+        let row: Option<Row> = sqlx::query_as(REVOKE).bind(id).bind(clock::now()).fetch_optional(&mut *turn).await?;
         turn.commit().await?;
         row.map(Row::into_key).transpose()
     }

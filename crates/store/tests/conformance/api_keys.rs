@@ -54,10 +54,7 @@ async fn the_database_keeps_keys_and_what_they_may(fixture: Fixture) {
     let refused = async |sql: &str| assert!(fixture.execute(sql).await.is_err(), "{sql}");
     refused("DELETE FROM api_keys").await;
     for share in [0.0, -0.5, 1.5] {
-        assert!(matches!(
-            fixture.store.add_api_key("other", &[2; 32], Some(share)).await,
-            Err(StoreError::Refused(_))
-        ));
+        assert!(matches!(fixture.store.add_api_key("other", &[2; 32], Some(share)).await, Err(StoreError::Refused(_))));
     }
     fixture.store.revoke_api_key(key.id).await.unwrap().unwrap();
     refused("UPDATE api_keys SET revoked_at = NULL").await;

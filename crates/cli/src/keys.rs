@@ -1,0 +1,107 @@
+//! `augur keys`: API keys are made, listed and revoked in the store, beside servers that use it.
+
+use std::io::{self, Write};
+
+use api::PlainKey;
+use serde_json::{Value, json};
+use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, RevokeKey, StoreSettings, say};
+use store::{ApiKey, Store};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::parts::{open_store_beside, store_location};
+
+/// Does what is asked.
+pub(crate) async fn keys(command: KeysCommand) -> Result<(), Fatal> {
+    match command {
+        KeysCommand::Create(settings) => create(settings).await,
+        KeysCommand::Ls(settings) => list(settings).await,
+        KeysCommand::Revoke(settings) => revoke(settings).await,
+    }
+}
+
+/// The key alone on standard output, so that a shell can take it; what there is to say beside it.
+async fn create(settings: CreateKey) -> Result<(), Fatal> {
+    let store = open_store_beside(&store_location(&settings.store, &settings.data)).await?;
+    let (text, name) = (PlainKey::generate(), &settings.name);
+    let made = store.add_api_key(name, &text.digest(), settings.share).await?;
+    let is_first = store.api_keys().await?.len() == 1;
+    store.close().await;
+    let key = made.ok_or_else(|| {
+        Fatal::new(format!(
+            "there is a key {name} already; revoke it first (`augur keys revoke {name}`), or choose another name"
+        ))
+    })?;
+    say(text.reveal());
+    let mut told = io::stderr();
+    writeln!(told, "This is the key {} ({}). It is stored nowhere: it cannot be shown again.", key.name, key.id)?;
+    if is_first {
+        writeln!(told, "It is the first one: from now on every request needs a key.")?;
+    }
+    Ok(())
+}
+
+async fn list(settings: ListKeys) -> Result<(), Fatal> {
+    let store = existing(&settings.store, &settings.data).await?;
+    let keys = store.api_keys().await?;
+    store.close().await;
+    if settings.print.json {
+        say(keys.iter().map(as_json).collect::<Result<Value, Fatal>>()?);
+        return Ok(());
+    }
+    let mut rows = vec![["ID", "NAME", "SHARE", "CREATED", "REVOKED"].map(str::to_owned)];
+    for key in &keys {
+        let share = key.share.map_or_else(|| "usual".to_owned(), |share| share.to_string());
+        let revoked = key.revoked_at.map_or_else(|| Ok(String::new()), written)?;
+        rows.push([key.id.to_string(), key.name.clone(), share, written(key.created_at)?, revoked]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let [id, name, share, created] = [0, 1, 2, 3].map(width);
+    for row in &rows {
+        let [row_id, row_name, row_share, row_created, revoked] = row;
+        let line = format!("{row_id:>id$}  {row_name:name$}  {row_share:share$}  {row_created:created$}  {revoked}");
+        say(line.trim_end());
+    }
+    Ok(())
+}
+
+async fn revoke(settings: RevokeKey) -> Result<(), Fatal> {
+    let store = existing(&settings.store, &settings.data).await?;
+    let named = &settings.key;
+    let is_meant = |key: &&ApiKey| key.name == *named || key.id.to_string() == *named;
+    let keys = store.valid_api_keys().await?.unwrap_or_default();
+    let revoked = match keys.iter().find(is_meant) {
+        Some(key) => store.revoke_api_key(key.id).await?,
+        None => None,
+    };
+    store.close().await;
+    let key = revoked
+        .ok_or_else(|| Fatal::new(format!("there is no valid key {named:?}; `augur keys ls` lists those that are")))?;
+    say(format_args!("revoked the key {} ({}); running servers refuse it within two seconds", key.name, key.id));
+    Ok(())
+}
+
+/// The store that is there already: what only looks makes none.
+async fn existing(store: &StoreSettings, data: &DataSettings) -> Result<Store, Fatal> {
+    match store_location(store, data) {
+        store::Location::Sqlite { path } if !path.exists() => Err(Fatal::new(format!(
+            "there is no {}; --data-dir names another directory, --database-url (DATABASE_URL) a Postgres",
+            path.display()
+        ))),
+        location => open_store_beside(&location).await,
+    }
+}
+
+fn as_json(key: &ApiKey) -> Result<Value, Fatal> {
+    Ok(json!({
+        "id": key.id,
+        "name": key.name,
+        "share": key.share,
+        "created_at": written(key.created_at)?,
+        "revoked_at": key.revoked_at.map(written).transpose()?,
+    }))
+}
+
+/// To the second, as people read it.
+fn written(at: OffsetDateTime) -> Result<String, Fatal> {
+    Ok(at.truncate_to_second().format(&Rfc3339)?)
+}
