@@ -176,9 +176,9 @@ impl Queue {
         self.filled().flat_map(Filled::counts).for_each(|count| count.end_counting(0));
         for (tenant, VersionCount { model, version, count }) in waiting {
             let line = by_line.then_some((model, version));
-            self.all.count(line.as_ref(), count);
+            self.all.add(line.as_ref(), count);
             if !tenant.is_empty() {
-                self.tenants.entry(Arc::from(tenant)).or_default().count(line.as_ref(), count);
+                self.tenants.entry(Arc::from(tenant)).or_default().add(line.as_ref(), count);
             }
         }
         self.all.forget_empty();

@@ -75,11 +75,6 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A caller who needs no key.
-    fn anybody() -> Self {
-        Self { tenant: Arc::from(""), share: None }
-    }
-
     /// A caller with a key.
     pub(crate) fn with_key(tenant: &str, share: f64) -> Self {
         Self { tenant: Arc::from(tenant), share: Some(share) }
@@ -119,6 +114,8 @@ pub(crate) async fn require(
 pub(crate) struct Keys {
     store: Store,
     usual_share: f64,
+    /// A caller who needs no key.
+    anybody: Caller,
     known: Cached<Known>,
     /// Whether requests need a key. Once they do they always will: a database that was emptied must not open the door.
     are_required: AtomicBool,
@@ -136,7 +133,8 @@ struct Valid {
 impl Keys {
     /// None known yet. `usual_share`: of keys that have none of their own. `are_required`: even while there are no keys.
     pub(crate) fn new(store: Store, usual_share: f64, are_required: bool) -> Self {
-        Self { store, usual_share, known: Cached::empty(), are_required: AtomicBool::new(are_required) }
+        let anybody = Caller { tenant: Arc::from(""), share: None };
+        Self { store, usual_share, anybody, known: Cached::empty(), are_required: AtomicBool::new(are_required) }
     }
 
     /// Whether requests need a key.
@@ -149,7 +147,7 @@ impl Keys {
         // While nothing is known nobody is let in.
         let known = self.known.latest().ok_or_else(Problem::store_unavailable)?;
         if !self.are_required() {
-            return Ok(Caller::anybody());
+            return Ok(self.anybody.clone());
         }
         presented(headers).and_then(|digest| find(&known, &digest)).ok_or_else(|| {
             let detail = "This call needs a valid API key: Authorization: Bearer KEY. `augur keys create` makes one.";

@@ -75,7 +75,7 @@ impl Filled {
     }
 
     /// Adds to what was counted.
-    pub(super) fn count(&mut self, line: Option<&Line>, counted: u64) {
+    pub(super) fn add(&mut self, line: Option<&Line>, counted: u64) {
         self.count.counted += counted;
         if let Some(line) = line {
             self.lines.entry(line.clone()).or_default().counted += counted;
