@@ -81,7 +81,7 @@ struct Over {
 #[must_use]
 pub(crate) struct Admitted<'a> {
     admission: &'a Admission,
-    /// Whose, if he has a key.
+    /// Whose, if there is a key.
     tenant: Option<Arc<str>>,
     line: Option<Line>,
     is_handed_in: bool,
@@ -109,32 +109,32 @@ impl Admission {
         Self { bounds, queue: Mutex::default() }
     }
 
-    /// Lets in one prediction of this caller's for this version, or says when to come back. Who has used up a share of his own is
-    /// told so, even while the queue is full: that it empties helps him only when what he sent does.
+    /// Lets in one prediction of this caller's for this version, or says when to come back. Who has used up a share is told so, even
+    /// while the queue is full: room that others make helps nothing then.
     pub(crate) fn admit(&self, caller: &Caller, spec: &ModelSpec) -> Result<Admitted<'_>, Problem> {
         let line = self.bounds.work.map(|_| (spec.name.clone(), spec.version.clone()));
-        let line = line.as_ref();
+        let of_line = line.as_ref();
         let mut queue = self.queue();
         if let Some(share) = caller.share
             && let Some(filled) = queue.tenants.get(caller.tenant())
-            && let Some(over) = queue.over(filled, self.bounds.of_share(share), line)
+            && let Some(over) = queue.over(filled, self.bounds.of_share(share), of_line)
         {
             drop(queue);
             return Err(over.refusal(true, self.bounds.of_share(share), spec));
         }
-        if let Some(over) = queue.over(&queue.all, self.bounds, line) {
+        if let Some(over) = queue.over(&queue.all, self.bounds, of_line) {
             drop(queue);
             return Err(over.refusal(false, self.bounds, spec));
         }
         let tenant = caller.share.map(|_| Arc::clone(&caller.tenant));
         if let Some(tenant) = &tenant {
             match queue.tenants.get_mut(tenant) {
-                Some(filled) => filled.let_in(line),
-                None => queue.tenants.entry(Arc::clone(tenant)).or_default().let_in(line),
+                Some(filled) => filled.let_in(of_line),
+                None => queue.tenants.entry(Arc::clone(tenant)).or_default().let_in(of_line),
             }
         }
-        queue.all.let_in(line);
-        Ok(Admitted { admission: self, tenant, line: line.cloned(), is_handed_in: false })
+        queue.all.let_in(of_line);
+        Ok(Admitted { admission: self, tenant, line, is_handed_in: false })
     }
 
     /// How fast this line is served, as far as that is known.
@@ -185,8 +185,8 @@ impl Queue {
         self.tenants.retain(|_, filled| filled.forget_empty());
     }
 
-    /// Whether so much waits as may, of one tenant or in all. Who is one of several is served as much slower as less of what waits
-    /// is his.
+    /// Whether so much waits as may, of one tenant or in all. Of the rate at which all is served a tenant has the part that it has of
+    /// what waits.
     fn over(&self, filled: &Filled, bounds: Bounds, line: Option<&Line>) -> Option<Over> {
         let part = |count: Count, all: Count| count.at_most() as f64 / all.at_most().max(count.at_most()).max(1) as f64;
         let (waiting, most) = (filled.count.at_most(), u64::from(bounds.predictions));

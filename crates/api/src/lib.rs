@@ -86,6 +86,7 @@ pub async fn serve(
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://{}", listener.local_addr()?),
     };
+    // Calls that need no key, or carry a proof of their own.
     let (open, mut document) = docs::head().merge(health::router()).merge(docs::router()).split_for_parts();
     let (keyed, of_keyed) = predictions::router()
         .merge(models::router())
