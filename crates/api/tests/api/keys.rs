@@ -1,7 +1,5 @@
 //! API keys: who is let in, what each sees, and what stays open.
 
-use std::time::Duration;
-
 use crate::{
     documents::CALLS,
     harness::{Server, config, digits, echo, header, id_of, json_of, problem, until},
