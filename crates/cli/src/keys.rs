@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use api::PlainKey;
 use serde_json::{Value, json};
-use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, RevokeKey, StoreSettings, say};
+use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, RevokeKey, RotateKey, StoreSettings, say};
 use store::{ApiKey, Store};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -15,11 +15,11 @@ pub(crate) async fn keys(command: KeysCommand) -> Result<(), Fatal> {
     match command {
         KeysCommand::Create(settings) => create(settings).await,
         KeysCommand::Ls(settings) => list(settings).await,
+        KeysCommand::Rotate(settings) => rotate(settings).await,
         KeysCommand::Revoke(settings) => revoke(settings).await,
     }
 }
 
-/// The key alone on standard output, so that a shell can take it; what there is to say beside it.
 async fn create(settings: CreateKey) -> Result<(), Fatal> {
     let store = open_store_beside(&store_location(&settings.store, &settings.data)).await?;
     let (text, name) = (PlainKey::generate(), &settings.name);
@@ -27,16 +27,33 @@ async fn create(settings: CreateKey) -> Result<(), Fatal> {
     let is_first = store.api_keys().await?.len() == 1;
     store.close().await;
     let key = made.ok_or_else(|| {
-        Fatal::new(format!(
-            "there is a key {name} already; revoke it first (`augur keys revoke {name}`), or choose another name"
-        ))
+        let advice =
+            format!("`augur keys rotate {name}` gives it another text, `augur keys revoke {name}` frees its name");
+        Fatal::new(format!("there is a key {name} already; {advice}"))
     })?;
-    say(text.reveal());
-    let mut told = io::stderr();
-    writeln!(told, "This is the key {} ({}). It is stored nowhere: it cannot be shown again.", key.name, key.id)?;
+    show(&key, &text)?;
     if is_first {
-        writeln!(told, "It is the first one: from now on every request needs a key.")?;
+        writeln!(io::stderr(), "It is the first one: from now on every request needs a key.")?;
     }
+    Ok(())
+}
+
+async fn rotate(settings: RotateKey) -> Result<(), Fatal> {
+    let store = existing(&settings.store, &settings.data).await?;
+    let text = PlainKey::generate();
+    let rotated = match valid(&store, &settings.key).await? {
+        Some(id) => store.rotate_api_key(id, &text.digest()).await?,
+        None => None,
+    };
+    store.close().await;
+    show(&rotated.ok_or_else(|| none(&settings.key))?, &text)
+}
+
+/// The key alone on standard output, so that a shell can take it; what there is to say beside it.
+fn show(key: &ApiKey, text: &PlainKey) -> Result<(), Fatal> {
+    say(text.reveal());
+    let ApiKey { name, id, .. } = key;
+    writeln!(io::stderr(), "This is the key {name} ({id}). It is stored nowhere: it cannot be shown again.")?;
     Ok(())
 }
 
@@ -66,18 +83,25 @@ async fn list(settings: ListKeys) -> Result<(), Fatal> {
 
 async fn revoke(settings: RevokeKey) -> Result<(), Fatal> {
     let store = existing(&settings.store, &settings.data).await?;
-    let named = &settings.key;
-    let is_meant = |key: &&ApiKey| key.name == *named || key.id.to_string() == *named;
-    let keys = store.valid_api_keys().await?.unwrap_or_default();
-    let revoked = match keys.iter().find(is_meant) {
-        Some(key) => store.revoke_api_key(key.id).await?,
+    let revoked = match valid(&store, &settings.key).await? {
+        Some(id) => store.revoke_api_key(id).await?,
         None => None,
     };
     store.close().await;
-    let key = revoked
-        .ok_or_else(|| Fatal::new(format!("there is no valid key {named:?}; `augur keys ls` lists those that are")))?;
-    say(format_args!("revoked the key {} ({}); running servers refuse it within two seconds", key.name, key.id));
+    let ApiKey { name, id, .. } = revoked.ok_or_else(|| none(&settings.key))?;
+    say(format_args!("revoked the key {name} ({id}); running servers refuse it within two seconds"));
     Ok(())
+}
+
+/// The id of the valid key that has this name or id.
+async fn valid(store: &Store, named: &str) -> Result<Option<i32>, Fatal> {
+    let keys = store.valid_api_keys().await?.unwrap_or_default();
+    let meant = keys.iter().find(|key| key.name == named || key.id.to_string() == named);
+    Ok(meant.map(|key| key.id))
+}
+
+fn none(named: &str) -> Fatal {
+    Fatal::new(format!("there is no valid key {named:?}; `augur keys ls` lists those that are"))
 }
 
 /// The store that is there already: what only looks makes none.

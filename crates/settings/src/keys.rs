@@ -24,10 +24,15 @@ pub enum KeysCommand {
     ///
     /// The keys themselves are stored nowhere.
     Ls(ListKeys),
+    /// Gives an API key another text, and prints it, this once
+    ///
+    /// For when the former became known. What was made with the key stays its own. Running servers take the new text and refuse the
+    /// former within two seconds.
+    Rotate(RotateKey),
     /// Revokes an API key, for good
     ///
     /// Running servers refuse it within two seconds. What was made with it is finished. Even when the last one is revoked requests
-    /// need a key.
+    /// need a key. What became known is better rotated: what was made with a revoked key nobody sees.
     Revoke(RevokeKey),
 }
 
@@ -57,6 +62,23 @@ pub struct ListKeys {
     /// How it is printed.
     #[command(flatten)]
     pub print: PrintSettings,
+    /// Which database.
+    #[command(flatten)]
+    pub store: StoreSettings,
+    /// Where the embedded store is.
+    #[command(flatten)]
+    pub data: DataSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
+/// The settings of `augur keys rotate`.
+#[derive(Args, Clone, Debug)]
+pub struct RotateKey {
+    /// The key's name or id.
+    #[arg(value_name = "NAME|ID")]
+    pub key: String,
     /// Which database.
     #[command(flatten)]
     pub store: StoreSettings,

@@ -26,7 +26,7 @@ pub use groups::{
     StoreSettings, Work, WorkSettings, WorkerSettings,
 };
 pub use host::host_name;
-pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, RevokeKey};
+pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, RevokeKey, RotateKey};
 pub use models::{
     AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
     ReplaceSettings, Repository,

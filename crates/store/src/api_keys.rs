@@ -57,6 +57,11 @@ impl Store {
         on_backend!(self, backend => backend.valid_api_keys().await)
     }
 
+    /// Gives a key another text, in whose place the former is none any more; nothing when there is no valid key with this id.
+    pub async fn rotate_api_key(&self, id: i32, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        on_backend!(self, backend => backend.rotate_api_key(id, digest).await)
+    }
+
     /// Revokes a key for good; nothing when there is no valid one with this id.
     pub async fn revoke_api_key(&self, id: i32) -> Result<Option<ApiKey>, StoreError> {
         on_backend!(self, backend => backend.revoke_api_key(id).await)

@@ -18,9 +18,12 @@ async fn keys(place: &str, arguments: &[&str]) -> Ran {
 
 /// Makes a key and returns it.
 async fn create(place: &str, arguments: &[&str]) -> String {
-    let mut all = vec!["create"];
-    all.extend(arguments);
-    let made = keys(place, &all).await;
+    shown(place, &[&["create"], arguments].concat()).await
+}
+
+/// Does what prints a key, and returns that.
+async fn shown(place: &str, arguments: &[&str]) -> String {
+    let made = keys(place, arguments).await;
     assert_eq!(made.status, Some(0), "{made:?}");
     let key = made.out.strip_suffix('\n').expect("a line").to_owned();
     assert!(key.starts_with("augur_") && key.len() == 49, "{made:?}");
@@ -69,13 +72,17 @@ async fn made_listed_and_revoked(place: &str) {
         assert_eq!(keys(place, bad).await.status, Some(2), "{bad:?}");
     }
 
+    let rotated = shown(place, &["rotate", "web"]).await;
+    assert!(rotated != web && rotated != batch);
     let revoked = keys(place, &["revoke", "web"]).await;
     assert_eq!((revoked.status, revoked.err.as_str()), (Some(0), ""), "{revoked:?}");
     assert!(revoked.out.starts_with("revoked the key web (1)"), "{}", revoked.out);
     for gone in ["web", "1", "nobody", "99"] {
-        let none = keys(place, &["revoke", gone]).await;
-        assert_eq!((none.status, none.out.as_str()), (Some(1), ""), "{none:?}");
-        assert!(none.err.contains("there is no valid key"), "{}", none.err);
+        for verb in ["revoke", "rotate"] {
+            let none = keys(place, &[verb, gone]).await;
+            assert_eq!((none.status, none.out.as_str()), (Some(1), ""), "{none:?}");
+            assert!(none.err.contains("there is no valid key"), "{}", none.err);
+        }
     }
     let listed = keys(place, &["ls"]).await;
     let lines: Vec<Vec<&str>> = listed.out.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -83,7 +90,7 @@ async fn made_listed_and_revoked(place: &str) {
     assert_eq!((&lines[1][..3], lines[1].len()), (["1", "web", "0.25"].as_slice(), 5));
     assert_eq!((&lines[2][..3], lines[2].len(), lines.len()), (["2", "batch", "usual"].as_slice(), 4, 3));
     let listed = keys(place, &["ls", "--json"]).await;
-    for key in [&web, &batch] {
+    for key in [&web, &batch, &rotated] {
         assert!(!listed.out.contains(&key[6..]));
     }
     let listed: Value = serde_json::from_str(&listed.out).expect("it prints JSON");
@@ -156,18 +163,33 @@ async fn a_running_server_heeds_them_and_nothing_holds_a_key() {
         let answer = response.text().await.expect("a body");
         assert!(!answer.contains(&key), "{answer}");
     }
+    // The same key with another text sees what it made before.
+    let mine = async |key: &str| {
+        let url = format!("{}/v1/predictions", served.address);
+        let page: Value = http.get(url).bearer_auth(key).send().await.expect("an answer").json().await.expect("JSON");
+        page["results"].as_array().map(Vec::len)
+    };
+    let before = mine(&key).await;
+    let rotated = shown(&data, &["rotate", "web"]).await;
+    until(&served, Some(&key), 401).await;
+    assert!(before.is_some() && mine(&rotated).await == before);
     let revoked = keys(&data, &["revoke", "web"]).await;
     assert_eq!(revoked.status, Some(0), "{revoked:?}");
-    until(&served, Some(&key), 401).await;
+    until(&served, Some(&rotated), 401).await;
     assert_eq!(submit(&served, None).await, 401, "the door stays closed");
 
     // While it runs, with what is not checkpointed yet, and afterwards.
-    assert!(!holds(&bytes_in(directory.path()), &key[6..]));
+    let running = bytes_in(directory.path());
     let log = served.process.log();
-    assert!(log.contains("answered") && !log.contains(&key[6..]), "{log}");
+    assert!(log.contains("answered"), "requests are logged");
     served.stop().await;
     let stored = bytes_in(directory.path());
-    assert!(holds(&stored, "web") && !holds(&stored, &key[6..]));
+    assert!(holds(&stored, "web"));
+    for key in [key, rotated] {
+        for place in [running.as_slice(), &stored, log.as_bytes()] {
+            assert!(!holds(place, &key[6..]));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ async fn it_does_not_serve_beyond_this_machine_unasked() {
 
 #[tokio::test]
 async fn every_command_explains_itself_and_shows_no_secret() {
-    let of_keys = ["keys", "keys create", "keys ls", "keys revoke"];
+    let of_keys = ["keys", "keys create", "keys ls", "keys rotate", "keys revoke"];
     let of_models = ["models ls", "models inspect", "models add", "models pull", "models bench"];
     for name in
         ["", "serve", "demo", "predict", "models", "migrate", "doctor"].into_iter().chain(of_models).chain(of_keys)

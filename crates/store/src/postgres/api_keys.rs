@@ -21,6 +21,11 @@ const VALID: &str =
 
 const ANY: &str = "SELECT EXISTS (SELECT FROM api_keys)";
 
+const ROTATE: &str = "
+    UPDATE api_keys SET digest = $2
+    WHERE id = $1 AND revoked_at IS NULL
+    RETURNING id, name, digest, share, created_at, revoked_at";
+
 const REVOKE: &str = "
     UPDATE api_keys SET revoked_at = clock_timestamp()
     WHERE id = $1 AND revoked_at IS NULL
@@ -57,6 +62,15 @@ impl Postgres {
         })?;
         let keys = rows.into_iter().map(Row::into_key).collect::<Result<_, _>>()?;
         Ok(is_any.then_some(keys))
+    }
+
+    pub(crate) async fn rotate_api_key(&self, id: i32, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        let row: Option<Row> = on_connection!(self, |connection| sqlx::query_as(ROTATE)
+            .bind(id)
+            .bind(digest.as_slice())
+            .fetch_optional(connection)
+            .await)?;
+        row.map(Row::into_key).transpose()
     }
 
     pub(crate) async fn revoke_api_key(&self, id: i32) -> Result<Option<ApiKey>, StoreError> {

@@ -22,6 +22,11 @@ const VALID: &str =
 
 const ANY: &str = "SELECT EXISTS (SELECT 1 FROM api_keys)";
 
+const ROTATE: &str = "
+    UPDATE api_keys SET digest = ?2
+    WHERE id = ?1 AND revoked_at IS NULL
+    RETURNING id, name, digest, share, created_at, revoked_at";
+
 const REVOKE: &str = "
     UPDATE api_keys SET revoked_at = ?2
     WHERE id = ?1 AND revoked_at IS NULL
@@ -53,6 +58,14 @@ impl Sqlite {
         let is_any = !rows.is_empty() || sqlx::query_scalar(ANY).fetch_one(&self.readers).await?;
         let keys = rows.into_iter().map(Row::into_key).collect::<Result<_, _>>()?;
         Ok(is_any.then_some(keys))
+    }
+
+    pub(crate) async fn rotate_api_key(&self, id: i32, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        let mut turn = self.writer.begin().await?;
+        let row: Option<Row> =
+            sqlx::query_as(ROTATE).bind(id).bind(digest.as_slice()).fetch_optional(&mut *turn).await?;
+        turn.commit().await?;
+        row.map(Row::into_key).transpose()
     }
 
     pub(crate) async fn revoke_api_key(&self, id: i32) -> Result<Option<ApiKey>, StoreError> {

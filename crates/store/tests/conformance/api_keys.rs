@@ -9,6 +9,7 @@ use crate::fixture::{Fixture, LEASE, new};
 
 on_both!(
     keys_are_made_listed_and_revoked,
+    a_rotated_key_is_the_same_with_another_text,
     a_name_is_free_again_once_its_key_is_revoked,
     the_database_keeps_keys_and_what_they_may,
     what_waits_is_counted_by_tenant,
@@ -35,6 +36,18 @@ async fn keys_are_made_listed_and_revoked(fixture: Fixture) {
     // The last one: there are keys all the same, and none is valid.
     store.revoke_api_key(batch.id).await.unwrap().unwrap();
     assert_eq!(store.valid_api_keys().await.unwrap(), Some(vec![]));
+}
+
+async fn a_rotated_key_is_the_same_with_another_text(fixture: Fixture) {
+    let store = &fixture.store;
+    let key = store.add_api_key("web", &[1; 32], Some(0.25)).await.unwrap().unwrap();
+    let rotated = store.rotate_api_key(key.id, &[2; 32]).await.unwrap().unwrap();
+    assert_eq!(rotated, store::ApiKey { digest: [2; 32], ..key.clone() });
+    assert_eq!(store.valid_api_keys().await.unwrap(), Some(vec![rotated]));
+    store.revoke_api_key(key.id).await.unwrap().unwrap();
+    for gone in [key.id, 12_345] {
+        assert_eq!(store.rotate_api_key(gone, &[3; 32]).await.unwrap(), None);
+    }
 }
 
 async fn a_name_is_free_again_once_its_key_is_revoked(fixture: Fixture) {
