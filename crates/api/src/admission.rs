@@ -1,8 +1,8 @@
-//! Whether the queue has room for one more. What waits is counted in the store now and then, and what was let in since is added
-//! to that: so a prediction costs no question, and one API never lets in more than the bound. Several APIs together may exceed it
-//! by what the others let in between two counts.
-//!
-//! While requests carry no keys, all callers share the one bound; a caller's own share has its place in [`Admission::admit`].
+//! Whether the queue has room for one more, in all and for whoever asks. What waits is counted in the store now and then, and what
+//! was let in since is added to that: so a prediction costs no question, and one API never lets in more than the bounds. Several
+//! APIs together may exceed them by what the others let in between two counts.
+
+mod count;
 
 use std::{
     collections::HashMap,
@@ -11,13 +11,16 @@ use std::{
 };
 
 use prediction::ModelSpec;
-use store::{Store, StoreError};
+use store::{Store, StoreError, VersionCount};
 use tokio::time::{Instant, sleep};
+
+use count::{Count, Filled};
 
 use crate::{
     api::Api,
+    keys::Caller,
     pace::{Line, Pace, Rate},
-    problem::{Kind, Problem},
+    problem::{Kind, Problem, Quota},
 };
 
 /// The pause between two counts while there is something to count…
@@ -43,6 +46,14 @@ pub(crate) struct Bounds {
     pub(crate) work: Option<Duration>,
 }
 
+impl Bounds {
+    /// The same for a key that has this share of the queue. At least one prediction may always wait.
+    fn of_share(self, share: f64) -> Self {
+        let predictions = (f64::from(self.predictions) * share) as u32;
+        Self { predictions: predictions.max(1), work: self.work.map(|work| work.mul_f64(share)) }
+    }
+}
+
 /// Lets predictions into the queue, or refuses them.
 pub(crate) struct Admission {
     bounds: Bounds,
@@ -52,57 +63,26 @@ pub(crate) struct Admission {
 /// The queue as far as it is known.
 #[derive(Default)]
 struct Queue {
-    all: Count,
-    /// By version; kept only for the bound on work.
-    lines: HashMap<Line, Count>,
+    all: Filled,
+    /// By tenant, of those with keys who have any.
+    tenants: HashMap<Arc<str>, Filled>,
     rates: HashMap<Line, Rate>,
 }
 
-/// How many wait.
-#[derive(Clone, Copy, Debug, Default)]
-struct Count {
-    /// When they were last counted.
-    counted: u64,
-    /// Let in since, or so shortly before that the count may have missed them.
-    since: u64,
-    /// Of these, how many are still on their way into the store.
-    on_the_way: u64,
-    /// Of these, how many were in the store when the count that is under way began.
-    settled: u64,
-}
-
-impl Count {
-    /// At most so many wait, unless others let some in.
-    fn at_most(self) -> u64 {
-        self.counted + self.since
-    }
-
-    fn let_in(&mut self) {
-        self.since += 1;
-        self.on_the_way += 1;
-    }
-
-    fn arrive(&mut self, is_in_queue: bool) {
-        self.on_the_way -= 1;
-        if !is_in_queue {
-            self.since -= 1;
-        }
-    }
-
-    fn begin_counting(&mut self) {
-        self.settled = self.since - self.on_the_way;
-    }
-
-    fn end_counting(&mut self, counted: u64) {
-        self.counted = counted;
-        self.since = self.since.saturating_sub(std::mem::take(&mut self.settled)).max(self.on_the_way);
-    }
+/// What is used up, and after how many seconds it is worth coming back, as far as that is known.
+struct Over {
+    is_work: bool,
+    /// The most predictions that may wait; for work, at the rate of its line.
+    most: u64,
+    seconds: Option<f64>,
 }
 
 /// A place in the queue. Given back when dropped, unless the store has been handed what it was for.
 #[must_use]
 pub(crate) struct Admitted<'a> {
     admission: &'a Admission,
+    /// Whose, if there is a key.
+    tenant: Option<Arc<str>>,
     line: Option<Line>,
     is_handed_in: bool,
 }
@@ -117,10 +97,10 @@ impl Admitted<'_> {
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         let mut queue = self.admission.queue();
-        queue.all.arrive(self.is_handed_in);
-        if let Some(count) = self.line.as_ref().and_then(|line| queue.lines.get_mut(line)) {
-            count.arrive(self.is_handed_in);
-        }
+        let Queue { all, tenants, .. } = &mut *queue;
+        let filled = self.tenant.as_ref().and_then(|tenant| tenants.get_mut(tenant)).into_iter().chain([all]);
+        let counts = filled.flat_map(|filled| filled.counts_of(self.line.as_ref()));
+        counts.for_each(|count| count.arrive(self.is_handed_in));
     }
 }
 
@@ -129,34 +109,32 @@ impl Admission {
         Self { bounds, queue: Mutex::default() }
     }
 
-    /// Lets in one prediction for this version, or says when to come back.
-    pub(crate) fn admit(&self, spec: &ModelSpec) -> Result<Admitted<'_>, Problem> {
+    /// Lets in one prediction of this caller's for this version, or says when to come back. Who has used up a share is told so, even
+    /// while the queue is full: room that others make helps nothing then.
+    pub(crate) fn admit(&self, caller: &Caller, spec: &ModelSpec) -> Result<Admitted<'_>, Problem> {
+        let line = self.bounds.work.map(|_| (spec.name.clone(), spec.version.clone()));
+        let of_line = line.as_ref();
         let mut queue = self.queue();
-        let (waiting, bound) = (queue.all.at_most(), u64::from(self.bounds.predictions));
-        if waiting >= bound {
-            let rate: f64 = queue.rates.values().filter_map(|rate| rate.at_work).sum();
-            let excess = waiting as f64 - bound as f64 * (1.0 - ROOM_TO_COME_BACK_TO);
-            let seconds = Some(excess / rate).filter(|_| rate > 0.0);
-            let detail = format!("As many predictions wait as this server lets wait ({bound}).");
-            return Err(full(&detail, seconds));
+        if let Some(share) = caller.share
+            && let Some(filled) = queue.tenants.get(caller.tenant())
+            && let Some(over) = queue.over(filled, self.bounds.of_share(share), of_line)
+        {
+            drop(queue);
+            return Err(over.refusal(true, self.bounds.of_share(share), spec));
         }
-        let mut line = None;
-        if let Some(bound) = self.bounds.work {
-            let key = (spec.name.clone(), spec.version.clone());
-            // Of a line whose rate is not known, nothing is known but its length.
-            let rate = queue.rates.get(&key).and_then(|rate| rate.at_work);
-            let count = queue.lines.entry(key.clone()).or_default();
-            let work = rate.map(|rate| count.at_most() as f64 / rate).filter(|work| *work >= bound.as_secs_f64());
-            if let Some(work) = work {
-                let excess = work - bound.as_secs_f64() * (1.0 - ROOM_TO_COME_BACK_TO);
-                let detail = format!("{} has as much work waiting as this server lets wait ({bound:?}).", spec.name);
-                return Err(full(&detail, Some(excess)));
+        if let Some(over) = queue.over(&queue.all, self.bounds, of_line) {
+            drop(queue);
+            return Err(over.refusal(false, self.bounds, spec));
+        }
+        let tenant = caller.share.map(|_| Arc::clone(&caller.tenant));
+        if let Some(tenant) = &tenant {
+            match queue.tenants.get_mut(tenant) {
+                Some(filled) => filled.let_in(of_line),
+                None => queue.tenants.entry(Arc::clone(tenant)).or_default().let_in(of_line),
             }
-            count.let_in();
-            line = Some(key);
         }
-        queue.all.let_in();
-        Ok(Admitted { admission: self, line, is_handed_in: false })
+        queue.all.let_in(of_line);
+        Ok(Admitted { admission: self, tenant, line, is_handed_in: false })
     }
 
     /// How fast this line is served, as far as that is known.
@@ -165,24 +143,22 @@ impl Admission {
     }
 
     /// Counts what waits, and what has ended since the last time.
-    async fn look(&self, store: &Store, pace: &mut Pace) -> Result<(), StoreError> {
-        self.queue().begin_counting();
-        let waiting = store.waiting(self.bounds.predictions).await?;
+    async fn look(&self, store: &Store, pace: &mut Pace, by_tenant: bool) -> Result<(), StoreError> {
+        self.queue().filled().flat_map(Filled::counts).for_each(Count::begin_counting);
+        let waiting = if by_tenant {
+            store.waiting_by_tenant(self.bounds.predictions).await?
+        } else {
+            let of_all = store.waiting(self.bounds.predictions).await?;
+            of_all.into_iter().map(|line| (String::new(), line)).collect()
+        };
         let now = store.now().await?;
         if let Some(stretch) = pace.next(now) {
             let finished = store.finished_between(stretch.0, stretch.1).await?;
-            pace.count(stretch, finished, &waiting);
+            pace.count(stretch, finished, waiting.iter().map(|(_, line)| line));
         }
         let mut queue = self.queue();
         queue.rates = pace.rates();
-        queue.all.end_counting(waiting.iter().map(|line| line.count).sum());
-        if self.bounds.work.is_some() {
-            queue.lines.values_mut().for_each(|count| count.end_counting(0));
-            for line in waiting {
-                queue.lines.entry((line.model, line.version)).or_default().counted = line.count;
-            }
-            queue.lines.retain(|_, count| count.at_most() > 0);
-        }
+        queue.end_counting(waiting, self.bounds.work.is_some());
         Ok(())
     }
 
@@ -192,16 +168,68 @@ impl Admission {
 }
 
 impl Queue {
-    fn begin_counting(&mut self) {
-        self.all.begin_counting();
-        self.lines.values_mut().for_each(Count::begin_counting);
+    fn filled(&mut self) -> impl Iterator<Item = &mut Filled> {
+        self.tenants.values_mut().chain([&mut self.all])
+    }
+
+    fn end_counting(&mut self, waiting: Vec<(String, VersionCount)>, by_line: bool) {
+        self.filled().flat_map(Filled::counts).for_each(|count| count.end_counting(0));
+        for (tenant, VersionCount { model, version, count }) in waiting {
+            let line = by_line.then_some((model, version));
+            self.all.add(line.as_ref(), count);
+            if !tenant.is_empty() {
+                self.tenants.entry(Arc::from(tenant)).or_default().add(line.as_ref(), count);
+            }
+        }
+        self.all.forget_empty();
+        self.tenants.retain(|_, filled| filled.forget_empty());
+    }
+
+    /// Whether so much waits as may, of one tenant or in all. Of the rate at which all is served a tenant has the part that it has of
+    /// what waits.
+    fn over(&self, filled: &Filled, bounds: Bounds, line: Option<&Line>) -> Option<Over> {
+        let part = |count: Count, all: Count| count.at_most() as f64 / all.at_most().max(count.at_most()).max(1) as f64;
+        let (waiting, most) = (filled.count.at_most(), u64::from(bounds.predictions));
+        if waiting >= most {
+            let rate: f64 = self.rates.values().filter_map(|rate| rate.at_work).sum();
+            let excess = waiting as f64 - most as f64 * (1.0 - ROOM_TO_COME_BACK_TO);
+            let seconds = excess / (rate * part(filled.count, self.all.count));
+            return Some(Over { is_work: false, most, seconds: Some(seconds).filter(|_| rate > 0.0) });
+        }
+        let (bound, line) = (bounds.work?.as_secs_f64(), line?);
+        let count = *filled.lines.get(line)?;
+        // Of a line whose rate is not known, nothing is known but its length.
+        let rate = self.rates.get(line).and_then(|rate| rate.at_work)?;
+        let work = count.at_most() as f64 / rate;
+        (work >= bound).then(|| {
+            let excess = work - bound * (1.0 - ROOM_TO_COME_BACK_TO);
+            let seconds = excess / part(count, self.all.lines.get(line).copied().unwrap_or_default());
+            Over { is_work: true, most: (bound * rate) as u64, seconds: Some(seconds) }
+        })
     }
 }
 
-fn full(detail: &str, seconds: Option<f64>) -> Problem {
-    let seconds = seconds.unwrap_or(USUAL_RETRY_AFTER).ceil().clamp(1.0, LONGEST_RETRY_AFTER);
-    Problem::new(Kind::QueueFull, format!("{detail} Nothing was stored; Retry-After says when to send it again."))
-        .retry_after(seconds as u32)
+impl Over {
+    fn refusal(self, is_share: bool, bounds: Bounds, spec: &ModelSpec) -> Problem {
+        let (kind, whose, limit) = match is_share {
+            true => (Kind::ShareFull, " of this key", "its share of the queue has room for"),
+            false => (Kind::QueueFull, "", "this server lets wait"),
+        };
+        let (policy, detail) = match (self.is_work, bounds.work) {
+            (true, Some(work)) => (
+                if is_share { "share-time" } else { "queue-time" },
+                format!("{} has as much work{whose} waiting as {limit} ({work:?}).", spec.name),
+            ),
+            _ => (
+                if is_share { "share" } else { "queue" },
+                format!("As many predictions{whose} wait as {limit} ({}).", self.most),
+            ),
+        };
+        let seconds = self.seconds.unwrap_or(USUAL_RETRY_AFTER).ceil().clamp(1.0, LONGEST_RETRY_AFTER);
+        Problem::new(kind, format!("{detail} Nothing was stored; Retry-After says when to send it again."))
+            .retry_after(seconds as u32)
+            .used_up(Quota { policy, most: self.most })
+    }
 }
 
 /// Counts for ever.
@@ -209,54 +237,14 @@ pub(crate) async fn keep_counting(api: Arc<Api>) {
     let mut pace = Pace::default();
     loop {
         let begun = Instant::now();
-        if let Err(error) = api.admission.look(&api.store, &mut pace).await {
+        if let Err(error) = api.admission.look(&api.store, &mut pace, api.keys.are_required()).await {
             // What was known goes on counting, with all that has been let in since.
             tracing::debug!(%error, "cannot count what waits");
         }
-        let usual = if api.admission.queue().all.at_most() == 0 { IDLE_PAUSE } else { PAUSE };
+        let usual = if api.admission.queue().all.count.at_most() == 0 { IDLE_PAUSE } else { PAUSE };
         sleep(usual.max(begun.elapsed() * PAUSE_PER_COUNT)).await;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_on_the_way_is_counted_until_a_count_has_surely_seen_it() {
-        let mut count = Count::default();
-        for _ in 0..5 {
-            count.let_in();
-        }
-        count.arrive(true);
-        count.arrive(false);
-        assert_eq!(count.at_most(), 4);
-        count.begin_counting();
-        // One of the three arrives while the count is under way: it may have been seen or not.
-        count.arrive(true);
-        count.let_in();
-        count.end_counting(1);
-        assert_eq!(count.at_most(), 1 + 4);
-        count.arrive(true);
-        count.arrive(true);
-        count.arrive(true);
-        count.begin_counting();
-        count.end_counting(5);
-        assert_eq!((count.at_most(), count.since), (5, 0));
-    }
-
-    #[test]
-    fn a_count_that_fails_forgets_nothing() {
-        let mut count = Count::default();
-        count.let_in();
-        count.arrive(true);
-        count.begin_counting();
-        count.begin_counting();
-        assert_eq!(count.at_most(), 1);
-        // Refused after the count began: less than nothing is left of what was let in since.
-        count.let_in();
-        count.arrive(false);
-        count.end_counting(0);
-        assert_eq!(count.at_most(), 0);
-    }
-}
+mod tests;

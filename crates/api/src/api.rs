@@ -17,15 +17,13 @@ use crate::{
     catalog::Catalog,
     cursor::Signer,
     extract::BodyBounds,
+    keys::{Caller, Keys},
     patience::from_store,
     problem::{Kind, Problem},
     queue::Counted,
     waiters::Waiters,
     webhooks::{Vetted, Webhooks},
 };
-
-/// Whose predictions these are, while there are no API keys.
-pub(crate) const TENANT: &str = "";
 
 /// How many flushers combine accepted predictions into transactions: two beat one and four when measured.
 const FLUSHERS: usize = 2;
@@ -46,6 +44,7 @@ pub(crate) struct Api {
     /// Its own address as callers use it, without a trailing slash.
     pub(crate) base: String,
     pub(crate) accepter: Accepter,
+    pub(crate) keys: Keys,
     /// Whether the queue has room.
     pub(crate) admission: Admission,
     bodies: Bodies,
@@ -80,6 +79,7 @@ impl Api {
         });
         Self {
             accepter: Accepter::start(store.clone(), enqueue, FLUSHERS, MOST_PER_TRANSACTION),
+            keys: Keys::new(store.clone(), config.key_share, config.require_keys),
             admission: Admission::new(Bounds { predictions: config.queue_limit, work: config.queue_time_limit }),
             // The largest body must fit at least while there is no other.
             bodies: Bodies::new(config.body_memory.max(config.body_limit)),
@@ -100,8 +100,12 @@ impl Api {
     }
 
     /// The prediction, if it exists and is the caller's.
-    pub(crate) async fn find(&self, id: PredictionId) -> Result<Option<prediction::Prediction>, Problem> {
-        Ok(from_store(self.store.get(TENANT, &[id])).await?.pop())
+    pub(crate) async fn find(
+        &self,
+        caller: &Caller,
+        id: PredictionId,
+    ) -> Result<Option<prediction::Prediction>, Problem> {
+        Ok(from_store(self.store.get(caller.tenant(), &[id])).await?.pop())
     }
 
     /// Stores a new prediction, whose body has this room.

@@ -1,5 +1,5 @@
-//! Cursors of lists: opaque to callers, signed so that nobody can make or alter one, and bound to the list and the filters
-//! they were made for.
+//! Cursors of lists: opaque to callers, signed so that nobody can make or alter one, and bound to the tenant, the list and the
+//! filters they were made for.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -32,28 +32,28 @@ impl Signer {
         Self { secret }
     }
 
-    /// The text that stands for `position` in the list at the path `list` with these filters.
-    pub(crate) fn seal(&self, position: &impl Position, list: &str, filters: &str) -> String {
+    /// The text that stands for `position` in this tenant's list at the path `list` with these filters.
+    pub(crate) fn seal(&self, position: &impl Position, tenant: &str, list: &str, filters: &str) -> String {
         let mut bytes = position.to_bytes();
-        if let Some(mac) = self.mac(&bytes, list, filters) {
+        if let Some(mac) = self.mac(&bytes, tenant, list, filters) {
             bytes.extend_from_slice(&mac.finalize().into_bytes()[..TAG]);
         }
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The position that `text` stands for, if it was sealed here for this list with these filters.
-    pub(crate) fn open<P: Position>(&self, text: &str, list: &str, filters: &str) -> Option<P> {
+    /// The position that `text` stands for, if it was sealed here for this tenant's list with these filters.
+    pub(crate) fn open<P: Position>(&self, text: &str, tenant: &str, list: &str, filters: &str) -> Option<P> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (position, tag) = bytes.split_at_checked(bytes.len().checked_sub(TAG)?)?;
-        self.mac(position, list, filters)?.verify_truncated_left(tag).ok()?;
+        self.mac(position, tenant, list, filters)?.verify_truncated_left(tag).ok()?;
         P::from_bytes(position)
     }
 
-    fn mac(&self, position: &[u8], list: &str, filters: &str) -> Option<Hmac<Sha256>> {
+    fn mac(&self, position: &[u8], tenant: &str, list: &str, filters: &str) -> Option<Hmac<Sha256>> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).ok()?;
-        // Each part has its length before it or a fixed end: no two triples give the same bytes.
-        mac.update(b"augur list cursor 2\0");
-        for part in [position, list.as_bytes()] {
+        // Each part has its length before it or a fixed end: no two of these give the same bytes.
+        mac.update(b"augur list cursor 3\0");
+        for part in [position, tenant.as_bytes(), list.as_bytes()] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -132,10 +132,13 @@ mod tests {
     fn only_what_was_sealed_here_opens() {
         let signer = Signer::new([7; 32]);
         let cursor = Cursor { created_at: moment(), id: PredictionId::generate(), newer: true };
-        let text = signer.seal(&cursor, LIST, "status=failed");
-        let open = |signer: &Signer, text: &str, list, filters| signer.open::<Cursor>(text, list, filters);
+        let text = signer.seal(&cursor, "1", LIST, "status=failed");
+        let open = |signer: &Signer, text: &str, list, filters| signer.open::<Cursor>(text, "1", list, filters);
         assert_eq!(open(&signer, &text, LIST, "status=failed"), Some(cursor));
         assert_eq!(open(&signer, &text, LIST, ""), None, "other filters");
+        for tenant in ["", "2", "11"] {
+            assert_eq!(signer.open::<Cursor>(&text, tenant, LIST, "status=failed"), None, "another tenant's");
+        }
         assert_eq!(open(&signer, &text, "/v1/others", "status=failed"), None, "another list's");
         assert_eq!(open(&signer, &text, "/v1/predictionss", "tatus=failed"), None, "another list's");
         assert_eq!(open(&Signer::new([8; 32]), &text, LIST, "status=failed"), None, "another installation's");
@@ -156,14 +159,14 @@ mod tests {
         for newer in [false, true] {
             let id = Uuid::now_v7();
             let endpoint = Place { created_at: moment(), id, newer };
-            let text = signer.seal(&endpoint, LIST, "");
-            assert_eq!(signer.open(&text, LIST, ""), Some(endpoint));
-            assert_eq!(signer.open::<Place<DeliveryId>>(&text, LIST, ""), None);
+            let text = signer.seal(&endpoint, "", LIST, "");
+            assert_eq!(signer.open(&text, "", LIST, ""), Some(endpoint));
+            assert_eq!(signer.open::<Place<DeliveryId>>(&text, "", LIST, ""), None);
             let id = DeliveryId { prediction: PredictionId(id), event: Event::Logs };
             let delivery = Place { created_at: moment(), id, newer };
-            let text = signer.seal(&delivery, LIST, "");
-            assert_eq!(signer.open(&text, LIST, ""), Some(delivery));
-            assert_eq!(signer.open::<Place<Uuid>>(&text, LIST, ""), None);
+            let text = signer.seal(&delivery, "", LIST, "");
+            assert_eq!(signer.open(&text, "", LIST, ""), Some(delivery));
+            assert_eq!(signer.open::<Place<Uuid>>(&text, "", LIST, ""), None);
         }
     }
 }

@@ -6,12 +6,15 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 use axum::{
     body::Bytes,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::{Html, IntoResponse as _, Redirect, Response},
 };
 use utoipa::{
     IntoResponses, OpenApi, PartialSchema as _,
-    openapi::{self, ContentBuilder, HeaderBuilder, Ref, RefOr, ResponseBuilder, Server},
+    openapi::{
+        self, Components, ContentBuilder, HeaderBuilder, Ref, RefOr, ResponseBuilder, Server,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::Config;
@@ -68,6 +71,27 @@ pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
 pub(crate) fn render(mut document: openapi::OpenApi, base: &str) -> serde_json::Result<Bytes> {
     document.servers = Some(vec![Server::new(base)]);
     serde_json::to_vec(&document).map(Bytes::from)
+}
+
+/// The same calls, saying that they need a key where there are keys.
+pub(crate) fn with_keys(mut document: openapi::OpenApi) -> openapi::OpenApi {
+    const NAME: &str = "apiKey";
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A key that `augur keys create` made. A server for which none was ever made needs none."));
+    document
+        .components
+        .get_or_insert_with(Components::new)
+        .add_security_scheme(NAME, SecurityScheme::Http(scheme.build()));
+    for item in document.paths.paths.values_mut() {
+        let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
+        for operation in methods.into_iter().flatten() {
+            operation.security =
+                Some(vec![SecurityRequirement::new(NAME, [] as [&str; 0]), SecurityRequirement::default()]);
+            operation.responses.responses.extend(documented(&[Kind::InvalidApiKey]));
+        }
+    }
+    document
 }
 
 /// The OpenAPI document.
@@ -147,10 +171,20 @@ fn documented(kinds: &[Kind]) -> BTreeMap<String, RefOr<openapi::Response>> {
     let response = |status: &str, meanings: Vec<String>| {
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
         let mut response = ResponseBuilder::new().description(meanings.join(" "));
-        if status == StatusCode::SERVICE_UNAVAILABLE.as_str() {
-            let seconds =
-                HeaderBuilder::new().schema(Some(u32::schema())).description(Some("seconds after which to try again"));
-            response = response.header("Retry-After", seconds.build());
+        let header =
+            |schema, description| HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build();
+        let is = |kind: Kind| status == kind.status().as_str();
+        if is(Kind::StoreUnavailable) || is(Kind::ShareFull) {
+            response = response.header("Retry-After", header(u32::schema(), "seconds after which to try again"));
+        }
+        if kinds.iter().any(|kind| matches!(kind, Kind::QueueFull | Kind::ShareFull) && is(*kind)) {
+            let policy = "what is used up and how many predictions it lets wait (draft-ietf-httpapi-ratelimit-headers)";
+            response = response.header("RateLimit-Policy", header(String::schema(), policy));
+            response =
+                response.header("RateLimit", header(String::schema(), "that none of it is left, and for how long"));
+        }
+        if is(Kind::InvalidApiKey) {
+            response = response.header("WWW-Authenticate", header(String::schema(), "`Bearer`"));
         }
         RefOr::T(response.content("application/problem+json", content).build())
     };
@@ -184,7 +218,7 @@ problem_sets! {
     /// Of creating a prediction.
     CreateProblems: MalformedRequest, InvalidJson, ModelNotFound, VersionNotFound, RequestTimeout, IdConflict,
         BodyTooLarge, UnsupportedMediaType, InvalidRequest, InvalidInput, InputTooLarge, InvalidWebhook,
-        IdempotencyKeyReused, QueueFull, Busy, ModelUnavailable, StoreUnavailable, Internal;
+        IdempotencyKeyReused, ShareFull, QueueFull, Busy, ModelUnavailable, StoreUnavailable, Internal;
     /// Of reading or changing something about webhooks without a body.
     WebhookProblems: NotFound, WebhooksOff, StoreUnavailable, Internal;
     /// Of reading a secret that is always there.

@@ -9,6 +9,8 @@ use crate::problem::{Kind, Problem};
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+pub(crate) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(crate) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CANCEL_AFTER: HeaderName = HeaderName::from_static("cancel-after");
 const PREFER: HeaderName = HeaderName::from_static("prefer");

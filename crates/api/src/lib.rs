@@ -14,6 +14,7 @@ mod fingerprint;
 mod headers;
 mod health;
 mod json;
+mod keys;
 mod models;
 mod pace;
 mod pages;
@@ -28,9 +29,11 @@ mod validate;
 mod waiters;
 mod webhooks;
 
+pub use keys::PlainKey;
 pub use webhooks::Webhooks;
 
 use ::queue::Queue;
+use axum::middleware::from_fn_with_state;
 use std::{io, sync::Arc, time::Duration};
 use store::Store;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
@@ -51,6 +54,10 @@ pub struct Config {
     pub queue_limit: u32,
     /// The most work that waits for a version, as the time that its workers take for it.
     pub queue_time_limit: Option<Duration>,
+    /// The most of the queue that one API key may fill unless it has a share of its own: above 0, up to 1.
+    pub key_share: f64,
+    /// Whether requests need an API key even while none was ever made.
+    pub require_keys: bool,
     /// How long request headers, and then the body, may take to arrive.
     pub read_timeout: Duration,
     /// How long records of finished predictions are kept.
@@ -79,24 +86,28 @@ pub async fn serve(
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://{}", listener.local_addr()?),
     };
-    let (router, document) = docs::head()
-        .merge(predictions::router())
+    // Calls that need no key, or carry a proof of their own.
+    let (open, mut document) = docs::head().merge(health::router()).merge(docs::router()).split_for_parts();
+    let (keyed, of_keyed) = predictions::router()
         .merge(models::router())
         .merge(queue::router())
         .merge(webhooks::router())
-        .merge(health::router())
-        .merge(docs::router())
         .split_for_parts();
+    document.merge(docs::with_keys(of_keyed));
     let document = docs::render(document, &base)?;
     let (read_timeout, grace) = (config.read_timeout, config.grace);
     let api = Arc::new(Api::new(store, queue, config, base, document, stop.clone()));
+    let keyed = keyed.route_layer(from_fn_with_state(Arc::clone(&api), keys::require));
+    // So that the first requests find the keys. Without an answer they are told that the store is away, until there is one.
+    let _ = api.keys.refresh().await;
 
     let mut background = JoinSet::new();
     background.spawn(waiters::run(api.waiters.clone(), api.queue.clone(), api.store.clone()));
+    background.spawn(keys::keep_reading(Arc::clone(&api)));
     background.spawn(refresh_catalog(Arc::clone(&api)));
     background.spawn(deadlines::keep(Arc::clone(&api)));
     background.spawn(admission::keep_counting(Arc::clone(&api)));
-    let responder = Responder::new(router.with_state(Arc::clone(&api)), &api.base);
+    let responder = Responder::new(open.merge(keyed).with_state(Arc::clone(&api)), &api.base);
     server::run(listener, responder, read_timeout, grace, stop).await;
 
     api.tasks.close();

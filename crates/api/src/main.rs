@@ -30,6 +30,7 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
         Schema::Behind if settings.schema.migrate => store.migrate().await?,
         Schema::Behind => return Err(Fatal::new(Fatal::SCHEMA_BEHIND)),
     }
+    settings.listen.check(store.valid_api_keys().await?.is_some())?;
     let location = match settings.queue.redis_url {
         Some(url) => queue::Location::Redis { url: url.reveal().to_owned(), namespace: settings.queue.queue_namespace },
         None => queue::Location::Absent,
@@ -42,6 +43,8 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
         body_memory: settings.api.body_memory as usize,
         queue_limit: settings.api.queue_limit,
         queue_time_limit: settings.api.queue_time_limit,
+        key_share: settings.api.key_share,
+        require_keys: settings.listen.requires_keys(),
         read_timeout: settings.api.read_timeout,
         retention: settings.api.retention,
         queue_unserved: settings.api.queue_unserved,

@@ -67,14 +67,15 @@ impl Pace {
     }
 
     /// Takes what ended in a stretch, and which lines have work now.
-    pub(crate) fn count(
+    pub(crate) fn count<'a>(
         &mut self,
         (since, until): (OffsetDateTime, OffsetDateTime),
         finished: Vec<VersionCount>,
-        waiting: &[VersionCount],
+        waiting: impl IntoIterator<Item = &'a VersionCount>,
     ) {
         let finished = finished.into_iter().map(|line| ((line.model, line.version), line.count)).collect();
-        let waiting: HashSet<Line> = waiting.iter().map(|line| (line.model.clone(), line.version.clone())).collect();
+        let waiting: HashSet<Line> =
+            waiting.into_iter().map(|line| (line.model.clone(), line.version.clone())).collect();
         let at_work = self.at_work.intersection(&waiting).cloned().collect();
         self.spans.push_back(Span { took: (until - since).unsigned_abs(), finished, at_work });
         self.at_work = waiting;

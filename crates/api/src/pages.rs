@@ -3,6 +3,7 @@
 use crate::{
     api::Api,
     cursor::{Position, Signer},
+    keys::Caller,
     problem::{Kind, Problem},
     query::{self, Parameters},
 };
@@ -17,6 +18,7 @@ pub(crate) struct Asked<'a, P> {
     pub(crate) limit: u32,
     /// Where it begins, if not at the newest.
     pub(crate) position: Option<P>,
+    caller: &'a Caller,
     signer: &'a Signer,
     base: &'a str,
     /// The path of the list.
@@ -29,6 +31,7 @@ impl<'a, P: Position> Asked<'a, P> {
     /// Takes `limit` and `cursor` for the list at this path with these filters, and refuses what nobody took.
     pub(crate) async fn read(
         api: &'a Api,
+        caller: &'a Caller,
         mut parameters: Parameters,
         list: impl Into<String>,
         filters: String,
@@ -40,7 +43,7 @@ impl<'a, P: Position> Asked<'a, P> {
         parameters.finish()?;
         let (signer, list) = (api.signer().await?, list.into());
         let position = match cursor {
-            Some(text) => Some(signer.open(&text, &list, &filters).ok_or_else(|| {
+            Some(text) => Some(signer.open(&text, caller.tenant(), &list, &filters).ok_or_else(|| {
                 Problem::new(
                     Kind::InvalidCursor,
                     "The cursor was not made for this list; take it from next or previous.",
@@ -48,12 +51,12 @@ impl<'a, P: Position> Asked<'a, P> {
             })?),
             None => None,
         };
-        Ok(Self { limit: limit.unwrap_or(USUAL_PAGE), position, signer, base: &api.base, list, filters })
+        Ok(Self { limit: limit.unwrap_or(USUAL_PAGE), position, caller, signer, base: &api.base, list, filters })
     }
 
     /// The address of the page that begins there.
     pub(crate) fn address(&self, position: Option<P>) -> Option<String> {
-        let cursor = self.signer.seal(&position?, &self.list, &self.filters);
+        let cursor = self.signer.seal(&position?, self.caller.tenant(), &self.list, &self.filters);
         let page = query::write([("limit", self.limit.to_string().as_str()), ("cursor", &cursor)]);
         let separator = if self.filters.is_empty() { "" } else { "&" };
         Some(format!("{}{}?{}{separator}{page}", self.base, self.list, self.filters))

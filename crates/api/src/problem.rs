@@ -11,6 +11,8 @@ use serde::Serialize;
 use store::StoreError;
 use utoipa::ToSchema;
 
+use crate::headers::{RATE_LIMIT, RATE_LIMIT_POLICY};
+
 macro_rules! problems {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $status:ident, $title:literal;)+) => {
         /// The kinds of problem; the codes are part of the HTTP contract.
@@ -53,6 +55,8 @@ problems! {
     InvalidJson = "invalid_json", BAD_REQUEST, "Invalid JSON";
     /// The cursor was not made by this installation for this list.
     InvalidCursor = "invalid_cursor", BAD_REQUEST, "Invalid cursor";
+    /// The call needs an API key, and came without one that is valid.
+    InvalidApiKey = "invalid_api_key", UNAUTHORIZED, "Invalid API key";
     /// There is nothing at this address.
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// No worker has ever served a model of this name.
@@ -83,6 +87,9 @@ problems! {
     InvalidWebhook = "invalid_webhook", UNPROCESSABLE_ENTITY, "Invalid webhook";
     /// The idempotency key was used with another request.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "Idempotency key already used";
+    /// As much of this key's waits as its share of the queue has room for: predictions, or work for this model version. Nothing was
+    /// stored.
+    ShareFull = "share_full", TOO_MANY_REQUESTS, "Share of the queue full";
     /// A fault of the server's own.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// As much waits as this server lets wait: predictions in all, or work for this model version. Nothing was stored.
@@ -97,6 +104,21 @@ problems! {
 
 /// Seconds after which to try again when the database is away.
 const STORE_RETRY_AFTER: u32 = 2;
+
+/// Whom a 401 asks for what (RFC 6750).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"augur\"");
+/// The largest number that a structured field holds (RFC 9651).
+const LARGEST_INTEGER: u64 = 999_999_999_999_999;
+
+/// A bound on what waits that is used up: what `RateLimit` and `RateLimit-Policy` say of it
+/// (draft-ietf-httpapi-ratelimit-headers-11).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quota {
+    /// Its name.
+    pub(crate) policy: &'static str,
+    /// The most predictions that may wait.
+    pub(crate) most: u64,
+}
 
 /// One fault within the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -129,12 +151,13 @@ pub(crate) struct Problem {
     /// The faults found in the body.
     pub(crate) faults: Vec<Fault>,
     retry_after: Option<u32>,
+    used_up: Option<Quota>,
 }
 
 impl Problem {
     /// A problem with a sentence for the caller: no internals, no paths, no SQL.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), faults: Vec::new(), retry_after: None }
+        Self { kind, detail: detail.into(), faults: Vec::new(), retry_after: None, used_up: None }
     }
 
     /// The same, with the faults found in the body. The first is named in the sentence too, which is all that many
@@ -151,6 +174,12 @@ impl Problem {
     /// The same, with the seconds after which it is worth trying again.
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    /// The same, because this is used up.
+    pub(crate) fn used_up(mut self, quota: Quota) -> Self {
+        self.used_up = Some(quota);
         self
     }
 
@@ -237,6 +266,20 @@ impl IntoResponse for Problem {
         let mut response = self.kind.status().into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let (Some(Quota { policy, most }), Some(seconds)) = (self.used_up, self.retry_after) {
+            // What waits is on its way like a request that is not answered yet: a place is free when it is served.
+            let most = most.min(LARGEST_INTEGER);
+            let fields = [
+                (RATE_LIMIT_POLICY, format!("\"{policy}\";q={most};qu=\"concurrent-requests\"")),
+                (RATE_LIMIT, format!("\"{policy}\";r=0;t={seconds}")),
+            ];
+            let fields =
+                fields.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?)));
+            response.headers_mut().extend(fields.map(|(name, value)| (Some(name), value)));
+        }
+        if self.kind == Kind::InvalidApiKey {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
         }
         response.extensions_mut().insert(self);
         response

@@ -3,9 +3,13 @@
 use std::{error::Error, time::Duration};
 
 use prediction::{Failure, ModelName, Status};
-use reqwest::{RequestBuilder, Url};
+use reqwest::{
+    RequestBuilder, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use settings::ApiKey;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +46,9 @@ pub(crate) enum ClientError {
     /// The address is none that can be called.
     #[error("{0:?} is not the address of a server: it must begin with http://")]
     Address(String),
+    /// The key cannot be sent. It is not shown.
+    #[error("the API key holds characters that no key has")]
+    Key,
     /// Nobody answers there, or not in time.
     #[error("no answer from {server}: {cause}")]
     Unreachable { server: String, cause: String },
@@ -99,11 +106,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A caller of the server at this address.
-    pub(crate) fn new(server: &str) -> Result<Self, ClientError> {
+    /// A caller of the server at this address, who shows this key.
+    pub(crate) fn new(server: &str, key: Option<&ApiKey>) -> Result<Self, ClientError> {
         let server = server.trim_end_matches('/').to_owned();
         let is_http = Url::parse(&server).is_ok_and(|url| url.scheme() == "http" && url.has_host());
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
+            let mut bearer = bearer.map_err(|_| ClientError::Key)?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        let http = reqwest::Client::builder().default_headers(headers).no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        let http = http.build();
         match http {
             Ok(http) if is_http => Ok(Self { http, server }),
             _ => Err(ClientError::Address(server)),

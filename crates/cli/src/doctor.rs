@@ -8,7 +8,7 @@ use std::{
 use inference::{LoadError, Models, survey};
 use queue::Queue;
 use settings::{Doctor, Fatal, say};
-use store::{Schema, SealedSecret, Store, StoreError};
+use store::{ApiKey, Schema, SealedSecret, Store, StoreError};
 use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
@@ -25,9 +25,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at whether Redis answers.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-/// Whose signing secrets are looked at: everybody's, while there are no API keys.
-const TENANT: &str = "";
-/// The endpoints whose own secrets are looked at: the newest.
+/// The endpoints whose own secrets are looked at: the newest of each tenant.
 const ENDPOINTS: u32 = 100;
 
 /// What a check found: a few words when all is well, else what is wrong and what to do.
@@ -49,6 +47,7 @@ pub(crate) async fn doctor(settings: Doctor) -> Result<(), Fatal> {
     let (store, finding) = database(&settings).await;
     report("database", finding);
     report("webhooks", webhooks(&settings, store.as_ref()).await);
+    report("keys", keys(&settings, store.as_ref()).await);
     if let Some(store) = store {
         store.close().await;
     }
@@ -135,14 +134,43 @@ async fn webhooks(settings: &Doctor, store: Option<&Store>) -> Finding {
     }
 }
 
+/// Whether requests need keys, and whether they may do without where the server would listen.
+async fn keys(settings: &Doctor, store: Option<&Store>) -> Finding {
+    let keys = match store {
+        Some(store) => match timeout(PATIENCE, store.valid_api_keys()).await {
+            Ok(keys) => keys.map_err(|error| error.to_string())?,
+            Err(_) => return Err(format!("they do not come within {PATIENCE:?}")),
+        },
+        // What is not made yet has none; of what does not answer it is not known.
+        None => None,
+    };
+    match keys {
+        Some(keys) if keys.is_empty() => {
+            Err("every key is revoked, so no request is answered; `augur keys create NAME` makes one".to_owned())
+        }
+        Some(keys) => Ok(format!("requests need one of {} keys", keys.len())),
+        None if store.is_none() => Ok("not looked at".to_owned()),
+        None => {
+            settings.listen.check(false).map_err(|error| error.to_string())?;
+            Ok("none was made, so requests need none; `augur keys create NAME` makes the first".to_owned())
+        }
+    }
+}
+
 /// How many signing secrets are stored, and how many of them the key does not open.
 async fn closed_secrets(sealer: &Sealer, store: &Store) -> Result<(usize, usize), StoreError> {
-    let endpoints = store.endpoints(TENANT, None, ENDPOINTS).await?.entries;
-    let own = endpoints.iter().map(|endpoint| (TENANT, endpoint.url.as_str()));
-    let of: Vec<(&str, &str)> = own.chain([(TENANT, "")]).collect();
-    let secrets = store.secrets(&of).await?;
     let is_closed = |secret: &&SealedSecret| sealer.open(&secret.sealed, &secret.tenant, &secret.endpoint).is_err();
-    Ok((secrets.len(), secrets.iter().filter(is_closed).count()))
+    let keys = store.valid_api_keys().await?.unwrap_or_default();
+    let (mut stored, mut closed) = (0, 0);
+    for tenant in keys.iter().map(ApiKey::tenant).chain([String::new()]) {
+        let endpoints = store.endpoints(&tenant, None, ENDPOINTS).await?.entries;
+        let own = endpoints.iter().map(|endpoint| (tenant.as_str(), endpoint.url.as_str()));
+        let of: Vec<(&str, &str)> = own.chain([(tenant.as_str(), "")]).collect();
+        let secrets = store.secrets(&of).await?;
+        stored += secrets.len();
+        closed += secrets.iter().filter(is_closed).count();
+    }
+    Ok((stored, closed))
 }
 
 fn if_postgres(settings: &Doctor) -> &'static str {

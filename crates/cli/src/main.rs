@@ -3,6 +3,7 @@
 mod client;
 mod demo;
 mod doctor;
+mod keys;
 mod migrate;
 mod models;
 mod parts;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
             AugurCommand::Demo(demo) => demo::demo(demo, stop).await,
             AugurCommand::Predict(predict) => until(&stop, predict::predict(predict)).await,
             AugurCommand::Models(command) => until(&stop, models::models(command)).await,
+            AugurCommand::Keys(command) => until(&stop, keys::keys(command)).await,
             AugurCommand::Migrate(migrate) => until(&stop, migrate::migrate(migrate)).await,
             AugurCommand::Doctor(doctor) => until(&stop, doctor::doctor(doctor)).await,
         }

@@ -46,19 +46,7 @@ pub(crate) fn model_config(models: ModelSettings) -> Result<inference::Config, F
 
 /// Opens the store; makes the directory of a file when it is absent, readable by its owner alone.
 pub(crate) async fn connect(location: &store::Location) -> Result<Store, Fatal> {
-    let directory = match location {
-        store::Location::Sqlite { path } => path.parent(),
-        store::Location::Postgres { .. } => None,
-    };
-    if let Some(directory) = directory {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|error| {
-            let directory = directory.display();
-            Fatal::new(format!(
-                "the data directory {directory} cannot be made: {error}; choose another with --data-dir"
-            ))
-        })?;
-    }
+    let directory = made_directory(location)?;
     Store::open(location).await.map_err(|error| match (error, directory) {
         (StoreError::Locked, Some(directory)) => Fatal::new(format!(
             "the data directory {} is used by another running augur; stop that one, or choose another with --data-dir",
@@ -68,9 +56,43 @@ pub(crate) async fn connect(location: &store::Location) -> Result<Store, Fatal> 
     })
 }
 
+/// The directory of a file, made when it is absent.
+fn made_directory(location: &store::Location) -> Result<Option<&Path>, Fatal> {
+    let store::Location::Sqlite { path } = location else { return Ok(None) };
+    let Some(directory) = path.parent() else { return Ok(None) };
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| {
+        let directory = directory.display();
+        Fatal::new(format!("the data directory {directory} cannot be made: {error}; choose another with --data-dir"))
+    })?;
+    Ok(Some(directory))
+}
+
 /// Opens the store with a schema that fits: a file of our own is brought up to date, a server's only when `migrate` says so.
 pub(crate) async fn open_store(location: &store::Location, migrate: bool) -> Result<Store, Fatal> {
-    let store = connect(location).await?;
+    with_schema(connect(location).await?, migrate).await
+}
+
+/// The same beside a server that may be using it, for what does not need it alone. A file that nobody uses is brought up to date.
+pub(crate) async fn open_store_beside(location: &store::Location) -> Result<Store, Fatal> {
+    let directory = made_directory(location)?;
+    let store = match (Store::open(location).await, directory) {
+        (Err(StoreError::Locked), Some(directory)) => {
+            let store = Store::open_beside(location).await?;
+            if store.schema().await? == Schema::Current {
+                return Ok(store);
+            }
+            return Err(Fatal::new(format!(
+                "the data directory {} is used by a running augur of another version; start this version of it first",
+                directory.display()
+            )));
+        }
+        (opened, _) => opened?,
+    };
+    with_schema(store, false).await
+}
+
+async fn with_schema(store: Store, migrate: bool) -> Result<Store, Fatal> {
     match store.schema().await? {
         Schema::Current => Ok(store),
         Schema::Ahead => Err(Fatal::new(Fatal::SCHEMA_AHEAD)),

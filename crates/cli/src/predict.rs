@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Sends the prediction, waits for its end and prints its output.
 pub(crate) async fn predict(settings: Predict) -> Result<(), Fatal> {
     let input = read_input(&settings.input).map_err(|error| error.with_status(NOT_ASKED))?;
-    let client = Client::new(&settings.server).map_err(not_asked)?;
+    let client = Client::new(&settings.server, settings.api_key.as_ref()).map_err(not_asked)?;
     let deadline = Instant::now() + settings.wait;
     let mut answer = client.submit(&settings.model, &input, Some(settings.wait)).await.map_err(not_asked)?;
     while !answer.status.is_terminal() {
@@ -62,6 +62,7 @@ fn finished(answer: Answer) -> Result<(), Fatal> {
 fn not_asked(error: ClientError) -> Fatal {
     let advice = match &error {
         ClientError::Unreachable { .. } => "; is it running? `augur serve` starts one, --server names another",
+        ClientError::Refused { status: 401, .. } => " --api-key (AUGUR_API_KEY) names the key to show.",
         _ => "",
     };
     Fatal::new(format!("{error}{advice}")).with_status(NOT_ASKED)

@@ -17,8 +17,7 @@ use crate::{
 
 /// Serves until `stop`.
 pub(crate) async fn serve(settings: Serve, stop: CancellationToken) -> Result<(), Fatal> {
-    let socket = settings.listen.bind()?;
-    let server = match Server::start(plan(settings)?, socket, &stop).await {
+    let server = match Server::start(plan(settings)?, &stop).await {
         // Told to stop while it started: that is no failure.
         Err(_) if stop.is_cancelled() => return Ok(()),
         started => started?,
@@ -37,13 +36,14 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
         in_flight: settings.delivery.deliveries as usize,
     };
     Ok(Plan {
+        listen: settings.listen,
         store: store_location(&settings.store, &settings.data),
         migrate: settings.schema.migrate,
         queue,
         queue_config: queue::Config { window: settings.queue.queue_window as usize, lease: settings.worker.lease },
         models: model_config(settings.models)?,
         worker: worker_config(settings.worker, settings.grace, poll_store, told_on_hangup()?),
-        api: api_config(settings.api, settings.links.public_url, settings.grace),
+        api: api_config(settings.api, settings.listen.requires_keys(), settings.links.public_url, settings.grace),
         webhooks,
     })
 }
@@ -61,13 +61,15 @@ fn worker_config(worker: WorkerSettings, grace: GraceSettings, poll_store: bool,
     }
 }
 
-fn api_config(api: ApiSettings, public_url: Option<String>, grace: GraceSettings) -> api::Config {
+fn api_config(api: ApiSettings, require_keys: bool, public_url: Option<String>, grace: GraceSettings) -> api::Config {
     api::Config {
         public_url,
         body_limit: api.body_limit as usize,
         body_memory: api.body_memory as usize,
         queue_limit: api.queue_limit,
         queue_time_limit: api.queue_time_limit,
+        key_share: api.key_share,
+        require_keys,
         read_timeout: api.read_timeout,
         retention: api.retention,
         queue_unserved: api.queue_unserved,

@@ -4,10 +4,9 @@ use std::{array, future::Future, net::SocketAddr};
 
 use inference::Models;
 use queue::Queue;
-use settings::{Fatal, WebhookSettings};
+use settings::{Fatal, ListenSettings, WebhookSettings};
 use store::StoreError;
 use tokio::{
-    net::TcpSocket,
     sync::oneshot,
     task::{JoinHandle, spawn_blocking},
 };
@@ -21,6 +20,7 @@ const BACKLOG: u32 = 1024;
 
 /// What to start.
 pub(crate) struct Plan {
+    pub(crate) listen: ListenSettings,
     pub(crate) store: store::Location,
     pub(crate) migrate: bool,
     pub(crate) queue: queue::Location,
@@ -54,13 +54,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts everything. Listens at `socket` only when the worker is ready, so that the first request is served.
-    pub(crate) async fn start(mut plan: Plan, socket: TcpSocket, stop: &CancellationToken) -> Result<Self, Fatal> {
+    /// Starts everything. Listens only when the worker is ready, so that the first request is served.
+    pub(crate) async fn start(mut plan: Plan, stop: &CancellationToken) -> Result<Self, Fatal> {
+        let socket = plan.listen.bind()?;
         let models = async {
             let loaded = spawn_blocking(move || Models::load(&plan.models)).await?;
             loaded.map_err(Fatal::from)
         };
-        let (store, models) = tokio::try_join!(open_store(&plan.store, plan.migrate), models)?;
+        let opening = async {
+            let store = open_store(&plan.store, plan.migrate).await?;
+            plan.listen.check(store.valid_api_keys().await?.is_some())?;
+            Ok(store)
+        };
+        let (store, models) = tokio::try_join!(opening, models)?;
         let sealer = plan.webhooks.key.found_or_made()?;
         let queue = Queue::open(&plan.queue, plan.queue_config).await?;
 

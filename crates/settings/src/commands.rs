@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use prediction::ModelName;
 
 use crate::{
-    ApiSettings, DataSettings, DeliverySettings, FileSettings, GraceSettings, LinkSettings, ListenSettings,
-    LogSettings, ModelSettings, ModelsCommand, QueueSettings, SchemaSettings, StoreSettings, WebhookSettings,
-    WorkerSettings, groups::positive_duration,
+    ApiKey, ApiSettings, DataSettings, DeliverySettings, FileSettings, GraceSettings, KeysCommand, LinkSettings,
+    ListenSettings, LogSettings, ModelSettings, ModelsCommand, QueueSettings, SchemaSettings, StoreSettings,
+    WebhookSettings, WorkerSettings, groups::positive_duration,
 };
 
 /// What `augur` can do.
@@ -34,6 +34,9 @@ pub enum AugurCommand {
     /// Lists, shows, adds and fetches models
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Makes, lists and revokes API keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Brings the database schema up to date
     Migrate(Migrate),
     /// Checks each thing that a server needs, and says what to do about each fault
@@ -120,6 +123,9 @@ pub struct Predict {
     #[arg(long, env = "AUGUR_SERVER", default_value = "http://127.0.0.1:8000", value_name = "URL")]
     #[arg(help_heading = "Client")]
     pub server: String,
+    /// The API key that it shows the server, where requests need one.
+    #[arg(long, env = "AUGUR_API_KEY", hide_env_values = true, value_name = "KEY", help_heading = "Client")]
+    pub api_key: Option<ApiKey>,
     /// Where the configuration file is.
     #[command(flatten)]
     pub file: FileSettings,

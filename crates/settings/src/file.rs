@@ -112,16 +112,14 @@ fn texts(value: &Value) -> Result<Vec<String>, String> {
     Ok(match value {
         Value::String(text) => vec![text.clone()],
         Value::Integer(number) => vec![number.to_string()],
+        Value::Float(number) => vec![number.to_string()],
         Value::Boolean(truth) => vec![truth.to_string()],
         Value::Array(values) => {
             let each: Result<Vec<_>, String> = values.iter().map(texts).collect();
             each?.into_iter().flatten().collect()
         }
-        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => {
-            return Err(format!(
-                "a {} where a string, a whole number, true, false or a list is expected",
-                value.type_str()
-            ));
+        Value::Datetime(_) | Value::Table(_) => {
+            return Err(format!("a {} where a string, a number, true, false or a list is expected", value.type_str()));
         }
     })
 }

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, ValueEnum, value_parser};
 use prediction::{InvalidDuration, parse_duration};
 use tokio::net::TcpSocket;
 
-use crate::{Fatal, ServerUrl};
+use crate::{Fatal, ServerUrl, keys::share};
 
 /// How long idempotency keys are kept: the HTTP contract promises it, so it is no setting.
 pub const IDEMPOTENCY_KEYS_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -76,27 +76,42 @@ pub struct QueueSettings {
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "HTTP")]
 pub struct ListenSettings {
-    /// The address to serve at; port 0 takes a free one.
+    /// The address to serve at; port 0 takes a free one. One that other machines can reach needs API keys (`augur keys create`).
     #[arg(long, env = "AUGUR_LISTEN", default_value = "127.0.0.1:8000", value_parser = address, value_name = "IP:PORT")]
     pub listen: SocketAddr,
-    /// Allows serving beyond this machine. Whoever reaches the address can use it: requests need no key.
+    /// Allows serving beyond this machine without API keys: whoever reaches the address can use it, until the first key is made.
     #[arg(long, env = "AUGUR_ALLOW_REMOTE")]
     pub allow_remote: bool,
 }
 
 impl ListenSettings {
-    /// Takes the address, without listening yet.
+    /// Whether requests must need keys: others can reach the address, and it is not said that they may.
+    #[must_use]
+    pub fn requires_keys(&self) -> bool {
+        !self.listen.ip().is_loopback() && !self.allow_remote
+    }
+
+    /// Refuses to serve where others could come without a key. `has_keys`: whether any was ever made.
     ///
     /// # Errors
-    /// When others on the network could reach it without that being allowed, or when it cannot be had.
+    /// When it is so.
+    pub fn check(&self, has_keys: bool) -> Result<(), Fatal> {
+        if has_keys || !self.requires_keys() {
+            return Ok(());
+        }
+        Err(Fatal::new(format!(
+            "{} can be reached from other machines and requests need no key, so anyone there could use it; make an API key \
+             (`augur keys create NAME`), say --allow-remote if that is wanted, or listen at 127.0.0.1",
+            self.listen
+        )))
+    }
+
+    /// Takes the address, without listening yet: nobody can connect.
+    ///
+    /// # Errors
+    /// When it cannot be had.
     pub fn bind(&self) -> Result<TcpSocket, Fatal> {
         let address = self.listen;
-        if !address.ip().is_loopback() && !self.allow_remote {
-            return Err(Fatal::new(format!(
-                "{address} can be reached from other machines and requests need no key, so anyone there could use it; \
-                 say --allow-remote if that is wanted, or listen at 127.0.0.1"
-            )));
-        }
         let bind = || -> io::Result<TcpSocket> {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             // A restart must not wait for the connections of its predecessor to time out.
@@ -144,6 +159,10 @@ pub struct ApiSettings {
     /// last minute; new predictions for that version beyond it are answered 503 likewise.
     #[arg(long, env = "AUGUR_QUEUE_TIME_LIMIT", value_parser = positive_duration, value_name = "DURATION")]
     pub queue_time_limit: Option<Duration>,
+    /// The most of the queue that one API key may fill, of its predictions and of its time, unless the key has a share of its own:
+    /// above 0, up to 1. New predictions with that key beyond it are answered 429, with a time to come back.
+    #[arg(long, env = "AUGUR_KEY_SHARE", default_value_t = 0.5, value_parser = share, value_name = "FRACTION")]
+    pub key_share: f64,
     /// How long a request's headers, and then its body, may take to arrive.
     #[arg(long, env = "AUGUR_READ_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     #[arg(value_name = "DURATION")]

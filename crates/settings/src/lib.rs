@@ -9,6 +9,7 @@ mod fatal;
 mod file;
 mod groups;
 mod host;
+mod keys;
 mod models;
 mod parse;
 mod programs;
@@ -25,6 +26,7 @@ pub use groups::{
     StoreSettings, Work, WorkSettings, WorkerSettings,
 };
 pub use host::host_name;
+pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, RevokeKey, RotateKey};
 pub use models::{
     AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
     ReplaceSettings, Repository,

@@ -123,7 +123,9 @@ impl Program for Augur {
             AugurCommand::Serve(serve) => Some(&serve.log),
             AugurCommand::Demo(demo) => Some(&demo.log),
             AugurCommand::Migrate(migrate) => Some(&migrate.log),
-            AugurCommand::Doctor(_) | AugurCommand::Models(_) | AugurCommand::Predict(_) => None,
+            AugurCommand::Doctor(_) | AugurCommand::Keys(_) | AugurCommand::Models(_) | AugurCommand::Predict(_) => {
+                None
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ const HEAD: &str = "\
 ";
 
 /// Examples of the settings that have no default.
-const EXAMPLES: [(&str, &str); 11] = [
+const EXAMPLES: [(&str, &str); 12] = [
     ("database-url", "\"postgres://augur:password@localhost:5432/augur\""),
     ("redis-url", "\"redis://localhost:6379\""),
     ("public-url", "\"https://augur.example.org\""),
@@ -31,6 +31,7 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("webhook-key", "\"(openssl rand -base64 32)\""),
     ("webhook-allow", "[\"10.0.0.0/8\"]"),
     ("hf-token", "\"hf_…\""),
+    ("api-key", "\"augur_…\""),
 ];
 
 fn arguments(command: &Command) -> Vec<&Arg> {
@@ -67,7 +68,7 @@ fn wrapped(text: &str) -> String {
 }
 
 fn toml_of(text: &str) -> String {
-    let is_bare = text.parse::<u64>().is_ok() || text.parse::<bool>().is_ok();
+    let is_bare = text.parse::<f64>().is_ok() || text.parse::<bool>().is_ok();
     if is_bare { text.to_owned() } else { format!("{text:?}") }
 }
 
@@ -159,7 +160,7 @@ fn every_setting_is_named_alike_everywhere() {
         let is_common = matches!(name, "database-url" | "redis-url" | "hf-endpoint" | "hf-token");
         let expected = if is_common { upper } else { format!("AUGUR_{upper}") };
         assert_eq!(arg.get_env().expect("a setting has a variable").to_string_lossy(), expected);
-        let is_secret = matches!(name, "database-url" | "redis-url" | "webhook-key" | "hf-token");
+        let is_secret = matches!(name, "api-key" | "database-url" | "redis-url" | "webhook-key" | "hf-token");
         assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
         for other in all.iter().filter(|other| other.get_long() == arg.get_long()) {
             let is_quiet_demo = name == "log" && [defaults(arg), defaults(other)].concat().contains(&"warn".to_owned());
@@ -180,5 +181,8 @@ fn what_is_no_setting_is_of_one_call_only() {
         .collect();
     others.sort_unstable();
     others.dedup();
-    assert_eq!(others, ["each", "from", "input", "json", "keep", "model", "name", "replace", "repository", "wait"]);
+    assert_eq!(
+        others,
+        ["each", "from", "input", "json", "keep", "key", "model", "name", "replace", "repository", "share", "wait"]
+    );
 }

@@ -13,7 +13,7 @@ use crate::Webhook;
 pub struct NewPrediction {
     /// Its id; made by the API or, with PUT, by the caller.
     pub id: PredictionId,
-    /// Whose it is; the empty string while there are no API keys.
+    /// Whose it is: the id of an API key, or the empty string where requests need none.
     pub tenant: String,
     /// The model.
     pub model: ModelName,

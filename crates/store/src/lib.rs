@@ -15,6 +15,7 @@ macro_rules! on_backend {
 }
 
 mod accept;
+mod api_keys;
 mod contract;
 mod deliveries;
 mod error;
@@ -34,6 +35,7 @@ mod webhook_rows;
 mod webhooks;
 
 pub use accept::{Accepter, Enqueue};
+pub use api_keys::ApiKey;
 pub use contract::{
     Accepted, CancelResult, Claim, Claimed, Cursor, Due, Lead, ListFilter, ModelQueue, NewPrediction, Outcome, Page,
     PublishedModel, Purged, Run, RunMetrics, Schema, Sweep, Swept, VersionCount, Written,
@@ -91,6 +93,18 @@ impl Store {
             }
             Location::Sqlite { path } => Backend::Sqlite(sqlite::Sqlite::open(path).await?),
         }))
+    }
+
+    /// The same beside another process that may be using the SQLite file, for short calls that do not need it alone: those on API
+    /// keys. The schema must be current.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when there is no answer, or no file.
+    pub async fn open_beside(location: &Location) -> Result<Self, StoreError> {
+        match location {
+            Location::Postgres { .. } => Self::open(location).await,
+            Location::Sqlite { path } => Ok(Self(Backend::Sqlite(sqlite::Sqlite::open_beside(path).await?))),
+        }
     }
 
     /// Whether other processes can see the same predictions (Postgres).
@@ -163,6 +177,12 @@ impl Store {
     /// what it counts: 0.2 s for a million on Postgres.
     pub async fn waiting(&self, bound: u32) -> Result<Vec<VersionCount>, StoreError> {
         on_backend!(self, backend => backend.waiting(bound).await)
+    }
+
+    /// The same, of each tenant by itself, up to `bound` of each version in all. Reads the rows too, where [`Store::waiting`] reads an
+    /// index alone.
+    pub async fn waiting_by_tenant(&self, bound: u32) -> Result<Vec<(String, VersionCount)>, StoreError> {
+        on_backend!(self, backend => backend.waiting_by_tenant(bound).await)
     }
 
     /// How many predictions of each version runs have ended after `since` and until `until`, by the database's clock. An end is

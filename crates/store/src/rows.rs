@@ -228,6 +228,20 @@ impl CountRow {
     }
 }
 
+/// So many of one tenant and one version.
+#[derive(sqlx::FromRow)]
+pub(crate) struct TenantCountRow {
+    tenant: String,
+    #[sqlx(flatten)]
+    count: CountRow,
+}
+
+impl TenantCountRow {
+    pub(crate) fn into_count(self) -> Result<(String, VersionCount), StoreError> {
+        Ok((self.tenant, self.count.into_count()?))
+    }
+}
+
 /// A published version; `T` is the database's kind of time.
 #[derive(sqlx::FromRow)]
 pub(crate) struct PublishedRow<T> {

@@ -8,13 +8,7 @@ use queue::Notice;
 use store::CancelResult;
 
 use super::{answer, schema::PredictionSchema};
-use crate::{
-    api::{Api, TENANT},
-    docs::CancelProblems,
-    extract::Segments,
-    patience::from_store,
-    problem::Problem,
-};
+use crate::{api::Api, docs::CancelProblems, extract::Segments, keys::Caller, patience::from_store, problem::Problem};
 
 /// Cancel a prediction.
 ///
@@ -29,11 +23,15 @@ use crate::{
         CancelProblems,
     ),
 )]
-pub(super) async fn cancel(State(api): State<Arc<Api>>, Segments(id): Segments<String>) -> Result<Response, Problem> {
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Segments(id): Segments<String>,
+) -> Result<Response, Problem> {
     let id: PredictionId = id.parse().map_err(|_| Problem::not_found())?;
     // A task of its own: once it is canceled its worker is told, even if the caller is gone by then.
     let work = Arc::clone(&api);
-    let canceling = api.tasks.spawn(async move { cancel_and_tell(&work, id).await });
+    let canceling = api.tasks.spawn(async move { cancel_and_tell(&work, &caller, id).await });
     match canceling.await.map_err(|_| Problem::internal())?? {
         CancelResult::Canceled(prediction) | CancelResult::AlreadyTerminal(prediction) => {
             Ok(answer(*prediction, &api.base))
@@ -42,8 +40,8 @@ pub(super) async fn cancel(State(api): State<Arc<Api>>, Segments(id): Segments<S
     }
 }
 
-async fn cancel_and_tell(api: &Api, id: PredictionId) -> Result<CancelResult, Problem> {
-    let result = from_store(api.store.cancel(TENANT, id)).await?;
+async fn cancel_and_tell(api: &Api, caller: &Caller, id: PredictionId) -> Result<CancelResult, Problem> {
+    let result = from_store(api.store.cancel(caller.tenant(), id)).await?;
     if let CancelResult::Canceled(prediction) = &result {
         api.queue.tell(Notice::Canceled(Arc::new([id]))).await;
         api.queue.tell(Notice::Finished(Arc::new([id]))).await;

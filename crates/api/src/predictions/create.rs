@@ -18,12 +18,13 @@ use super::{
     wait, with_urls,
 };
 use crate::{
-    api::{Api, TENANT},
+    api::Api,
     catalog::Published,
     docs::CreateProblems,
     extract::{Segments, json_body},
     fingerprint,
     headers::{IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, Prefer, cancel_after, idempotency_key},
+    keys::Caller,
     problem::{Fault, Kind, Problem},
     webhooks,
 };
@@ -53,8 +54,13 @@ const LOOK_AGAIN_AFTER: u32 = 1;
         CreateProblems,
     ),
 )]
-pub(super) async fn create(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    accept(&api, None, None, &headers, body).await
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    accept(&api, &caller, None, None, &headers, body).await
 }
 
 /// Create a prediction of a model.
@@ -82,16 +88,18 @@ pub(super) async fn create(State(api): State<Arc<Api>>, headers: HeaderMap, body
 )]
 pub(super) async fn create_for_model(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments((owner, name)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    accept(&api, None, Some(Target::of_path(&owner, &name)), &headers, body).await
+    accept(&api, &caller, None, Some(Target::of_path(&owner, &name)), &headers, body).await
 }
 
 /// Reads, validates and stores one prediction, and waits for it as its caller prefers. `id`: the caller's own, if any.
 pub(super) async fn accept(
     api: &Api,
+    caller: &Caller,
     id: Option<PredictionId>,
     named: Option<Target>,
     headers: &HeaderMap,
@@ -111,7 +119,7 @@ pub(super) async fn accept(
         Some(served) => served,
         None => Box::pin(api.catalog.resolve(&request.target, api.config.queue_unserved)).await?,
     };
-    let admitted = api.admission.admit(&served.published.spec);
+    let admitted = api.admission.admit(caller, &served.published.spec);
     // What can only be new is refused before any more work is done for it.
     let is_surely_new = id.is_none() && idempotency_key.is_none();
     if let Err(full) = &admitted
@@ -125,7 +133,7 @@ pub(super) async fn accept(
         Some((url, events)) => Some(Box::pin(webhooks::vet(api, "/webhook", url, *events)).await?),
         None => None,
     };
-    let new = stored_form(api, id, &served.published, request, webhook, idempotency_key);
+    let new = stored_form(api, caller, id, &served.published, request, webhook, idempotency_key);
     let unfinished = as_accepted(&new);
     let waiting = prefer.wait.map(|seconds| (api.waiters.wait_for(id), wait::ends(arrived, seconds)));
     let accepted = match admitted {
@@ -140,7 +148,7 @@ pub(super) async fn accept(
             let mut prediction = Prediction { created_at, deadline_at, ..unfinished };
             if let Some((waiting, until)) = &waiting {
                 // It is stored: whatever happens to the wait, its caller learns its id.
-                if let Ok(Some(settled)) = Box::pin(wait::settled(api, id, waiting, *until, false)).await {
+                if let Ok(Some(settled)) = Box::pin(wait::settled(api, caller, id, waiting, *until, false)).await {
                     prediction = settled;
                 }
             }
@@ -151,9 +159,9 @@ pub(super) async fn accept(
                 match prefer.wait {
                     Some(seconds) => {
                         let waiting = api.waiters.wait_for(id);
-                        wait::settled(api, id, &waiting, wait::ends(arrived, seconds), true).await
+                        wait::settled(api, caller, id, &waiting, wait::ends(arrived, seconds), true).await
                     }
-                    None => api.find(id).await,
+                    None => api.find(caller, id).await,
                 }
             };
             let prediction = Box::pin(looking).await?;
@@ -201,6 +209,7 @@ fn check(published: &Published, request: &CreateRequest) -> Result<(), Problem> 
 
 fn stored_form(
     api: &Api,
+    caller: &Caller,
     id: PredictionId,
     published: &Published,
     request: CreateRequest,
@@ -213,7 +222,7 @@ fn stored_form(
     let fingerprint = fingerprint::of(&request, webhook.as_ref());
     NewPrediction {
         id,
-        tenant: TENANT.to_owned(),
+        tenant: caller.tenant().to_owned(),
         model: stream.model,
         version: stream.version,
         input: request.input,

@@ -15,8 +15,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{schema::PredictionPageSchema, with_urls};
 use crate::{
-    api::{Api, TENANT},
+    api::Api,
     docs::ListProblems,
+    keys::Caller,
     pages::Asked,
     patience::from_store,
     problem::{Kind, Problem},
@@ -53,11 +54,11 @@ struct Page {
     ),
     responses((status = 200, body = PredictionPageSchema, description = "One page"), ListProblems),
 )]
-pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
     let mut parameters = Parameters::read(&uri)?;
     let filter = read_filter(&mut parameters)?;
-    let asked: Asked<'_, Cursor> = Asked::read(&api, parameters, "/v1/predictions", written(&filter)).await?;
-    let page = from_store(api.store.list(TENANT, &filter, asked.position, asked.limit)).await?;
+    let asked: Asked<'_, Cursor> = Asked::read(&api, &caller, parameters, "/v1/predictions", written(&filter)).await?;
+    let page = from_store(api.store.list(caller.tenant(), &filter, asked.position, asked.limit)).await?;
     Ok(Json(Page {
         next: asked.address(page.next),
         previous: asked.address(page.previous),

@@ -13,6 +13,7 @@ use crate::{
     api::Api,
     docs::CreateProblems,
     extract::Segments,
+    keys::Caller,
     problem::{Kind, Problem},
 };
 
@@ -39,6 +40,7 @@ use crate::{
 )]
 pub(super) async fn put(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments(id): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -46,5 +48,5 @@ pub(super) async fn put(
     let id: PredictionId = id.parse().map_err(|_| {
         Problem::new(Kind::MalformedRequest, "The id in the address must be a UUID in its hyphenated form.")
     })?;
-    create::accept(&api, Some(id), None, &headers, body).await
+    create::accept(&api, &caller, Some(id), None, &headers, body).await
 }

@@ -16,6 +16,7 @@ use crate::{
     docs::ReadProblems,
     extract::Segments,
     headers::{LONGEST_WAIT, PREFERENCE_APPLIED, Prefer},
+    keys::Caller,
     patience::from_store,
     problem::Problem,
     query::Parameters,
@@ -40,6 +41,7 @@ const POSITION_BOUND: u32 = 1000;
 )]
 pub(super) async fn read(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments(id): Segments<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -55,9 +57,9 @@ pub(super) async fn read(
     let prediction = match asked.or(prefer.wait) {
         Some(seconds) => {
             let waiting = api.waiters.wait_for(id);
-            wait::settled(&api, id, &waiting, wait::ends(arrived, seconds), true).await?
+            wait::settled(&api, &caller, id, &waiting, wait::ends(arrived, seconds), true).await?
         }
-        None => api.find(id).await?,
+        None => api.find(&caller, id).await?,
     };
     let mut prediction = prediction.ok_or_else(Problem::not_found)?;
     prediction.queue = place(&api, &prediction).await;

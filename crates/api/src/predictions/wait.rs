@@ -5,7 +5,7 @@ use std::time::Duration;
 use prediction::{Prediction, PredictionId};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{api::Api, problem::Problem, waiters::Waiting};
+use crate::{api::Api, keys::Caller, problem::Problem, waiters::Waiting};
 
 /// No answer takes longer than this because of a wait: Replicate's clients stop reading after 60.5 s.
 const LONGEST: Duration = Duration::from_millis(59_500);
@@ -20,6 +20,7 @@ pub(super) fn ends(arrived: Instant, seconds: u64) -> Instant {
 /// finished already.
 pub(super) async fn settled(
     api: &Api,
+    caller: &Caller,
     id: PredictionId,
     waiting: &Waiting,
     until: Instant,
@@ -29,7 +30,7 @@ pub(super) async fn settled(
     let mut look = look_first;
     loop {
         if look {
-            let prediction = api.find(id).await?;
+            let prediction = api.find(caller, id).await?;
             if is_over || prediction.as_ref().is_none_or(|prediction| prediction.status.is_terminal()) {
                 return Ok(prediction);
             }

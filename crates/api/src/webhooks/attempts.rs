@@ -15,14 +15,8 @@ use utoipa::ToSchema;
 
 use super::deliveries::{self, ErrorView};
 use crate::{
-    api::{Api, TENANT},
-    cursor::Position,
-    docs::AttemptListProblems,
-    extract::Segments,
-    pages::Asked,
-    patience::from_store,
-    problem::Problem,
-    query::Parameters,
+    api::Api, cursor::Position, docs::AttemptListProblems, extract::Segments, keys::Caller, pages::Asked,
+    patience::from_store, problem::Problem, query::Parameters,
 };
 
 /// One attempt at delivering.
@@ -86,15 +80,17 @@ struct Beside {
 )]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments(id): Segments<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     api.webhooks()?;
     let path = format!("/v1/webhooks/deliveries/{id}/attempts");
-    let asked: Asked<'_, Beside> = Asked::read(&api, Parameters::read(&uri)?, path, String::new()).await?;
-    let delivery = deliveries::find(&api, &id).await?;
+    let asked: Asked<'_, Beside> = Asked::read(&api, &caller, Parameters::read(&uri)?, path, String::new()).await?;
+    let delivery = deliveries::find(&api, &caller, &id).await?;
     let (before, after) = bounds(asked.position, asked.limit);
-    let mut attempts = from_store(api.store.delivery_attempts(TENANT, delivery.id, before, asked.limit)).await?;
+    let mut attempts =
+        from_store(api.store.delivery_attempts(caller.tenant(), delivery.id, before, asked.limit)).await?;
     attempts.retain(|(number, _)| *number > after);
     // They are numbered from 1 without gaps, and none is ever removed alone.
     let (last, first) = (attempts.first().map(|(number, _)| *number), attempts.last().map(|(number, _)| *number));

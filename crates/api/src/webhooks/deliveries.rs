@@ -19,9 +19,10 @@ use super::{
     vet,
 };
 use crate::{
-    api::{Api, TENANT},
+    api::Api,
     docs::{WebhookListProblems, WebhookProblems},
     extract::Segments,
+    keys::Caller,
     pages::Asked,
     patience::from_store,
     problem::Problem,
@@ -138,7 +139,7 @@ struct DeliveryPage {
     ),
     responses((status = 200, body = DeliveryPage, description = "One page"), WebhookListProblems),
 )]
-pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
     api.webhooks()?;
     let mut parameters = Parameters::read(&uri)?;
     let filter = DeliveryFilter {
@@ -148,8 +149,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respon
             .take("status", "waiting, sending, delivered, exhausted or disabled", |text| text.parse().ok())?,
     };
     let asked: Asked<'_, Place<DeliveryId>> =
-        Asked::read(&api, parameters, "/v1/webhooks/deliveries", written(&filter)).await?;
-    let page = from_store(api.store.deliveries(TENANT, &filter, asked.position, asked.limit)).await?;
+        Asked::read(&api, &caller, parameters, "/v1/webhooks/deliveries", written(&filter)).await?;
+    let page = from_store(api.store.deliveries(caller.tenant(), &filter, asked.position, asked.limit)).await?;
     Ok(Json(DeliveryPage {
         next: asked.address(page.next),
         previous: asked.address(page.previous),
@@ -166,16 +167,20 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respon
     params(("id" = String, Path, description = "id of the delivery, `<prediction>_<event>`")),
     responses((status = 200, body = DeliveryView, description = "The delivery"), WebhookProblems),
 )]
-pub(super) async fn read(State(api): State<Arc<Api>>, Segments(id): Segments<String>) -> Result<Response, Problem> {
+pub(super) async fn read(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Segments(id): Segments<String>,
+) -> Result<Response, Problem> {
     api.webhooks()?;
-    let delivery = find(&api, &id).await?;
+    let delivery = find(&api, &caller, &id).await?;
     Ok(Json(DeliveryView::new(delivery, &api.base)).into_response())
 }
 
-/// The delivery that a path names.
-pub(super) async fn find(api: &Api, id: &str) -> Result<Delivery, Problem> {
+/// The caller's delivery that a path names.
+pub(super) async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Delivery, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found())?;
-    from_store(api.store.delivery(TENANT, id)).await?.ok_or_else(Problem::not_found)
+    from_store(api.store.delivery(caller.tenant(), id)).await?.ok_or_else(Problem::not_found)
 }
 
 fn written(filter: &DeliveryFilter) -> String {

@@ -22,10 +22,11 @@ use super::{
     secrets, vet,
 };
 use crate::{
-    api::{Api, TENANT},
+    api::Api,
     docs::{EndpointChangeProblems, WebhookListProblems, WebhookProblems, WebhookUrlProblems},
     extract::{Segments, json_body},
     fields::{Fields, text},
+    keys::Caller,
     pages::Asked,
     patience::from_store,
     problem::Problem,
@@ -94,11 +95,11 @@ struct EndpointPage {
     ),
     responses((status = 200, body = EndpointPage, description = "One page"), WebhookListProblems),
 )]
-pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
     api.webhooks()?;
     let asked: Asked<'_, Place<Uuid>> =
-        Asked::read(&api, Parameters::read(&uri)?, "/v1/webhooks/endpoints", String::new()).await?;
-    let page = from_store(api.store.endpoints(TENANT, asked.position, asked.limit)).await?;
+        Asked::read(&api, &caller, Parameters::read(&uri)?, "/v1/webhooks/endpoints", String::new()).await?;
+    let page = from_store(api.store.endpoints(caller.tenant(), asked.position, asked.limit)).await?;
     Ok(Json(EndpointPage {
         next: asked.address(page.next),
         previous: asked.address(page.previous),
@@ -123,7 +124,12 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respon
         WebhookUrlProblems,
     ),
 )]
-pub(super) async fn add(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn add(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     api.webhooks()?;
     let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?.text)?;
     let url = fields.need("url", "a string", text);
@@ -133,9 +139,9 @@ pub(super) async fn add(State(api): State<Arc<Api>>, headers: HeaderMap, body: B
     // A task of its own: once it is remembered it gets its secret, even if the caller is gone by then.
     let work = Arc::clone(&api);
     let adding = api.tasks.spawn(async move {
-        let (endpoint, is_new) = from_store(work.store.add_endpoint(TENANT, &endpoint, form)).await?;
+        let (endpoint, is_new) = from_store(work.store.add_endpoint(caller.tenant(), &endpoint, form)).await?;
         if is_new {
-            secrets::add(&work, &endpoint.url).await?;
+            secrets::add(&work, &caller, &endpoint.url).await?;
         }
         Ok::<_, Problem>((endpoint, is_new))
     });
@@ -158,9 +164,13 @@ pub(super) async fn add(State(api): State<Arc<Api>>, headers: HeaderMap, body: B
     params(("id" = Uuid, Path, description = "id of the endpoint")),
     responses((status = 200, body = EndpointView, description = "The endpoint"), WebhookProblems),
 )]
-pub(super) async fn read(State(api): State<Arc<Api>>, Segments(id): Segments<String>) -> Result<Response, Problem> {
+pub(super) async fn read(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Segments(id): Segments<String>,
+) -> Result<Response, Problem> {
     api.webhooks()?;
-    let endpoint = find(&api, &id).await?;
+    let endpoint = find(&api, &caller, &id).await?;
     Ok(Json(EndpointView::new(endpoint, &api.base)).into_response())
 }
 
@@ -178,6 +188,7 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Segments(id): Segments<Str
 )]
 pub(super) async fn change(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments(id): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -188,7 +199,8 @@ pub(super) async fn change(
     let body = fields.take("body", FORMS, form);
     let is_disabled = fields.take("disabled", "true or false", Value::as_bool);
     let change = fields.finish(Some(EndpointChange { body, is_disabled }))?;
-    let endpoint = from_store(api.store.change_endpoint(TENANT, id, change)).await?.ok_or_else(Problem::not_found)?;
+    let endpoint =
+        from_store(api.store.change_endpoint(caller.tenant(), id, change)).await?.ok_or_else(Problem::not_found)?;
     Ok(Json(EndpointView::new(endpoint, &api.base)).into_response())
 }
 
@@ -202,19 +214,23 @@ pub(super) async fn change(
     params(("id" = Uuid, Path, description = "id of the endpoint")),
     responses((status = 204, description = "It is forgotten"), WebhookProblems),
 )]
-pub(super) async fn forget(State(api): State<Arc<Api>>, Segments(id): Segments<String>) -> Result<Response, Problem> {
+pub(super) async fn forget(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Segments(id): Segments<String>,
+) -> Result<Response, Problem> {
     api.webhooks()?;
     let id = read_id(&id)?;
-    if from_store(api.store.forget_endpoint(TENANT, id)).await? {
+    if from_store(api.store.forget_endpoint(caller.tenant(), id)).await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
         Err(Problem::not_found())
     }
 }
 
-/// The endpoint that a path names.
-pub(super) async fn find(api: &Api, id: &str) -> Result<Endpoint, Problem> {
-    from_store(api.store.endpoint(TENANT, read_id(id)?)).await?.ok_or_else(Problem::not_found)
+/// The caller's endpoint that a path names.
+pub(super) async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Endpoint, Problem> {
+    from_store(api.store.endpoint(caller.tenant(), read_id(id)?)).await?.ok_or_else(Problem::not_found)
 }
 
 /// Reads the hyphenated form only, as with predictions.

@@ -15,10 +15,11 @@ use webhook::Secret;
 
 use super::{endpoints, schema::RotateRequestSchema};
 use crate::{
-    api::{Api, TENANT},
+    api::Api,
     docs::{DefaultSecretProblems, RotateProblems, WebhookProblems},
     extract::{Segments, json_body},
     fields::Fields,
+    keys::Caller,
     patience::from_store,
     problem::{Kind, Problem},
 };
@@ -48,8 +49,8 @@ pub(super) struct SecretView {
     tag = "webhooks",
     responses((status = 200, body = SecretView, description = "The secret"), DefaultSecretProblems),
 )]
-pub(super) async fn read_default(State(api): State<Arc<Api>>) -> Result<Json<SecretView>, Problem> {
-    current(&api, DEFAULT).await
+pub(super) async fn read_default(State(api): State<Arc<Api>>, caller: Caller) -> Result<Json<SecretView>, Problem> {
+    current(&api, &caller, DEFAULT).await
 }
 
 /// Read an endpoint's secret.
@@ -64,10 +65,11 @@ pub(super) async fn read_default(State(api): State<Arc<Api>>) -> Result<Json<Sec
 )]
 pub(super) async fn read(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments(id): Segments<String>,
 ) -> Result<Json<SecretView>, Problem> {
     api.webhooks()?;
-    current(&api, &endpoints::find(&api, &id).await?.url).await
+    current(&api, &caller, &endpoints::find(&api, &caller, &id).await?.url).await
 }
 
 /// Rotate the default secret.
@@ -82,12 +84,13 @@ pub(super) async fn read(
 )]
 pub(super) async fn rotate_default(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SecretView>, Problem> {
     api.webhooks()?;
     let grace = grace(&api, &headers, body).await?;
-    replace(&api, DEFAULT, grace).await
+    replace(&api, &caller, DEFAULT, grace).await
 }
 
 /// Rotate an endpoint's secret.
@@ -104,31 +107,32 @@ pub(super) async fn rotate_default(
 )]
 pub(super) async fn rotate(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments(id): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SecretView>, Problem> {
     api.webhooks()?;
-    let endpoint = endpoints::find(&api, &id).await?;
+    let endpoint = endpoints::find(&api, &caller, &id).await?;
     let grace = grace(&api, &headers, body).await?;
-    replace(&api, &endpoint.url, grace).await
+    replace(&api, &caller, &endpoint.url, grace).await
 }
 
 /// Gives an endpoint a secret of its own, unless it has one.
-pub(super) async fn add(api: &Api, endpoint: &str) -> Result<(), Problem> {
-    let sealed = api.webhooks()?.sealer.seal(&Secret::generate(), TENANT, endpoint);
-    from_store(api.store.add_secret(TENANT, endpoint, &sealed)).await.map(|_| ())
+pub(super) async fn add(api: &Api, caller: &Caller, endpoint: &str) -> Result<(), Problem> {
+    let sealed = api.webhooks()?.sealer.seal(&Secret::generate(), caller.tenant(), endpoint);
+    from_store(api.store.add_secret(caller.tenant(), endpoint, &sealed)).await.map(|_| ())
 }
 
-async fn current(api: &Api, endpoint: &str) -> Result<Json<SecretView>, Problem> {
-    let signing = signing(api, endpoint).await?;
+async fn current(api: &Api, caller: &Caller, endpoint: &str) -> Result<Json<SecretView>, Problem> {
+    let signing = signing(api, caller, endpoint).await?;
     let secret = open(api, signing.first().ok_or_else(Problem::internal)?)?;
     Ok(Json(SecretView { key: secret.reveal() }))
 }
 
-async fn replace(api: &Api, endpoint: &str, grace: Duration) -> Result<Json<SecretView>, Problem> {
+async fn replace(api: &Api, caller: &Caller, endpoint: &str, grace: Duration) -> Result<Json<SecretView>, Problem> {
     let sealer = &api.webhooks()?.sealer;
-    let signing = signing(api, endpoint).await?;
+    let signing = signing(api, caller, endpoint).await?;
     let current = signing.first().ok_or_else(Problem::internal)?;
     let has_own = current.endpoint == endpoint;
     if has_own && signing.len() >= MOST_SIGNING && !grace.is_zero() {
@@ -136,23 +140,23 @@ async fn replace(api: &Api, endpoint: &str, grace: Duration) -> Result<Json<Secr
         return Err(Problem::new(Kind::TooManySecrets, detail));
     }
     // The default, under the name of this endpoint: what is sealed for one opens for no other.
-    let instead = if has_own { None } else { Some(sealer.seal(&open(api, current)?, TENANT, endpoint)) };
+    let instead = if has_own { None } else { Some(sealer.seal(&open(api, current)?, caller.tenant(), endpoint)) };
     let new = Secret::generate();
-    let sealed = sealer.seal(&new, TENANT, endpoint);
-    from_store(api.store.rotate_secret(TENANT, endpoint, &sealed, instead.as_deref(), grace)).await?;
+    let sealed = sealer.seal(&new, caller.tenant(), endpoint);
+    from_store(api.store.rotate_secret(caller.tenant(), endpoint, &sealed, instead.as_deref(), grace)).await?;
     Ok(Json(SecretView { key: new.reveal() }))
 }
 
 /// What signs for the endpoint, the current one first: its own secrets, else the default ones, of which the first is made
 /// here if need be.
-async fn signing(api: &Api, endpoint: &str) -> Result<Vec<SealedSecret>, Problem> {
+async fn signing(api: &Api, caller: &Caller, endpoint: &str) -> Result<Vec<SealedSecret>, Problem> {
     api.webhooks()?;
-    let of = [(TENANT, endpoint), (TENANT, DEFAULT)];
+    let of = [(caller.tenant(), endpoint), (caller.tenant(), DEFAULT)];
     let of = if endpoint == DEFAULT { &of[1..] } else { &of[..] };
     let found = from_store(api.store.secrets(of)).await?;
     let found = if found.is_empty() {
         // Whoever else makes one at the same time, one of them is stored.
-        add(api, DEFAULT).await?;
+        add(api, caller, DEFAULT).await?;
         from_store(api.store.secrets(of)).await?
     } else {
         found

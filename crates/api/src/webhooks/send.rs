@@ -15,10 +15,11 @@ use store::Delivery;
 
 use super::{deliveries::DeliveryView, schema::TestRequestSchema, vet};
 use crate::{
-    api::{Api, TENANT},
+    api::Api,
     docs::{WebhookProblems, WebhookUrlProblems},
     extract::{Segments, json_body},
     fields::{Fields, text},
+    keys::Caller,
     patience::from_store,
     problem::Problem,
 };
@@ -40,11 +41,12 @@ use crate::{
 )]
 pub(super) async fn redeliver(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Segments(id): Segments<String>,
 ) -> Result<Response, Problem> {
     api.webhooks()?;
     let id: DeliveryId = id.parse().map_err(|_| Problem::not_found())?;
-    let delivery = from_store(api.store.redeliver(TENANT, id)).await?.ok_or_else(Problem::not_found)?;
+    let delivery = from_store(api.store.redeliver(caller.tenant(), id)).await?.ok_or_else(Problem::not_found)?;
     Ok(due(&api, delivery).await)
 }
 
@@ -62,13 +64,18 @@ pub(super) async fn redeliver(
         WebhookUrlProblems,
     ),
 )]
-pub(super) async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn test(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     api.webhooks()?;
     let mut fields = Fields::read(&json_body(&headers, body, api.body_bounds()).await?.text)?;
     let url = fields.need("url", "a string", text);
     let url = fields.finish(url)?;
     let webhook = vet(&api, "/url", &url, [Event::Test].into_iter().collect()).await?;
-    let delivery = from_store(api.store.add_test(TENANT, PredictionId::generate(), &webhook)).await?;
+    let delivery = from_store(api.store.add_test(caller.tenant(), PredictionId::generate(), &webhook)).await?;
     Ok(due(&api, delivery).await)
 }
 

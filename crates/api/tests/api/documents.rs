@@ -85,10 +85,23 @@ async fn every_call_is_documented_and_every_document_holds() {
             assert!(operation["summary"].is_string(), "{method} {path} says what it does");
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.values().all(|response| response["description"].is_string()), "{method} {path}");
+            // Without keys, or with one.
+            let needs_key = path.starts_with("/v1/");
+            let security = if needs_key { json!([{"apiKey": []}, {}]) } else { json!(null) };
+            assert_eq!(
+                (&operation["security"], responses.contains_key("401")),
+                (&security, needs_key),
+                "{method} {path}"
+            );
             if let Some(overload) = responses.get("503").filter(|_| CREATE.contains(&operation_id)) {
                 let says = |code: &str| overload["description"].as_str().unwrap().contains(&format!("`{code}`"));
                 assert!(says("queue_full") && says("busy"), "{method} {path}: {overload}");
                 assert_eq!(overload["headers"]["Retry-After"]["schema"]["type"], "integer", "{method} {path}");
+                for limit in [overload, &responses["429"]] {
+                    for header in ["Retry-After", "RateLimit", "RateLimit-Policy"] {
+                        assert!(limit["headers"][header]["schema"].is_object(), "{method} {path}: {header}");
+                    }
+                }
                 bounded += 1;
             }
             let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -105,6 +118,7 @@ async fn every_call_is_documented_and_every_document_holds() {
             assert!(parameters.iter().all(|parameter| parameter["schema"].is_object()), "{method} {path}");
         }
     }
+    assert_eq!(document["components"]["securitySchemes"]["apiKey"]["scheme"], "bearer");
     assert_eq!(bounded, CREATE.len());
     assert_eq!(calls, CALLS.iter().map(|call| (*call).to_owned()).collect());
     walk(&document, "#", &mut |place, members| {

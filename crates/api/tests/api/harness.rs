@@ -39,6 +39,8 @@ pub(crate) fn config() -> Config {
         body_memory: 16 << 20,
         queue_limit: 100_000,
         queue_time_limit: None,
+        key_share: 0.5,
+        require_keys: false,
         read_timeout: Duration::from_secs(30),
         retention: Duration::from_secs(3600),
         queue_unserved: false,
@@ -248,7 +250,8 @@ pub(crate) async fn problem(response: Response, status: u16, code: &str) -> Valu
     assert_eq!(response.headers()["content-type"], "application/problem+json");
     assert_eq!(response.headers()["x-content-type-options"], "nosniff");
     assert!(response.headers().contains_key("x-request-id"));
-    assert_eq!(response.headers().contains_key("retry-after"), status == 503);
+    assert_eq!(response.headers().contains_key("retry-after"), matches!(status, 429 | 503));
+    assert_eq!(response.headers().contains_key("www-authenticate"), status == 401);
     let body = json_of(response, status).await;
     assert_eq!(body["status"], status, "{body}");
     assert_eq!(body["error"]["code"], code, "{body}");

@@ -35,9 +35,9 @@ pub(crate) async fn demo(settings: Demo, stop: CancellationToken) -> Result<(), 
     say("augur demo: a server with its database, queue and models, all in this process\n");
     let directory = tempfile::Builder::new().prefix("augur-demo-").tempdir()?;
     let listen = ListenSettings { listen: (Ipv4Addr::LOCALHOST, 0).into(), allow_remote: false };
-    let server = Server::start(plan(&settings, directory.path())?, listen.bind()?, &stop).await?;
+    let server = Server::start(plan(&settings, listen, directory.path())?, &stop).await?;
     let address = format!("http://{}", server.address);
-    let client = Client::new(&address)?;
+    let client = Client::new(&address, None)?;
 
     let shown = tokio::select! {
         shown = show(&client, &address, begun) => shown,
@@ -53,7 +53,7 @@ pub(crate) async fn demo(settings: Demo, stop: CancellationToken) -> Result<(), 
         server.run_until(stop).await
     } else {
         say("\nTo repeat them, start a server that stays (`augur serve`, or `cargo run --release -- serve`), then:");
-        steps::repeat(&Client::new(USUAL_SERVER)?)?;
+        steps::repeat(&Client::new(USUAL_SERVER, None)?)?;
         server.stop().await
     }
 }
@@ -67,13 +67,14 @@ async fn show(client: &Client, address: &str, begun: Instant) -> Result<(), Fata
     webhooks::receive(client).await
 }
 
-fn plan(settings: &Demo, directory: &Path) -> Result<Plan, Fatal> {
+fn plan(settings: &Demo, listen: ListenSettings, directory: &Path) -> Result<Plan, Fatal> {
     let mut models = settings.models.clone();
     if models.dir.models_dir == Path::new("models") && !models.dir.models_dir.exists() {
         models.dir.models_dir = BUNDLED_MODELS.into();
     }
     let grace = Duration::from_secs(20);
     Ok(Plan {
+        listen,
         store: embedded(directory),
         migrate: true,
         queue: queue::Location::InProcess,
@@ -95,6 +96,8 @@ fn plan(settings: &Demo, directory: &Path) -> Result<Plan, Fatal> {
             body_memory: 16 << 20,
             queue_limit: 10_000,
             queue_time_limit: None,
+            key_share: 1.0,
+            require_keys: false,
             read_timeout: Duration::from_secs(10),
             retention: Duration::from_secs(3600),
             queue_unserved: false,

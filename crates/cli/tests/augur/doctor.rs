@@ -13,7 +13,7 @@ async fn a_fresh_installation_is_well() {
     let data = directory.path().join("deep").join("data");
     let ran = augur(&["doctor", &flag("data-dir", &data), "--models-dir", MODELS, "--listen=127.0.0.1:0"]).await;
     assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
-    assert!(ran.out.lines().count() == 6 && ran.out.lines().all(|line| line.starts_with("ok ")), "{}", ran.out);
+    assert!(ran.out.lines().count() == 7 && ran.out.lines().all(|line| line.starts_with("ok ")), "{}", ran.out);
     assert!(ran.out.contains("augur/digits"), "{}", ran.out);
     assert!(!data.exists(), "it changes nothing");
 }

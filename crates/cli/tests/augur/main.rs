@@ -4,6 +4,7 @@ mod demo;
 mod doctor;
 mod follow;
 mod hub;
+mod keys;
 mod models;
 mod once;
 mod postgres;

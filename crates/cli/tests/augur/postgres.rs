@@ -38,6 +38,6 @@ async fn with_redis_it_serves_too() {
 
     let doctor = augur(&["doctor", &database, &redis, "--models-dir", MODELS, "--listen=127.0.0.1:0"]).await;
     assert_eq!((doctor.status, doctor.err.as_str()), (Some(0), ""), "{doctor:?}");
-    assert_eq!(doctor.out.lines().filter(|line| line.starts_with("ok ")).count(), 5, "{}", doctor.out);
+    assert_eq!(doctor.out.lines().filter(|line| line.starts_with("ok ")).count(), 6, "{}", doctor.out);
     served.stop().await;
 }

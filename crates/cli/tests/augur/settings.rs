@@ -55,12 +55,15 @@ async fn it_does_not_serve_beyond_this_machine_unasked() {
 
 #[tokio::test]
 async fn every_command_explains_itself_and_shows_no_secret() {
+    let of_keys = ["keys", "keys create", "keys ls", "keys rotate", "keys revoke"];
     let of_models = ["models ls", "models inspect", "models add", "models pull", "models bench"];
-    for name in ["", "serve", "demo", "predict", "models", "migrate", "doctor"].into_iter().chain(of_models) {
+    for name in
+        ["", "serve", "demo", "predict", "models", "migrate", "doctor"].into_iter().chain(of_models).chain(of_keys)
+    {
         let arguments: Vec<&str> = name.split_whitespace().chain(["--help"]).collect();
         let mut command = command(&arguments);
         command.env("DATABASE_URL", "postgres://augur:s3cret@db/augur").env("REDIS_URL", "redis://:s3cret@redis");
-        command.env("AUGUR_WEBHOOK_KEY", "s3cret").env("HF_TOKEN", "s3cret");
+        command.env("AUGUR_WEBHOOK_KEY", "s3cret").env("HF_TOKEN", "s3cret").env("AUGUR_API_KEY", "s3cret");
         let ran = ended(command, "").await;
         assert_eq!(ran.status, Some(0), "{ran:?}");
         assert!(ran.out.contains("Usage: augur") && !ran.out.contains("s3cret"), "{}", ran.out);

@@ -5,7 +5,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Postgres, on_connection};
-use crate::{Accepted, NewPrediction, StoreError, VersionCount, repeated, rows::CountRow};
+use crate::{
+    Accepted, NewPrediction, StoreError, VersionCount, repeated,
+    rows::{CountRow, TenantCountRow},
+};
 
 /// Version by version, so that each count is of one stretch of one index.
 const WAITING: &str = "
@@ -17,6 +20,17 @@ const WAITING: &str = "
         ) AS counted
     ) AS waiting
     WHERE count > 0";
+
+/// The tenant is in no index that a claim has to maintain, so each row is read.
+const WAITING_BY_TENANT: &str = "
+    SELECT tenant, model, version, count
+    FROM versions
+    CROSS JOIN LATERAL (
+        SELECT tenant, count(*) FROM (
+            SELECT tenant FROM predictions WHERE version_id = versions.id AND status = 0 LIMIT $1
+        ) AS counted
+        GROUP BY tenant
+    ) AS waiting";
 
 const FINISHED_BETWEEN: &str = "
     WITH finished AS (
@@ -41,6 +55,13 @@ impl Postgres {
             sqlx::query_as(WAITING).bind(i64::from(bound)).fetch_all(connection).await
         })?;
         rows.into_iter().map(CountRow::into_count).collect()
+    }
+
+    pub(crate) async fn waiting_by_tenant(&self, bound: u32) -> Result<Vec<(String, VersionCount)>, StoreError> {
+        let rows: Vec<TenantCountRow> = on_connection!(self, |connection| {
+            sqlx::query_as(WAITING_BY_TENANT).bind(i64::from(bound)).fetch_all(connection).await
+        })?;
+        rows.into_iter().map(TenantCountRow::into_count).collect()
     }
 
     pub(crate) async fn finished_between(

@@ -2,6 +2,7 @@
 
 mod accept;
 mod admission;
+mod api_keys;
 mod ask;
 mod claim;
 mod complete;

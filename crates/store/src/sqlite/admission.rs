@@ -5,7 +5,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Sqlite, clock::Stamp};
-use crate::{Accepted, NewPrediction, StoreError, VersionCount, repeated, rows::CountRow};
+use crate::{
+    Accepted, NewPrediction, StoreError, VersionCount, repeated,
+    rows::{CountRow, TenantCountRow},
+};
 
 const WAITING: &str = "
     SELECT model, version, count
@@ -18,6 +21,19 @@ const WAITING: &str = "
         FROM versions
     )
     WHERE count > 0";
+
+/// The tenants of each version as one object of JSON, since a subquery that yields rows may not name the version.
+const WAITING_BY_TENANT: &str = "
+    SELECT counted.key AS tenant, model, version, counted.value AS count
+    FROM versions
+    CROSS JOIN json_each((
+        SELECT json_group_object(tenant, count) FROM (
+            SELECT tenant, count(*) AS count FROM (
+                SELECT tenant FROM predictions WHERE version_id = versions.id AND status = 0 LIMIT ?1
+            )
+            GROUP BY tenant
+        )
+    )) AS counted";
 
 const FINISHED_BETWEEN: &str = "
     SELECT model, version, count
@@ -41,6 +57,11 @@ impl Sqlite {
     pub(crate) async fn waiting(&self, bound: u32) -> Result<Vec<VersionCount>, StoreError> {
         let rows: Vec<CountRow> = sqlx::query_as(WAITING).bind(bound).fetch_all(&self.readers).await?;
         rows.into_iter().map(CountRow::into_count).collect()
+    }
+
+    pub(crate) async fn waiting_by_tenant(&self, bound: u32) -> Result<Vec<(String, VersionCount)>, StoreError> {
+        let rows: Vec<TenantCountRow> = sqlx::query_as(WAITING_BY_TENANT).bind(bound).fetch_all(&self.readers).await?;
+        rows.into_iter().map(TenantCountRow::into_count).collect()
     }
 
     pub(crate) async fn finished_between(

@@ -2,6 +2,7 @@
 
 mod accept;
 mod admission;
+mod api_keys;
 mod ask;
 mod claim;
 mod clock;
@@ -52,11 +53,20 @@ pub(crate) struct Sqlite {
 impl Sqlite {
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
         let lock = lock(path)?;
+        Self::connect(path, Some(lock)).await
+    }
+
+    /// Without the lock, and so without making the file. SQLite has the two processes' transactions come one after the other.
+    pub(crate) async fn open_beside(path: &Path) -> Result<Self, StoreError> {
+        Self::connect(path, None).await
+    }
+
+    async fn connect(path: &Path, lock: Option<File>) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new().filename(path).busy_timeout(TURN_TIMEOUT);
         // FULL: a commit is on disk before it is acknowledged, so that neither SIGKILL nor a power failure undoes it.
         let writer = options
             .clone()
-            .create_if_missing(true)
+            .create_if_missing(lock.is_some())
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
         // First the writer, which makes the file.
@@ -68,7 +78,7 @@ impl Sqlite {
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok(Self { writer, readers, versions: Arc::default(), lock: Arc::new(Mutex::new(Some(lock))) })
+        Ok(Self { writer, readers, versions: Arc::default(), lock: Arc::new(Mutex::new(lock)) })
     }
 
     pub(crate) async fn schema(&self) -> Result<Schema, StoreError> {

@@ -26,6 +26,7 @@ mod accept;
 mod accepter;
 mod actors;
 mod admission;
+mod api_keys;
 mod ask;
 mod claim;
 mod complete;

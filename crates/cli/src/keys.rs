@@ -1,0 +1,131 @@
+//! `augur keys`: API keys are made, listed and revoked in the store, beside servers that use it.
+
+use std::io::{self, Write};
+
+use api::PlainKey;
+use serde_json::{Value, json};
+use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, RevokeKey, RotateKey, StoreSettings, say};
+use store::{ApiKey, Store};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::parts::{open_store_beside, store_location};
+
+/// Does what is asked.
+pub(crate) async fn keys(command: KeysCommand) -> Result<(), Fatal> {
+    match command {
+        KeysCommand::Create(settings) => create(settings).await,
+        KeysCommand::Ls(settings) => list(settings).await,
+        KeysCommand::Rotate(settings) => rotate(settings).await,
+        KeysCommand::Revoke(settings) => revoke(settings).await,
+    }
+}
+
+async fn create(settings: CreateKey) -> Result<(), Fatal> {
+    let store = open_store_beside(&store_location(&settings.store, &settings.data)).await?;
+    let (text, name) = (PlainKey::generate(), &settings.name);
+    let made = store.add_api_key(name, &text.digest(), settings.share).await?;
+    let is_first = store.api_keys().await?.len() == 1;
+    store.close().await;
+    let key = made.ok_or_else(|| {
+        let advice =
+            format!("`augur keys rotate {name}` gives it another text, `augur keys revoke {name}` frees its name");
+        Fatal::new(format!("there is a key {name} already; {advice}"))
+    })?;
+    show(&key, &text)?;
+    if is_first {
+        writeln!(io::stderr(), "It is the first one: from now on every request needs a key.")?;
+    }
+    Ok(())
+}
+
+async fn rotate(settings: RotateKey) -> Result<(), Fatal> {
+    let store = existing(&settings.store, &settings.data).await?;
+    let text = PlainKey::generate();
+    let rotated = match valid(&store, &settings.key).await? {
+        Some(id) => store.rotate_api_key(id, &text.digest()).await?,
+        None => None,
+    };
+    store.close().await;
+    show(&rotated.ok_or_else(|| none(&settings.key))?, &text)
+}
+
+/// The key alone on standard output, so that a shell can take it; what there is to say beside it.
+fn show(key: &ApiKey, text: &PlainKey) -> Result<(), Fatal> {
+    say(text.reveal());
+    let ApiKey { name, id, .. } = key;
+    writeln!(io::stderr(), "This is the key {name} ({id}). It is stored nowhere: it cannot be shown again.")?;
+    Ok(())
+}
+
+async fn list(settings: ListKeys) -> Result<(), Fatal> {
+    let store = existing(&settings.store, &settings.data).await?;
+    let keys = store.api_keys().await?;
+    store.close().await;
+    if settings.print.json {
+        say(keys.iter().map(as_json).collect::<Result<Value, Fatal>>()?);
+        return Ok(());
+    }
+    let mut rows = vec![["ID", "NAME", "SHARE", "CREATED", "REVOKED"].map(str::to_owned)];
+    for key in &keys {
+        let share = key.share.map_or_else(|| "usual".to_owned(), |share| share.to_string());
+        let revoked = key.revoked_at.map_or_else(|| Ok(String::new()), written)?;
+        rows.push([key.id.to_string(), key.name.clone(), share, written(key.created_at)?, revoked]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let [id, name, share, created] = [0, 1, 2, 3].map(width);
+    for row in &rows {
+        let [row_id, row_name, row_share, row_created, revoked] = row;
+        let line = format!("{row_id:>id$}  {row_name:name$}  {row_share:share$}  {row_created:created$}  {revoked}");
+        say(line.trim_end());
+    }
+    Ok(())
+}
+
+async fn revoke(settings: RevokeKey) -> Result<(), Fatal> {
+    let store = existing(&settings.store, &settings.data).await?;
+    let revoked = match valid(&store, &settings.key).await? {
+        Some(id) => store.revoke_api_key(id).await?,
+        None => None,
+    };
+    store.close().await;
+    let ApiKey { name, id, .. } = revoked.ok_or_else(|| none(&settings.key))?;
+    say(format_args!("revoked the key {name} ({id}); running servers refuse it within two seconds"));
+    Ok(())
+}
+
+/// The id of the valid key that has this name or id.
+async fn valid(store: &Store, named: &str) -> Result<Option<i32>, Fatal> {
+    let keys = store.valid_api_keys().await?.unwrap_or_default();
+    let meant = keys.iter().find(|key| key.name == named || key.id.to_string() == named);
+    Ok(meant.map(|key| key.id))
+}
+
+fn none(named: &str) -> Fatal {
+    Fatal::new(format!("there is no valid key {named:?}; `augur keys ls` lists those that are"))
+}
+
+/// The store that is there already: what only looks makes none.
+async fn existing(store: &StoreSettings, data: &DataSettings) -> Result<Store, Fatal> {
+    match store_location(store, data) {
+        store::Location::Sqlite { path } if !path.exists() => Err(Fatal::new(format!(
+            "there is no {}; --data-dir names another directory, --database-url (DATABASE_URL) a Postgres",
+            path.display()
+        ))),
+        location => open_store_beside(&location).await,
+    }
+}
+
+fn as_json(key: &ApiKey) -> Result<Value, Fatal> {
+    Ok(json!({
+        "id": key.id,
+        "name": key.name,
+        "share": key.share,
+        "created_at": written(key.created_at)?,
+        "revoked_at": key.revoked_at.map(written).transpose()?,
+    }))
+}
+
+/// To the second, as people read it.
+fn written(at: OffsetDateTime) -> Result<String, Fatal> {
+    Ok(at.truncate_to_second().format(&Rfc3339)?)
+}

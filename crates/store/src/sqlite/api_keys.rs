@@ -1,0 +1,77 @@
+//! API keys. Another process may write these beside the one that serves: each call is one short transaction.
+
+use super::{
+    Sqlite,
+    clock::{self, Stamp},
+};
+use crate::{
+    StoreError,
+    api_keys::{ApiKey, ApiKeyRow},
+};
+
+const ADD: &str = "
+    INSERT INTO api_keys (name, digest, share, created_at)
+    VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (name) WHERE revoked_at IS NULL DO NOTHING
+    RETURNING id, name, digest, share, created_at, revoked_at";
+
+const ALL: &str = "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys ORDER BY id";
+
+const VALID: &str =
+    "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys WHERE revoked_at IS NULL ORDER BY id";
+
+const ANY: &str = "SELECT EXISTS (SELECT 1 FROM api_keys)";
+
+const ROTATE: &str = "
+    UPDATE api_keys SET digest = ?2
+    WHERE id = ?1 AND revoked_at IS NULL
+    RETURNING id, name, digest, share, created_at, revoked_at";
+
+const REVOKE: &str = "
+    UPDATE api_keys SET revoked_at = ?2
+    WHERE id = ?1 AND revoked_at IS NULL
+    RETURNING id, name, digest, share, created_at, revoked_at";
+
+type Row = ApiKeyRow<Stamp>;
+
+impl Sqlite {
+    pub(crate) async fn add_api_key(
+        &self,
+        name: &str,
+        digest: &[u8; 32],
+        share: Option<f64>,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        let mut turn = self.writer.begin().await?;
+        let add = sqlx::query_as(ADD).bind(name).bind(digest.as_slice()).bind(share).bind(clock::now());
+        let row: Option<Row> = add.fetch_optional(&mut *turn).await?;
+        turn.commit().await?;
+        row.map(Row::into_key).transpose()
+    }
+
+    pub(crate) async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(ALL).fetch_all(&self.readers).await?;
+        rows.into_iter().map(Row::into_key).collect()
+    }
+
+    pub(crate) async fn valid_api_keys(&self) -> Result<Option<Vec<ApiKey>>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(VALID).fetch_all(&self.readers).await?;
+        let is_any = !rows.is_empty() || sqlx::query_scalar(ANY).fetch_one(&self.readers).await?;
+        let keys = rows.into_iter().map(Row::into_key).collect::<Result<_, _>>()?;
+        Ok(is_any.then_some(keys))
+    }
+
+    pub(crate) async fn rotate_api_key(&self, id: i32, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        let mut turn = self.writer.begin().await?;
+        let row: Option<Row> =
+            sqlx::query_as(ROTATE).bind(id).bind(digest.as_slice()).fetch_optional(&mut *turn).await?;
+        turn.commit().await?;
+        row.map(Row::into_key).transpose()
+    }
+
+    pub(crate) async fn revoke_api_key(&self, id: i32) -> Result<Option<ApiKey>, StoreError> {
+        let mut turn = self.writer.begin().await?;
+        let row: Option<Row> = sqlx::query_as(REVOKE).bind(id).bind(clock::now()).fetch_optional(&mut *turn).await?;
+        turn.commit().await?;
+        row.map(Row::into_key).transpose()
+    }
+}
