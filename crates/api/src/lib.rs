@@ -4,6 +4,7 @@ mod admission;
 mod api;
 mod bodies;
 mod cached;
+mod capability;
 mod catalog;
 mod cursor;
 mod deadlines;
@@ -51,6 +52,8 @@ pub struct Config {
     pub queue_limit: u32,
     /// The most work that waits for a version, as the time that its workers take for it.
     pub queue_time_limit: Option<Duration>,
+    /// The most predictions that are followed as streams at once.
+    pub stream_limit: usize,
     /// How long request headers, and then the body, may take to arrive.
     pub read_timeout: Duration,
     /// How long records of finished predictions are kept.

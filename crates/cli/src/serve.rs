@@ -67,6 +67,7 @@ fn api_config(api: ApiSettings, public_url: Option<String>, grace: GraceSettings
         body_limit: api.body_limit as usize,
         body_memory: api.body_memory as usize,
         queue_limit: api.queue_limit,
+        stream_limit: api.stream_limit as usize,
         queue_time_limit: api.queue_time_limit,
         read_timeout: api.read_timeout,
         retention: api.retention,

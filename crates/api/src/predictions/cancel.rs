@@ -36,7 +36,7 @@ pub(super) async fn cancel(State(api): State<Arc<Api>>, Segments(id): Segments<S
     let canceling = api.tasks.spawn(async move { cancel_and_tell(&work, id).await });
     match canceling.await.map_err(|_| Problem::internal())?? {
         CancelResult::Canceled(prediction) | CancelResult::AlreadyTerminal(prediction) => {
-            Ok(answer(*prediction, &api.base))
+            Ok(answer(*prediction, &api).await)
         }
         CancelResult::NotFound => Err(Problem::not_found()),
     }

@@ -20,5 +20,6 @@ mod resolver;
 mod secrets;
 mod state;
 mod stop;
+mod stream;
 mod vetting;
 mod wait;

@@ -94,6 +94,7 @@ fn plan(settings: &Demo, directory: &Path) -> Result<Plan, Fatal> {
             body_limit: 1 << 20,
             body_memory: 16 << 20,
             queue_limit: 10_000,
+            stream_limit: 100,
             queue_time_limit: None,
             read_timeout: Duration::from_secs(10),
             retention: Duration::from_secs(3600),
