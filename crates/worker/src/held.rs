@@ -226,4 +226,12 @@ mod tests {
         held.give_up(&[run(1).id]);
         assert!(settled.now_or_never().is_some() && lease.is_gone());
     }
+
+    #[test]
+    fn every_run_of_a_prediction_has_its_seed() {
+        let (one, other) = (PredictionId::generate(), PredictionId::generate());
+        assert_eq!(seed(one), seed(one));
+        assert_ne!(seed(one), seed(other));
+        assert_ne!(seed(PredictionId(uuid::Uuid::from_u128(1))), seed(PredictionId(uuid::Uuid::from_u128(2))));
+    }
 }
