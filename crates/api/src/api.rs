@@ -49,6 +49,8 @@ pub(crate) struct Api {
     pub(crate) admission: Admission,
     bodies: Bodies,
     look_ups: Semaphore,
+    /// Room for predictions that are followed.
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) catalog: Catalog,
     pub(crate) queues: Cached<Counted>,
     pub(crate) waiters: Waiters,
@@ -84,6 +86,7 @@ impl Api {
             // The largest body must fit at least while there is no other.
             bodies: Bodies::new(config.body_memory.max(config.body_limit)),
             look_ups: Semaphore::new(LOOK_UPS),
+            streams: Arc::new(Semaphore::new(config.stream_limit)),
             catalog: Catalog::new(store.clone()),
             queues: Cached::empty(),
             waiters: Waiters::default(),
@@ -106,6 +109,11 @@ impl Api {
         id: PredictionId,
     ) -> Result<Option<prediction::Prediction>, Problem> {
         Ok(from_store(self.store.get(caller.tenant(), &[id])).await?.pop())
+    }
+
+    /// The prediction, if it exists, whosever it is: for whoever has shown that it may be read.
+    pub(crate) async fn find_any(&self, id: PredictionId) -> Result<Option<prediction::Prediction>, Problem> {
+        Ok(from_store(self.store.predictions(&[id])).await?.pop())
     }
 
     /// Stores a new prediction, whose body has this room.
@@ -140,6 +148,11 @@ impl Api {
     /// What signs cursors.
     pub(crate) async fn signer(&self) -> Result<&Signer, Problem> {
         self.signer.get_or_try_init(|| async { from_store(self.store.secret()).await.map(Signer::new) }).await
+    }
+
+    /// What opens a prediction's stream; nothing while the store does not say what signs.
+    pub(crate) async fn capability(&self, id: PredictionId) -> Option<String> {
+        self.signer().await.ok()?.capability(id)
     }
 
     /// Bounds of request bodies.

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Half of HMAC-SHA-256: nobody can try 2^128 forgeries over HTTP (RFC 2104, section 5).
-const TAG: usize = 16;
+pub(crate) const TAG: usize = 16;
 
 /// A position in a list, which a cursor carries.
 pub(crate) trait Position: Sized {
@@ -23,7 +23,7 @@ pub(crate) trait Position: Sized {
 
 /// Signs cursors with a secret of this installation.
 pub(crate) struct Signer {
-    secret: [u8; 32],
+    pub(crate) secret: [u8; 32],
 }
 
 impl Signer {

@@ -211,6 +211,8 @@ problem_sets! {
     ModelProblems: ModelNotFound, VersionNotFound, StoreUnavailable, Internal;
     /// Of reading a prediction.
     ReadProblems: MalformedRequest, NotFound, StoreUnavailable, Internal;
+    /// Of following a prediction.
+    StreamProblems: MalformedRequest, NotFound, NotAcceptable, TooManyStreams, StoreUnavailable, Internal;
     /// Of canceling a prediction.
     CancelProblems: NotFound, StoreUnavailable, Internal;
     /// Of listing predictions.

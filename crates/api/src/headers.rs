@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::problem::{Kind, Problem};
 
@@ -12,6 +12,7 @@ pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("prefe
 pub(crate) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub(crate) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const CANCEL_AFTER: HeaderName = HeaderName::from_static("cancel-after");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -73,6 +74,35 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
     if is_printable && (1..=255).contains(&text.len()) { Ok(Some(text.to_owned())) } else { Err(bad()) }
 }
 
+/// The id of the last event that a client of a stream has read, if it has any.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = single(headers, &LAST_EVENT_ID)? else { return Ok(None) };
+    let bad = |_| Problem::new(Kind::MalformedRequest, "Last-Event-ID is not the id of an event of this stream.");
+    Ok(Some(value.to_str().map_err(bad)?).filter(|id| !id.is_empty()))
+}
+
+/// Whether the caller takes an event stream (RFC 9110, section 12.5.1): it does unless it says otherwise.
+pub(crate) fn takes_event_stream(headers: &HeaderMap) -> bool {
+    let mut accepts = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()).peekable();
+    // The nearest range counts.
+    let mut nearest = accepts.peek().is_none().then_some((0, true));
+    for range in accepts.flat_map(|line| line.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let nearness = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "text/event-stream" => 3,
+            "text/*" => 2,
+            "*/*" => 1,
+            _ => continue,
+        };
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        let is_taken = weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|weight| weight > 0.0));
+        if nearest.is_none_or(|(known, _)| nearness > known) {
+            nearest = Some((nearness, is_taken));
+        }
+    }
+    nearest.is_some_and(|(_, is_taken)| is_taken)
+}
+
 /// How long the prediction may take before it is canceled.
 pub(crate) fn cancel_after(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let Some(value) = single(headers, &CANCEL_AFTER)? else { return Ok(None) };
@@ -105,6 +135,22 @@ mod tests {
             headers.append(PREFER, HeaderValue::from_static(line));
         }
         Prefer::from_headers(&headers)
+    }
+
+    #[test]
+    fn an_event_stream_is_taken_unless_it_is_left_out() {
+        let takes = |accept: &'static str| {
+            takes_event_stream(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        assert!(takes_event_stream(&HeaderMap::new()));
+        for accept in
+            ["*/*", "text/event-stream", "application/json, Text/Event-Stream;q=0.1", "text/*", "*/*;q=0.5, a/b"]
+        {
+            assert!(takes(accept), "{accept}");
+        }
+        for accept in ["", "application/json", "text/html, */*;q=0", "*/*, text/event-stream; q=0", "text/*;q=x"] {
+            assert!(!takes(accept), "{accept}");
+        }
     }
 
     #[test]

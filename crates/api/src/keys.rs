@@ -143,7 +143,7 @@ impl Keys {
     }
 
     /// Whose request has these headers.
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         // While nothing is known nobody is let in.
         let known = self.known.latest().ok_or_else(Problem::store_unavailable)?;
         if !self.are_required() {

@@ -4,6 +4,7 @@ mod admission;
 mod api;
 mod bodies;
 mod cached;
+mod capability;
 mod catalog;
 mod cursor;
 mod deadlines;
@@ -58,6 +59,8 @@ pub struct Config {
     pub key_share: f64,
     /// Whether requests need an API key even while none was ever made.
     pub require_keys: bool,
+    /// The most predictions that are followed as streams at once.
+    pub stream_limit: usize,
     /// How long request headers, and then the body, may take to arrive.
     pub read_timeout: Duration,
     /// How long records of finished predictions are kept.
@@ -93,7 +96,9 @@ pub async fn serve(
         .merge(queue::router())
         .merge(webhooks::router())
         .split_for_parts();
+    let (streams, of_streams) = predictions::stream_router().split_for_parts();
     document.merge(docs::with_keys(of_keyed));
+    document.merge(docs::with_keys(of_streams));
     let document = docs::render(document, &base)?;
     let (read_timeout, grace) = (config.read_timeout, config.grace);
     let api = Arc::new(Api::new(store, queue, config, base, document, stop.clone()));
@@ -107,7 +112,7 @@ pub async fn serve(
     background.spawn(refresh_catalog(Arc::clone(&api)));
     background.spawn(deadlines::keep(Arc::clone(&api)));
     background.spawn(admission::keep_counting(Arc::clone(&api)));
-    let responder = Responder::new(open.merge(keyed).with_state(Arc::clone(&api)), &api.base);
+    let responder = Responder::new(open.merge(streams).merge(keyed).with_state(Arc::clone(&api)), &api.base);
     server::run(listener, responder, read_timeout, grace, stop).await;
 
     api.tasks.close();

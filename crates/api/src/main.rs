@@ -42,6 +42,7 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
         body_limit: settings.api.body_limit as usize,
         body_memory: settings.api.body_memory as usize,
         queue_limit: settings.api.queue_limit,
+        stream_limit: settings.api.stream_limit as usize,
         queue_time_limit: settings.api.queue_time_limit,
         key_share: settings.api.key_share,
         require_keys: settings.listen.requires_keys(),

@@ -67,6 +67,8 @@ problems! {
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// This server has no webhook key, so it sends no webhooks and keeps no secrets for them.
     WebhooksOff = "webhooks_off", NOT_FOUND, "Webhooks are off";
+    /// The address answers with server-sent events, which the request's `Accept` leaves out.
+    NotAcceptable = "not_acceptable", NOT_ACCEPTABLE, "Not acceptable";
     /// The body took too long to arrive.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "Request timed out";
     /// The id is taken by another prediction.
@@ -96,6 +98,8 @@ problems! {
     QueueFull = "queue_full", SERVICE_UNAVAILABLE, "Queue full";
     /// As many requests with bodies are under way as this server takes at once. Nothing was stored.
     Busy = "busy", SERVICE_UNAVAILABLE, "Server busy";
+    /// As many predictions are followed as streams as this server follows at once.
+    TooManyStreams = "too_many_streams", SERVICE_UNAVAILABLE, "Too many streams";
     /// The model is known, but no worker serves it now.
     ModelUnavailable = "model_unavailable", SERVICE_UNAVAILABLE, "Model unavailable";
     /// The database does not answer.

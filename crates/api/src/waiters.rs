@@ -91,7 +91,7 @@ async fn hear(waiters: &Waiters, queue: &Queue, store: &Store) {
     loop {
         match notices.recv().await {
             Ok(Notice::Finished(ids)) => waiters.wake(&ids),
-            Ok(Notice::Canceled(_) | Notice::DeliveriesDue) => {}
+            Ok(Notice::Canceled(_) | Notice::DeliveriesDue | Notice::Asked(_)) => {}
             Err(Lagged(_)) => look(waiters, store).await,
             Err(Closed) => return,
         }

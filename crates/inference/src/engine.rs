@@ -11,7 +11,7 @@ use std::{
 use prediction::{Failure, FailureCode};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Abandon, Output, architecture::Architecture};
+use crate::{Abandon, Draft, Output, architecture::Architecture};
 
 /// Full batches that are sorted by cost together; everything in such a window runs before newer items, so that long ones do
 /// not wait for ever.
@@ -23,6 +23,8 @@ pub(crate) struct Job<I> {
     pub(crate) item: I,
     /// Set when nobody wants the result any more.
     pub(crate) abandon: Abandon,
+    /// Where its text grows, if the architecture writes one.
+    pub(crate) draft: Draft,
     /// Told when its batch begins.
     pub(crate) begun: oneshot::Sender<()>,
     /// Where the result goes.

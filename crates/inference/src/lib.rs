@@ -6,6 +6,7 @@ mod architecture;
 mod card;
 mod contract;
 mod digest;
+mod draft;
 mod echo;
 mod engine;
 mod generate;
@@ -32,6 +33,7 @@ mod warm;
 use std::path::{Path, PathBuf};
 
 pub use abandon::Abandon;
+pub use draft::{Audience, Draft};
 pub use generate::is_gguf;
 pub use kernels::{Cpu, Isa, IsaError, Precision};
 pub use machine::Machine;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    Abandon,
+    Abandon, Draft,
     abandon::AbandonOnDrop,
     architecture::Architecture,
     engine::{self, Job},
@@ -49,7 +49,13 @@ type Running<'a> = Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send +
 /// A model of some architecture, its kind of items hidden.
 trait Runner: Send + Sync {
     /// `begun` is told when its batch begins.
-    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon, begun: oneshot::Sender<()>) -> Running<'a>;
+    fn run<'a>(
+        &'a self,
+        input: &'a RawValue,
+        abandon: Abandon,
+        draft: Draft,
+        begun: oneshot::Sender<()>,
+    ) -> Running<'a>;
 }
 
 impl Model {
@@ -78,6 +84,14 @@ impl Model {
     /// When the input is too large or cannot be read, when the model fails on it, when it takes too long, and when it is
     /// abandoned.
     pub async fn predict(&self, input: &RawValue, abandon: Abandon) -> Result<Output, Failure> {
+        self.predict_aloud(input, abandon, Draft::default()).await
+    }
+
+    /// The same; a model that writes a text lets `draft` grow while it does.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub async fn predict_aloud(&self, input: &RawValue, abandon: Abandon, draft: Draft) -> Result<Output, Failure> {
         let most = self.spec.limits.max_input_bytes;
         if input.get().len() > most {
             let message = format!("the input has {} bytes; this model takes at most {most}", input.get().len());
@@ -89,7 +103,7 @@ impl Model {
         tokio::select! {
             biased;
             () = abandon.abandoned() => Err(engine::canceled()),
-            result = self.runner.run(input, unwanted.0.clone(), begun) => result,
+            result = self.runner.run(input, unwanted.0.clone(), draft, begun) => result,
             failure = self.takes_too_long(has_begun) => Err(failure),
         }
     }
@@ -129,11 +143,17 @@ impl<A: Architecture> Batched<A> {
 }
 
 impl<A: Architecture> Runner for Batched<A> {
-    fn run<'a>(&'a self, input: &'a RawValue, abandon: Abandon, begun: oneshot::Sender<()>) -> Running<'a> {
+    fn run<'a>(
+        &'a self,
+        input: &'a RawValue,
+        abandon: Abandon,
+        draft: Draft,
+        begun: oneshot::Sender<()>,
+    ) -> Running<'a> {
         Box::pin(async move {
             let item = self.prepare(input).await?;
             let (reply, result) = oneshot::channel();
-            self.jobs.send(Job { item, abandon, begun, reply }).await.map_err(|_| stopped())?;
+            self.jobs.send(Job { item, abandon, draft, begun, reply }).await.map_err(|_| stopped())?;
             result.await.unwrap_or_else(|_| Err(stopped()))
         })
     }

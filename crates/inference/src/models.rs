@@ -36,7 +36,8 @@ pub struct Config {
     pub enable_echo: bool,
     /// What they compute on.
     pub machine: Machine,
-    /// The most bytes of memory that the weights of all models together may take; without bound when `None`.
+    /// The most bytes of memory that all models together may take, with their weights and generators' keys and values; without
+    /// bound when `None`.
     pub memory: Option<u64>,
 }
 
@@ -57,7 +58,7 @@ struct Shared {
 
 struct Loaded {
     model: Model,
-    /// Memory that its weights take.
+    /// Memory that its weights take, and what it keeps while it runs.
     bytes: u64,
     is_retired: bool,
 }
@@ -110,7 +111,7 @@ pub struct Changes {
 enum Ready {
     /// It is loaded already.
     Loaded(Key),
-    /// Its weights take so many bytes of memory.
+    /// It takes so many bytes of memory.
     New(Model, u64),
 }
 
@@ -315,13 +316,18 @@ impl Models {
         if self.loaded().contains_key(&key) {
             return Ok(Ready::Loaded(key));
         }
-        let bytes = checked.bytes();
+        let (weights, working) = (checked.bytes(), checked.working_bytes()?);
+        let bytes = weights.saturating_add(working);
         if self.has_room(bytes) {
             return Ok(Ready::New(checked.load(self.0.config.machine)?, bytes));
         }
         let (most, taken) = (self.0.config.memory.unwrap_or(u64::MAX), self.taken());
+        let beside = match working {
+            0 => String::new(),
+            _ => format!(" and its keys and values up to {working}"),
+        };
         let reason = format!(
-            "its weights take {bytes} bytes of memory, but models may take {most} in all (--models-memory), and those that are \
+            "its weights take {weights} bytes of memory{beside}, but models may take {most} in all (--models-memory), and those that are \
              loaded take {taken}"
         );
         Err(NotLoaded { fault: LoadError::new(&place.dir, reason), lacks: Some(bytes) })
@@ -346,7 +352,7 @@ impl Models {
         self.0.config.memory.is_none_or(|most| self.taken().saturating_add(bytes) <= most)
     }
 
-    /// Bytes of memory that the weights of all that is loaded take.
+    /// Bytes of memory that all that is loaded takes.
     fn taken(&self) -> u64 {
         self.loaded().values().map(|loaded| loaded.bytes).sum()
     }

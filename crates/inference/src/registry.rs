@@ -296,6 +296,17 @@ impl Checked {
         }
     }
 
+    /// The most bytes of memory that it takes beside them, for what it keeps while it runs.
+    ///
+    /// # Errors
+    /// When the file says what is not known here.
+    pub(crate) fn working_bytes(&self) -> Result<u64, LoadError> {
+        match &self.weights {
+            Mapped::Safetensors(_) => Ok(0),
+            Mapped::Gguf(gguf) => generate::cache_bytes(gguf),
+        }
+    }
+
     /// Loads the weights and warms the model.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use inference::{Abandon, Config, LoadError, Model, Models, Output, inspect, survey};
+use inference::{Abandon, Audience, Config, Draft, LoadError, Model, Models, Output, inspect, survey};
 use prediction::{Failure, FailureCode};
 use serde_json::{Value, json, value::to_raw_value};
 use tempfile::TempDir;
@@ -286,4 +286,43 @@ fn what_is_not_known_is_refused() {
     fs::copy(golden("qwen2-f16.gguf"), home.path().join("tiny/model/another.gguf")).expect("copies");
     let error = load(&home).err().expect("must not load");
     assert!(error.reason.contains("has 2 GGUF files"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_grows_to_the_text_that_its_seed_gives() {
+    let home = directory("llama-f32.gguf", |_| ());
+    let model = load(&home).expect("loads");
+    let write = async |seed: u64, input: Value| {
+        let (draft, input) = (Draft::new(seed, Audience::default()), to_raw_value(&input).expect("JSON"));
+        let output = model.predict_aloud(&input, Abandon::default(), draft.clone()).await.expect("a text");
+        let output: Value = serde_json::from_str(output.value.get()).expect("JSON");
+        let text = output["text"].as_str().expect("a text").to_owned();
+        assert_eq!(draft.after(0, usize::MAX).as_deref().unwrap_or_default(), text);
+        text
+    };
+    let input = json!({"prompt": "The", "max_tokens": 60});
+    let text = write(1, input.clone()).await;
+    assert_eq!(write(1, input.clone()).await, text);
+    assert_ne!(write(2, input).await, text);
+    let stop: String = text.chars().skip(5).take(2).collect();
+    let stopped = write(1, json!({"prompt": "The", "max_tokens": 60, "stop": [stop]})).await;
+    assert!(text.starts_with(&stopped) && !stopped.contains(&stop), "{stopped:?} of {text:?}");
+    // What the input says counts.
+    let seeded = json!({"prompt": "The", "max_tokens": 60, "seed": 1});
+    assert_eq!(write(7, seeded.clone()).await, write(8, seeded).await);
+}
+
+#[test]
+fn keys_and_values_count_for_the_memory_of_models() {
+    let home = directory("llama-f32.gguf", |_| ());
+    let config =
+        |memory| Config { models_dir: Some(home.path().to_owned()), memory: Some(memory), ..Config::default() };
+    let weights = inspect(&home.path().join("tiny/model")).expect("a model").weight_bytes;
+    let refused = Models::load(&config(weights)).err().expect("there is no room for keys and values");
+    assert!(refused.reason.contains("keys and values"), "{refused}");
+    // As the message says: two layers of so many keys and values for 32 sequences of 128 tokens.
+    let stated: u64 =
+        refused.reason.split("up to ").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok()).expect("bytes");
+    assert!(Models::load(&config(weights + stated - 1)).is_err());
+    assert!(Models::load(&config(weights + stated)).is_ok());
 }

@@ -42,6 +42,9 @@ pub struct Urls {
     pub get: String,
     /// Where to cancel it.
     pub cancel: String,
+    /// Where to follow it, with what permits that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
 }
 
 impl Urls {
@@ -49,7 +52,14 @@ impl Urls {
     #[must_use]
     pub fn of(id: PredictionId, base: &str) -> Self {
         let get = format!("{base}/v1/predictions/{id}");
-        Self { cancel: format!("{get}/cancel"), get }
+        Self { cancel: format!("{get}/cancel"), stream: None, get }
+    }
+
+    /// The same, with the address of its stream, which `capability` opens.
+    #[must_use]
+    pub fn with_stream(mut self, capability: &str) -> Self {
+        self.stream = Some(format!("{}/stream?sig={capability}", self.get));
+        self
     }
 }
 

@@ -1,18 +1,22 @@
 //! Tickets: bounded streams of hints that predictions wait, and notices that they are finished or canceled or that deliveries
-//! are due. Redis streams behind an apalis backend of our own, or channels in the process; nothing here is the truth, so everything here may be lost.
+//! are due; and pieces of texts for those who read along. Redis streams behind an apalis backend of our own, or channels in the process; nothing here is the truth, so everything here may be lost.
 
 mod backend;
 mod delivery;
 mod in_process;
+mod pieces;
 mod redis;
 mod turns;
 
-use crate::{in_process::InProcess, redis::RedisQueue};
+pub use pieces::{ASKED_FOR, Ask, LONGEST_PIECE, Piece, Reader};
+
+use crate::{in_process::InProcess, pieces::Readers, redis::RedisQueue};
 use futures::future::BoxFuture;
 use prediction::{PredictionId, StreamKey, Ticket};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// How many notices a listener may lag behind, and how many wait to be sent.
 const NOTICES_KEPT: usize = 1024;
@@ -56,6 +60,8 @@ pub enum Notice {
     Canceled(Arc<[PredictionId]>),
     /// There are deliveries to be made: senders look now.
     DeliveriesDue,
+    /// Somebody reads along with these predictions: workers that run them send pieces.
+    Asked(Arc<[Ask]>),
 }
 
 /// How full a stream is.
@@ -102,6 +108,7 @@ pub enum QueueError {
 #[derive(Clone)]
 pub struct Queue {
     kind: Kind,
+    readers: Arc<Readers>,
 }
 
 #[derive(Clone)]
@@ -117,16 +124,17 @@ impl Queue {
     /// # Errors
     /// When the URL cannot be read.
     pub async fn open(location: &Location, config: Config) -> Result<Self, QueueError> {
+        let readers = Readers::new();
         let kind = match location {
             Location::Redis { url, namespace } => {
-                Kind::Redis(Arc::new(RedisQueue::open(url, namespace, config).await?))
+                Kind::Redis(Arc::new(RedisQueue::open(url, namespace, config, &readers).await?))
             }
             Location::InProcess => {
                 Kind::InProcess(Arc::new(InProcess::new(config)), broadcast::Sender::new(NOTICES_KEPT))
             }
             Location::Absent => Kind::Absent(broadcast::Sender::new(NOTICES_KEPT)),
         };
-        Ok(Self { kind })
+        Ok(Self { kind, readers })
     }
 
     /// Whether the last calls were answered (Redis), always (in process), never (absent).
@@ -199,6 +207,22 @@ impl Queue {
             Kind::Redis(queue) => queue.tell(notice),
             // It fails when nobody listens.
             Kind::InProcess(_, listeners) | Kind::Absent(listeners) => drop(listeners.send(notice)),
+        }
+    }
+
+    /// Reads along with a prediction.
+    #[must_use]
+    pub fn read(&self, id: PredictionId) -> Reader {
+        Reader::new(self.clone(), id)
+    }
+
+    /// Sends pieces to the process that asked for them, in one message; best effort, never waits.
+    pub fn send(&self, reader: Uuid, pieces: Vec<Piece>) {
+        match &self.kind {
+            _ if reader == self.readers.name => self.readers.hand_out(pieces),
+            Kind::Redis(queue) => queue.send(reader, pieces),
+            // Nobody else can have asked.
+            Kind::InProcess(..) | Kind::Absent(_) => {}
         }
     }
 

@@ -163,6 +163,10 @@ pub struct ApiSettings {
     /// above 0, up to 1. New predictions with that key beyond it are answered 429, with a time to come back.
     #[arg(long, env = "AUGUR_KEY_SHARE", default_value_t = 0.5, value_parser = share, value_name = "FRACTION")]
     pub key_share: f64,
+    /// The most predictions that are followed as streams of events at once; further ones are answered 503. Each is a connection.
+    #[arg(long, env = "AUGUR_STREAM_LIMIT", default_value_t = 500, value_parser = value_parser!(u32).range(1..))]
+    #[arg(value_name = "N")]
+    pub stream_limit: u32,
     /// How long a request's headers, and then its body, may take to arrive.
     #[arg(long, env = "AUGUR_READ_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     #[arg(value_name = "DURATION")]
@@ -203,8 +207,8 @@ pub struct ModelSettings {
     /// A further model directory, with a model.toml or as Hugging Face has it; may be repeated, or separated by commas.
     #[arg(long, env = "AUGUR_MODEL", action = ArgAction::Append, value_delimiter = ',', value_name = "DIR")]
     pub model: Vec<PathBuf>,
-    /// The most bytes of memory that the weights of all models may take together: a model that would exceed them is not loaded.
-    /// While one is replaced, both versions count.
+    /// The most bytes of memory that all models may take together, with their weights and generators' keys and values: a model
+    /// that would exceed them is not loaded. While one is replaced, both versions count.
     #[arg(long, env = "AUGUR_MODELS_MEMORY", value_parser = value_parser!(u64).range(1..), value_name = "BYTES")]
     pub models_memory: Option<u64>,
     /// What they compute with.

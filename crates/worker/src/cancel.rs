@@ -13,7 +13,7 @@ pub(crate) async fn hear_cancels(node: Arc<Node>) {
     while let Some(notice) = node.over.run_until_cancelled(notices.recv()).await {
         match notice {
             Ok(Notice::Canceled(ids)) => node.held.give_up(&ids),
-            Ok(Notice::Finished(_) | Notice::DeliveriesDue) | Err(RecvError::Lagged(_)) => {}
+            Ok(Notice::Finished(_) | Notice::DeliveriesDue | Notice::Asked(_)) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
     }

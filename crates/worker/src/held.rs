@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use inference::Abandon;
+use inference::{Abandon, Audience, Draft};
 use prediction::PredictionId;
 use store::Run;
 use tokio::sync::Notify;
@@ -24,6 +24,7 @@ struct Entry {
     epoch: i32,
     until: Instant,
     abandon: Abandon,
+    draft: Draft,
 }
 
 /// One run held; dropping it takes it out of the set.
@@ -31,6 +32,7 @@ pub(crate) struct Hold {
     held: Arc<Held>,
     run: Run,
     abandon: Abandon,
+    draft: Draft,
 }
 
 impl Held {
@@ -38,16 +40,22 @@ impl Held {
         self.runs.lock().expect("no panic while locked")
     }
 
-    /// Holds runs whose leases last until `until`. An earlier run of the same prediction has lost its lease or its claim, else this
-    /// one could not be.
-    pub(crate) fn hold(self: &Arc<Self>, runs: impl IntoIterator<Item = Run>, until: Instant) -> Vec<Hold> {
+    /// Holds runs whose leases last until `until`, and whose drafts have this audience. An earlier run of the same prediction has lost
+    /// its lease or its claim, else this one could not be.
+    pub(crate) fn hold(
+        self: &Arc<Self>,
+        runs: impl IntoIterator<Item = Run>,
+        until: Instant,
+        audience: &Audience,
+    ) -> Vec<Hold> {
         let mut held = self.lock();
         let hold = |run: Run| {
-            let abandon = Abandon::default();
-            if let Some(earlier) = held.insert(run.id, Entry { epoch: run.epoch, until, abandon: abandon.clone() }) {
+            let (abandon, draft) = (Abandon::default(), Draft::new(seed(run.id), audience.clone()));
+            let entry = Entry { epoch: run.epoch, until, abandon: abandon.clone(), draft: draft.clone() };
+            if let Some(earlier) = held.insert(run.id, entry) {
                 earlier.abandon.abandon();
             }
-            Hold { held: Arc::clone(self), run, abandon }
+            Hold { held: Arc::clone(self), run, abandon, draft }
         };
         let holds = runs.into_iter().map(hold).collect();
         drop(held);
@@ -58,6 +66,13 @@ impl Held {
     /// Every run held.
     pub(crate) fn runs(&self) -> Vec<Run> {
         self.lock().iter().map(|(id, entry)| Run { id: *id, epoch: entry.epoch }).collect()
+    }
+
+    /// What the run of this prediction has written, and its epoch, if it is held and still wanted.
+    pub(crate) fn draft(&self, id: PredictionId) -> Option<(i32, Draft)> {
+        let held = self.lock();
+        let entry = held.get(&id).filter(|entry| !entry.abandon.is_abandoned())?;
+        Some((entry.epoch, entry.draft.clone()))
     }
 
     /// Whether nothing is held.
@@ -123,6 +138,11 @@ impl Hold {
         &self.abandon
     }
 
+    /// Where its text grows, if the model writes one.
+    pub(crate) fn draft(&self) -> &Draft {
+        &self.draft
+    }
+
     /// Whether the run is no longer this worker's.
     pub(crate) fn is_gone(&self) -> bool {
         self.abandon.is_abandoned()
@@ -139,6 +159,12 @@ impl Drop for Hold {
     }
 }
 
+/// The seed of every run of a prediction, so that another one writes the same text.
+fn seed(id: PredictionId) -> u64 {
+    let (first, second) = id.0.as_u64_pair();
+    first ^ second
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -152,7 +178,7 @@ mod tests {
     }
 
     fn hold(held: &Arc<Held>, run: Run, until: Instant) -> Hold {
-        held.hold([run], until).pop().expect("one")
+        held.hold([run], until, &Audience::default()).pop().expect("one")
     }
 
     fn later() -> Instant {
@@ -210,5 +236,13 @@ mod tests {
         assert!(settled.as_mut().now_or_never().is_none());
         held.give_up(&[run(1).id]);
         assert!(settled.now_or_never().is_some() && lease.is_gone());
+    }
+
+    #[test]
+    fn every_run_of_a_prediction_has_its_seed() {
+        let (one, other) = (PredictionId::generate(), PredictionId::generate());
+        assert_eq!(seed(one), seed(one));
+        assert_ne!(seed(one), seed(other));
+        assert_ne!(seed(PredictionId(uuid::Uuid::from_u128(1))), seed(PredictionId(uuid::Uuid::from_u128(2))));
     }
 }

@@ -12,6 +12,7 @@ mod complete;
 mod consume;
 mod deliver;
 mod dispatch;
+mod drafts;
 mod follow;
 mod held;
 mod node;
@@ -98,6 +99,7 @@ pub async fn run(
     parts.spawn(tell::tell_finished(Arc::clone(&node), finished_in));
     parts.spawn(tell::tell_due(Arc::clone(&node)));
     parts.spawn(cancel::hear_cancels(Arc::clone(&node)));
+    parts.spawn(drafts::send_drafts(Arc::clone(&node)));
     parts.spawn(publish::keep_published(Arc::clone(&node)));
     parts.spawn(pace::keep(Arc::clone(&node)));
     parts.spawn(sweep::sweep(Arc::clone(&node)));

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::Models;
+use inference::{Audience, Models};
 use prediction::WorkerId;
 use queue::Queue;
 use store::{Claimed, Store, StoreError};
@@ -32,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) slots: Slots,
     pub(crate) held: Arc<Held>,
+    /// Those who read along with what is held.
+    pub(crate) audience: Audience,
     pub(crate) outcomes: Outcomes,
     pub(crate) finished: Finished,
     /// Deliveries were made due.
@@ -67,6 +69,7 @@ impl Node {
             id: WorkerId::generate(),
             slots: Slots::new(config.slots),
             held: Arc::default(),
+            audience: Audience::default(),
             outage: Outage::default(),
             stale: AtomicU64::new(0),
             other_versions: Notify::new(),

@@ -32,7 +32,8 @@ pub(crate) async fn run(node: &Node, claimed: Vec<Claimed>, claimed_at: Instant,
     if claimed.iter().any(|claimed| claimed.is_first && claimed.webhook_events.contains(Event::Start)) {
         node.due.notify_one();
     }
-    let holds = node.held.hold(claimed.iter().map(|claimed| claimed.run), claimed_at + node.config.lease);
+    let holds =
+        node.held.hold(claimed.iter().map(|claimed| claimed.run), claimed_at + node.config.lease, &node.audience);
     let run_one = |(claimed, hold): (Claimed, Hold)| async move {
         let outcome = predict(node, &claimed, &hold).await?;
         Some(Ended { hold, outcome, webhook_events: claimed.webhook_events })
@@ -84,7 +85,7 @@ async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome>
         () = past(claimed.deadline_in) => return None,
         () = node.hand_back.cancelled() => return Some(Outcome::Released { run }),
         // It ends at once when the run is taken back.
-        result = model.predict(&claimed.input, hold.abandon().clone()) => result,
+        result = model.predict_aloud(&claimed.input, hold.abandon().clone(), hold.draft().clone()) => result,
     };
     if hold.is_gone() {
         return None;

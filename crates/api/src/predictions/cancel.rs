@@ -34,7 +34,7 @@ pub(super) async fn cancel(
     let canceling = api.tasks.spawn(async move { cancel_and_tell(&work, &caller, id).await });
     match canceling.await.map_err(|_| Problem::internal())?? {
         CancelResult::Canceled(prediction) | CancelResult::AlreadyTerminal(prediction) => {
-            Ok(answer(*prediction, &api.base))
+            Ok(answer(*prediction, &api).await)
         }
         CancelResult::NotFound => Err(Problem::not_found()),
     }

@@ -152,7 +152,7 @@ pub(super) async fn accept(
                     prediction = settled;
                 }
             }
-            Ok(answer(api, prediction, prefer, false))
+            Ok(answer(api, prediction, prefer, false).await)
         }
         Accepted::Replayed { id } => {
             let looking = async {
@@ -166,7 +166,7 @@ pub(super) async fn accept(
             };
             let prediction = Box::pin(looking).await?;
             // Its record may have been removed since; its key is kept longer.
-            Ok(answer(api, prediction.ok_or_else(Problem::not_found)?, prefer, true))
+            Ok(answer(api, prediction.ok_or_else(Problem::not_found)?, prefer, true).await)
         }
         Accepted::KeyConflict => {
             Err(Problem::new(Kind::IdempotencyKeyReused, "This Idempotency-Key was used with another request."))
@@ -268,7 +268,7 @@ fn as_accepted(new: &NewPrediction) -> Prediction {
     }
 }
 
-fn answer(api: &Api, mut prediction: Prediction, prefer: Prefer, replayed: bool) -> Response {
+async fn answer(api: &Api, mut prediction: Prediction, prefer: Prefer, replayed: bool) -> Response {
     let status = match (prediction.status.is_terminal(), replayed) {
         (true, true) => StatusCode::OK,
         (true, false) => StatusCode::CREATED,
@@ -278,7 +278,7 @@ fn answer(api: &Api, mut prediction: Prediction, prefer: Prefer, replayed: bool)
         // Replicate's clients take every other status after a wait for the end.
         prediction.status = Status::Starting;
     }
-    let prediction = with_urls(prediction, &api.base);
+    let prediction = with_urls(prediction, api).await;
     let location = prediction.urls.as_ref().and_then(|urls| HeaderValue::from_str(&urls.get).ok());
     let mut response = json(&prediction);
     *response.status_mut() = status;

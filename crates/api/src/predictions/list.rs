@@ -59,12 +59,11 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) 
     let filter = read_filter(&mut parameters)?;
     let asked: Asked<'_, Cursor> = Asked::read(&api, &caller, parameters, "/v1/predictions", written(&filter)).await?;
     let page = from_store(api.store.list(caller.tenant(), &filter, asked.position, asked.limit)).await?;
-    Ok(Json(Page {
-        next: asked.address(page.next),
-        previous: asked.address(page.previous),
-        results: page.predictions.into_iter().map(|prediction| with_urls(prediction, &api.base)).collect(),
-    })
-    .into_response())
+    let mut results = Vec::with_capacity(page.predictions.len());
+    for prediction in page.predictions {
+        results.push(with_urls(prediction, &api).await);
+    }
+    Ok(Json(Page { next: asked.address(page.next), previous: asked.address(page.previous), results }).into_response())
 }
 
 fn read_filter(parameters: &mut Parameters) -> Result<ListFilter, Problem> {

@@ -7,6 +7,7 @@ mod put;
 mod read;
 mod request;
 mod schema;
+mod stream;
 mod wait;
 
 use std::sync::Arc;
@@ -35,15 +36,24 @@ pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(cancel::cancel))
 }
 
+/// The call that needs no key where its address opens what it is about.
+pub(crate) fn stream_router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(stream::stream))
+}
+
 /// Adds what only the API knows: its own addresses.
-fn with_urls(mut prediction: Prediction, base: &str) -> Prediction {
-    prediction.urls = Some(Urls::of(prediction.id, base));
+async fn with_urls(mut prediction: Prediction, api: &Api) -> Prediction {
+    let urls = Urls::of(prediction.id, &api.base);
+    prediction.urls = Some(match api.capability(prediction.id).await {
+        Some(capability) => urls.with_stream(&capability),
+        None => urls,
+    });
     prediction
 }
 
 /// One prediction as an answer.
-fn answer(prediction: Prediction, base: &str) -> Response {
-    json(&with_urls(prediction, base))
+async fn answer(prediction: Prediction, api: &Api) -> Response {
+    json(&with_urls(prediction, api).await)
 }
 
 /// Its JSON, in one piece of memory that need not grow.

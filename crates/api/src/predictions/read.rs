@@ -63,7 +63,7 @@ pub(super) async fn read(
     };
     let mut prediction = prediction.ok_or_else(Problem::not_found)?;
     prediction.queue = place(&api, &prediction).await;
-    let mut response = answer(prediction, &api.base);
+    let mut response = answer(prediction, &api).await;
     if asked.is_none()
         && let Some(applied) = prefer.applied()
     {

@@ -206,6 +206,10 @@ struct UrlsSchema {
     get: String,
     /// Where to cancel it.
     cancel: String,
+    /// Where to follow it as server-sent events, without any header: the address itself is the permission. Absent only while
+    /// the database has not answered since this server started.
+    #[schema(nullable = false)]
+    stream: Option<String>,
 }
 
 /// One page, newest first.

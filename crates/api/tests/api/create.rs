@@ -23,7 +23,9 @@ async fn an_accepted_prediction_is_answered_stored_and_queued() {
     let created = json_of(response, 202).await;
     let id = id_of(&created);
     assert_eq!(location, server.url(&format!("/v1/predictions/{id}")));
-    assert_eq!(created["urls"], json!({"get": location, "cancel": format!("{location}/cancel")}));
+    let stream = created["urls"]["stream"].as_str().unwrap();
+    assert!(stream.starts_with(&format!("{location}/stream?sig=")), "{stream}");
+    assert_eq!(created["urls"], json!({"get": location, "cancel": format!("{location}/cancel"), "stream": stream}));
     assert_eq!(id.0.get_version_num(), 7);
 
     let mut read = server.read(&format!("/v1/predictions/{id}")).await;

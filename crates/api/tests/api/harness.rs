@@ -38,6 +38,7 @@ pub(crate) fn config() -> Config {
         body_limit: 64 * 1024,
         body_memory: 16 << 20,
         queue_limit: 100_000,
+        stream_limit: 10,
         queue_time_limit: None,
         key_share: 0.5,
         require_keys: false,

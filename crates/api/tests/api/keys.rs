@@ -182,6 +182,20 @@ async fn beyond_this_machine_there_is_no_door_without_a_key() {
         .await;
 }
 
+#[tokio::test]
+async fn the_address_of_a_stream_opens_it_without_a_key() {
+    let (server, keys) = keyed(None, config(), &[None]).await;
+    let asking = Asking { server: &server, key: &keys[0] };
+    let id = asking.create(&body(1)).await;
+    server.finish(id).await;
+    let found = asking.read(&format!("/v1/predictions/{id}")).await;
+    let opened = server.client.get(found["urls"]["stream"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(opened.status(), 200);
+    let events = opened.text().await.unwrap();
+    assert_eq!(events, asking.get(&format!("/v1/predictions/{id}/stream")).await.text().await.unwrap());
+    assert!(events.contains(&id.to_string()) && events.contains("event: done"), "{events}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_postgres_is_away_keys_are_known() {
     let mut postgres = servers::Postgres::start().await;
@@ -222,6 +236,7 @@ async fn what_is_one_keys_is_nothing_to_another(server: &Server, keys: &[PlainKe
         (Method::GET, "/v1/predictions/{}", waiting.to_string(), json!(null)),
         (Method::GET, "/v1/predictions/{}?wait=60", waiting.to_string(), json!(null)),
         (Method::POST, "/v1/predictions/{}/cancel", waiting.to_string(), json!(null)),
+        (Method::GET, "/v1/predictions/{}/stream", id.to_string(), json!(null)),
         (Method::GET, "/v1/webhooks/deliveries/{}", delivery.clone(), json!(null)),
         (Method::GET, "/v1/webhooks/deliveries/{}/attempts", delivery.clone(), json!(null)),
         (Method::POST, "/v1/webhooks/deliveries/{}/redeliver", delivery.clone(), json!(null)),

@@ -22,5 +22,6 @@ mod secrets;
 mod shares;
 mod state;
 mod stop;
+mod stream;
 mod vetting;
 mod wait;

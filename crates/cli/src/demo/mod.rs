@@ -95,6 +95,7 @@ fn plan(settings: &Demo, listen: ListenSettings, directory: &Path) -> Result<Pla
             body_limit: 1 << 20,
             body_memory: 16 << 20,
             queue_limit: 10_000,
+            stream_limit: 100,
             queue_time_limit: None,
             key_share: 1.0,
             require_keys: false,

@@ -75,7 +75,10 @@ async fn send(
     if abandoned {
         abandon.abandon();
     }
-    assert!(jobs.send(Job { item, abandon, begun: oneshot::channel().0, reply }).await.is_ok(), "the engine runs");
+    assert!(
+        jobs.send(Job { item, abandon, draft: Draft::default(), begun: oneshot::channel().0, reply }).await.is_ok(),
+        "the engine runs"
+    );
     result
 }
 

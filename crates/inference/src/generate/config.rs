@@ -157,6 +157,11 @@ impl Config {
     pub(super) fn cached_tokens(&self) -> usize {
         (CACHE_BYTES / self.token_bytes()).min(self.context.saturating_mul(Limits::default().max_batch))
     }
+
+    /// The most bytes of memory that keys and values of all sequences take.
+    pub(super) fn cache_bytes(&self) -> usize {
+        self.cached_tokens().saturating_mul(self.token_bytes())
+    }
 }
 
 /// Refuses what the architecture's own values say beyond what is known.

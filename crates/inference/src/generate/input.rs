@@ -47,7 +47,8 @@ pub(crate) struct Request {
     pub(super) max_tokens: usize,
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
-    pub(super) seed: u64,
+    /// Without one, each run has its own.
+    pub(super) seed: Option<u64>,
 }
 
 impl Request {
@@ -112,10 +113,7 @@ impl Input {
             top_p: within("top_p", self.top_p, 1.0)?,
             top_k: whole("top_k", self.top_k.unwrap_or(0.0), 0, LARGEST_EXACT)? as usize,
         };
-        let seed = match self.seed {
-            Some(seed) => whole("seed", seed, 0, LARGEST_EXACT)?,
-            None => rand::random(),
-        };
+        let seed = self.seed.map(|seed| whole("seed", seed, 0, LARGEST_EXACT)).transpose()?;
         Ok(Request { prompt, max_tokens, sampling, stop: self.stop, seed })
     }
 }
@@ -175,7 +173,7 @@ pub(super) fn input_schema(context: usize, takes_messages: bool) -> Value {
             },
             "seed": {
                 "type": "integer", "minimum": 0, "maximum": LARGEST_EXACT,
-                "description": "The same seed gives the same text; without it, each run draws its own.",
+                "description": "The same seed gives the same text; without it, each prediction has its own.",
             },
         },
         "required": ["prompt"],

@@ -40,7 +40,7 @@ use self::{
     workshop::Workshop,
 };
 use crate::{
-    Abandon, LoadError, Machine,
+    Abandon, Draft, LoadError, Machine,
     architecture::{Architecture, Described},
     card,
     engine::{self, Job},
@@ -91,6 +91,14 @@ pub(crate) fn file(dir: &Path) -> Result<Option<PathBuf>, LoadError> {
 #[must_use]
 pub fn is_gguf(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// The most bytes of memory that a generator takes beside its weights: for keys and values.
+///
+/// # Errors
+/// When the file says what is not known here.
+pub(crate) fn cache_bytes(gguf: &Gguf) -> Result<u64, LoadError> {
+    Ok(Config::read(gguf)?.cache_bytes() as u64)
 }
 
 /// What a directory's GGUF file says of its model.
@@ -178,7 +186,7 @@ impl Architecture for Generator {
     fn run(&self, batch: &[(Request, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let mut workshop = Workshop::new(self.machine).map_err(|error| failed(&format!("no thread: {error}")))?;
         let mut sequences: Vec<_> =
-            batch.iter().map(|(request, _)| Sequence::new(&self.decoder.config, request)).collect();
+            batch.iter().map(|(request, _)| Sequence::new(&self.decoder.config, request, Draft::default())).collect();
         loop {
             let running = sequences.iter_mut().zip(batch);
             let running = running.filter(|(sequence, (_, abandon))| !sequence.has_ended() && !abandon.is_abandoned());

@@ -13,6 +13,11 @@ pub(super) struct Sampling {
     pub(super) top_k: usize,
 }
 
+/// How many of the likeliest are sorted at first, to find which reach `top_p`.
+const SORTED_FIRST: usize = 64;
+/// By how much more are sorted each time that those did not.
+const SORTED_FURTHER: usize = 4;
+
 /// A token and its logit, or its share of the probability.
 type Weighed = (u32, f32);
 
@@ -27,14 +32,14 @@ pub(super) fn choose(logits: &[f32], sampling: Sampling, random: f64) -> Option<
     let weigh = |(token, logit): (u32, f32)| (token, ((logit - best.1) / sampling.temperature).exp());
     let mut weighed: Vec<Weighed> = (0..).zip(logits.iter().copied()).map(weigh).collect();
     if (1..weighed.len()).contains(&sampling.top_k) {
-        weighed.select_nth_unstable_by(sampling.top_k - 1, likelier);
-        weighed.truncate(sampling.top_k);
+        let last = *weighed.clone().select_nth_unstable_by(sampling.top_k - 1, likelier).1;
+        keep_up_to(&mut weighed, last);
     }
-    if sampling.top_p < 1.0 {
-        keep_nucleus(&mut weighed, f64::from(sampling.top_p));
+    if sampling.top_p < 1.0
+        && let Some(last) = last_of_nucleus(&weighed, f64::from(sampling.top_p))
+    {
+        keep_up_to(&mut weighed, last);
     }
-    // Whichever way they were left out, they are gone through in one order.
-    weighed.sort_unstable_by_key(|(token, _)| *token);
     let mut left = random * sum(&weighed);
     let chosen = weighed.iter().find(|(_, weight)| {
         left -= f64::from(*weight);
@@ -53,25 +58,40 @@ fn likeliest(logits: &[f32]) -> Option<Weighed> {
     (best.1 > f32::NEG_INFINITY).then_some(best)
 }
 
-/// Leaves the fewest of the likeliest tokens whose weights are at least this share of all; one at least.
-fn keep_nucleus(weighed: &mut Vec<Weighed>, share: f64) {
+/// Leaves those that are as likely as the last one that is kept, or likelier, in their order.
+fn keep_up_to(weighed: &mut Vec<Weighed>, last: Weighed) {
+    weighed.retain(|one| likelier(one, &last).is_le());
+}
+
+/// The least likely of the fewest of the likeliest tokens whose weights are at least this share of all; there is one at least.
+fn last_of_nucleus(weighed: &[Weighed], share: f64) -> Option<Weighed> {
     let all = sum(weighed);
     // Even together, tokens below this do not reach what may be left out, so that the rest need not be sorted with them.
     let least = all * (1.0 - share) / weighed.len() as f64;
-    let before = weighed.clone();
-    weighed.retain(|(_, weight)| f64::from(*weight) >= least);
-    if weighed.is_empty() {
-        *weighed = before;
+    let mut likely: Vec<Weighed> = weighed.iter().copied().filter(|(_, weight)| f64::from(*weight) >= least).collect();
+    if likely.is_empty() {
+        likely = weighed.to_vec();
     }
-    weighed.sort_unstable_by(likelier);
-    let mut reached = 0.0;
-    let kept = weighed.iter().take_while(|(_, weight)| {
-        let is_needed = reached < share * all;
-        reached += f64::from(*weight);
-        is_needed
-    });
-    let kept = kept.count().max(1);
-    weighed.truncate(kept);
+    // Sorted a part at a time: mostly the first few reach it.
+    let (mut rest, mut together) = (likely.as_mut_slice(), SORTED_FIRST);
+    let (mut reached, mut last) = (0.0, None);
+    while !rest.is_empty() {
+        let count = together.min(rest.len());
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count - 1, likelier);
+        }
+        let (next, after) = rest.split_at_mut(count);
+        next.sort_unstable_by(likelier);
+        for one in next {
+            if last.is_some() && reached >= share * all {
+                return last;
+            }
+            reached += f64::from(one.1);
+            last = Some(*one);
+        }
+        (rest, together) = (after, together * SORTED_FURTHER);
+    }
+    last
 }
 
 fn sum(weighed: &[Weighed]) -> f64 {
@@ -175,6 +195,55 @@ mod tests {
         }
         // The share is of what top_k left.
         are_close(&shares(&logits(), Sampling { top_k: 2, top_p: 0.6, ..ALL }), &[0.0, 1.0, 0.0, 0.0]);
+    }
+
+    /// As the rule says, by sorting everything.
+    fn by_sorting(logits: &[f32], sampling: Sampling, random: f64) -> u32 {
+        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |logit: &f32| ((logit - best) / sampling.temperature).exp();
+        let mut sorted: Vec<Weighed> = (0..).zip(logits.iter().map(weight)).collect();
+        sorted.sort_by(likelier);
+        sorted.truncate(if sampling.top_k == 0 { usize::MAX } else { sampling.top_k });
+        let of_token = |(token, _): &Weighed| *token;
+        let mut in_order = sorted.clone();
+        in_order.sort_by_key(of_token);
+        let (share, mut reached, mut kept) = (f64::from(sampling.top_p) * sum(&in_order), 0.0, 0);
+        while kept < sorted.len() && (kept == 0 || reached < share || sampling.top_p == 1.0) {
+            reached += f64::from(sorted[kept].1);
+            kept += 1;
+        }
+        sorted.truncate(kept);
+        sorted.sort_by_key(of_token);
+        let mut left = random * sum(&sorted);
+        let falls = |(_, weight): &&Weighed| {
+            left -= f64::from(*weight);
+            left < 0.0
+        };
+        sorted.iter().find(falls).expect("a token").0
+    }
+
+    #[test]
+    fn selecting_gives_what_sorting_does() {
+        let mut random = Random::new(9);
+        for round in 0..300 {
+            // Flat, with many that are equal, and steep.
+            let (spread, grain) = ([0.01, 1.0, 12.0][round % 3], [0.0, 0.25][round / 3 % 2]);
+            let logit = |random: &mut Random| {
+                let logit = (random.next() * spread) as f32;
+                if grain > 0.0 { (logit / grain).round() * grain } else { logit }
+            };
+            let logits: Vec<f32> = (0..1000).map(|_| logit(&mut random)).collect();
+            let top_k = [0, 1, 7, 900][(random.next() * 4.0) as usize];
+            let sampling = Sampling { temperature: 0.7, top_p: random.next() as f32, top_k };
+            for _ in 0..5 {
+                let number = random.next();
+                assert_eq!(
+                    choose(&logits, sampling, number),
+                    Some(by_sorting(&logits, sampling, number)),
+                    "{sampling:?}"
+                );
+            }
+        }
     }
 
     #[test]

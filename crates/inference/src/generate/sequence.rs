@@ -14,6 +14,7 @@ use super::{
     tokenize::Tokenizer,
     transcript::Transcript,
 };
+use crate::Draft;
 
 /// A sequence: what it was asked for, and how far it is.
 pub(super) struct Sequence {
@@ -23,6 +24,7 @@ pub(super) struct Sequence {
     random: Random,
     cache: Cache,
     transcript: Transcript,
+    draft: Draft,
     /// How many tokens were drawn.
     drawn: usize,
     /// The last that was drawn, which is not in the cache yet.
@@ -48,14 +50,15 @@ struct Output {
 
 impl Sequence {
     /// One that has not begun; takes the memory for all tokens that it may have.
-    pub(super) fn new(config: &Config, request: &Request) -> Self {
+    pub(super) fn new(config: &Config, request: &Request, draft: Draft) -> Self {
         Self {
             prompt: request.prompt.clone(),
             max_tokens: request.max_tokens,
             sampling: request.sampling,
-            random: Random::new(request.seed),
+            random: Random::new(request.seed.unwrap_or(draft.seed())),
             cache: Cache::new(config, request.tokens()),
             transcript: Transcript::new(request.stop.clone()),
+            draft,
             drawn: 0,
             last: 0,
             outcome: None,
@@ -95,6 +98,12 @@ impl Sequence {
         } else if self.drawn == self.max_tokens {
             self.finish(FinishReason::Length);
         }
+        self.draft.grow_to(self.transcript.settled());
+    }
+
+    /// Tells those who read its draft along, if there are any.
+    pub(super) fn announce(&self) {
+        self.draft.announce();
     }
 
     /// Ends it without a text; the cause is for the log.
@@ -114,7 +123,7 @@ impl Sequence {
 
     fn finish(&mut self, finish_reason: FinishReason) {
         let output = Output {
-            text: self.transcript.text(),
+            text: self.transcript.finish(),
             finish_reason,
             prompt_tokens: self.prompt.len(),
             completion_tokens: self.drawn,

@@ -254,7 +254,7 @@ fn messages_that_make_no_prompt_are_refused() {
 
 fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0 };
-    Request { prompt, max_tokens, sampling, stop: Vec::new(), seed: 3 }
+    Request { prompt, max_tokens, sampling, stop: Vec::new(), seed: Some(3) }
 }
 
 /// Sends requests to an engine, all at once; the code of the failure of each, or how many ran together with it.
@@ -265,7 +265,9 @@ async fn run(generator: Generator, requests: Vec<Request>) -> Vec<Result<u32, Fa
         let ((begun, _), (reply, result), jobs) = (oneshot::channel(), oneshot::channel(), jobs.clone());
         running.spawn(async move {
             assert!(
-                jobs.send(Job { item, abandon: Abandon::default(), begun, reply }).await.is_ok(),
+                jobs.send(Job { item, abandon: Abandon::default(), draft: Draft::default(), begun, reply })
+                    .await
+                    .is_ok(),
                 "the engine runs"
             );
             (index, result.await.expect("an answer"))

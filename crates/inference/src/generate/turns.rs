@@ -95,7 +95,7 @@ impl Turns {
     fn join(&mut self, job: Job<Request>) {
         let _ = job.begun.send(());
         self.seats.push(Seat {
-            sequence: Sequence::new(&self.generator.decoder.config, &job.item),
+            sequence: Sequence::new(&self.generator.decoder.config, &job.item, job.draft),
             abandon: job.abandon,
             reply: job.reply,
             tokens: u32::try_from(job.item.prompt.len()).ok(),
@@ -158,16 +158,17 @@ pub(super) fn step(
     workshop: &mut Workshop,
 ) -> Result<(), String> {
     let mut room = PROMPT_TOKENS;
-    let (mut parts, mut drawing) = (Vec::new(), Vec::new());
-    for (index, sequence) in sequences.iter_mut().enumerate() {
-        if let Some(part) = sequence.next(&mut room) {
-            drawing.extend(part.wants_logits.then_some(index));
-            parts.push(part);
-        }
+    let (mut parts, mut draws) = (Vec::new(), Vec::with_capacity(sequences.len()));
+    for sequence in sequences.iter_mut() {
+        let part = sequence.next(&mut room);
+        draws.push(part.as_ref().is_some_and(|part| part.wants_logits));
+        parts.extend(part);
     }
     let logits = generator.decoder.forward(&mut parts, workshop).map_err(|error| error.to_string())?;
-    for (index, logits) in drawing.into_iter().zip(logits) {
-        sequences[index].draw(&logits, &generator.tokenizer);
-    }
+    let mut drawing: Vec<_> =
+        sequences.iter_mut().zip(draws).filter(|(_, draws)| *draws).map(|(sequence, _)| sequence).zip(logits).collect();
+    workshop.share(&mut drawing, |_, (sequence, logits)| sequence.draw(logits, &generator.tokenizer));
+    // Once all have drawn, so that those who read along are told of all of them together.
+    drawing.iter().for_each(|(sequence, _)| sequence.announce());
     Ok(())
 }

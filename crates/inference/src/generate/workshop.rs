@@ -32,7 +32,7 @@ impl Workshop {
         Crew { cpu: self.machine.cpu, precision: Precision::F32, team, scratch: &mut self.scratch }
     }
 
-    /// Does every part of attention, each by whichever thread is free.
+    /// Does every part, each by whichever thread is free.
     pub(super) fn share<P: Send>(&mut self, parts: &mut [P], work: impl Fn(&mut Vec<f32>, &mut P) + Sync) {
         self.team.share(&mut self.scores, parts, work);
     }

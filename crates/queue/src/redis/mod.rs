@@ -5,12 +5,13 @@ mod connection;
 mod consumer;
 mod lease;
 mod link;
+mod messages;
 mod names;
 mod notices;
 mod reader;
 mod scripts;
 
-use crate::{Config, Depth, Handler, Notice, QueueError, backend};
+use crate::{Config, Depth, Handler, Notice, Piece, QueueError, backend, pieces::Readers};
 use consumer::Consumer;
 use link::Link;
 use names::{GROUP, Names};
@@ -24,6 +25,7 @@ use std::{
 };
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
 
 /// The most tickets that one call of the script adds: Redis does nothing else meanwhile.
 const MOST_ADDED: usize = 1000;
@@ -47,13 +49,18 @@ pub(crate) struct RedisQueue {
 }
 
 impl RedisQueue {
-    pub(crate) async fn open(url: &str, namespace: &str, config: Config) -> Result<Self, QueueError> {
+    pub(crate) async fn open(
+        url: &str,
+        namespace: &str,
+        config: Config,
+        readers: &Arc<Readers>,
+    ) -> Result<Self, QueueError> {
         let client = connection::client(url)?;
         let names = Names::new(namespace);
         let link = Link::new(&names.probe());
         let keeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep(client.clone())));
         link.tried().await;
-        let notices = Notices::open(&client, &link, names.notices()).await;
+        let notices = Notices::open(&client, &link, &names, Arc::clone(readers)).await;
         Ok(Self { client, link, names, config, notices, full: Mutex::default(), _keeper: keeper })
     }
 
@@ -118,6 +125,10 @@ impl RedisQueue {
 
     pub(crate) fn tell(&self, notice: Notice) {
         self.notices.tell(notice);
+    }
+
+    pub(crate) fn send(&self, reader: Uuid, pieces: Vec<Piece>) {
+        self.notices.send(reader, pieces);
     }
 
     pub(crate) fn listen(&self) -> broadcast::Receiver<Notice> {

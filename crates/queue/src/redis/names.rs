@@ -1,6 +1,7 @@
 //! What our things are called in Redis: per namespace, and per stream within it.
 
 use prediction::StreamKey;
+use uuid::Uuid;
 
 /// The consumer group that every worker of a stream belongs to.
 pub(crate) const GROUP: &str = "workers";
@@ -39,6 +40,11 @@ impl Names {
 
     pub(crate) fn notices(&self) -> String {
         format!("{}:notices", self.namespace)
+    }
+
+    /// The channel of the process that reads along under this name.
+    pub(crate) fn reader(&self, name: Uuid) -> String {
+        format!("{}:reader:{name}", self.namespace)
     }
 }
 

@@ -73,7 +73,7 @@ pub(super) async fn hear_due(sender: Arc<Sender>) {
     while let Some(notice) = sender.over.run_until_cancelled(notices.recv()).await {
         match notice {
             Ok(Notice::DeliveriesDue) | Err(RecvError::Lagged(_)) => sender.due.notify_one(),
-            Ok(Notice::Finished(_) | Notice::Canceled(_)) => {}
+            Ok(Notice::Finished(_) | Notice::Canceled(_) | Notice::Asked(_)) => {}
             Err(RecvError::Closed) => return,
         }
     }

@@ -1,0 +1,198 @@
+//! Tokens on their way from real workers through Redis and the API to those who read along: what is told is the output, whatever
+//! is lost and whoever dies on the way.
+
+use std::{ffi::OsString, fs, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use servers::Process;
+use tests::{Cluster, PATIENCE, Plan, program};
+use tokio::time::{sleep, timeout};
+
+const MODEL: &str = "tiny/writer";
+
+/// A tiny decoder with random weights that takes long texts and knows no token that ends one: it writes as long as it shall.
+fn put(models: &Path) {
+    let golden =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/inference/tests/goldens/generators/llama-f32.gguf");
+    let mut file = fs::read(golden).expect("the golden file");
+    let find = |file: &[u8], text: &[u8]| file.windows(text.len()).position(|window| window == text).expect("is there");
+    let key = b"llama.context_length";
+    // The key, the type of its value, the value.
+    let at = find(&file, key) + key.len() + 4;
+    file[at..at + 4].copy_from_slice(&32_768_u32.to_le_bytes());
+    let at = find(&file, b"tokenizer.ggml.eos_token_id");
+    file[at..at + 27].copy_from_slice(b"tokenizer.ggml.xxx_token_id");
+    let place = models.join(MODEL);
+    fs::create_dir_all(&place).expect("a directory");
+    fs::write(place.join("writer.gguf"), file).expect("writes");
+}
+
+async fn cluster(plan: Plan) -> Cluster {
+    let cluster = Cluster::start(plan).await;
+    put(cluster.models.path());
+    served(&cluster.address).await;
+    cluster
+}
+
+/// Waits until the model is there.
+async fn served(address: &str) {
+    let serving = async {
+        while get(address, &format!("/v1/models/{MODEL}")).await.is_none() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, serving).await.expect("the model is served");
+}
+
+/// What is at this path, if there is something.
+async fn get(address: &str, path: &str) -> Option<Value> {
+    let response = reqwest::get(format!("{address}{path}")).await.expect("the API answers");
+    let is_there = response.status() == 200;
+    let answer = response.json().await.expect("JSON");
+    is_there.then_some(answer)
+}
+
+/// Asks for a text of so many tokens; the prediction. (By chance it would hold U+0000 some day, which Postgres does not store.)
+async fn ask(address: &str, tokens: usize) -> Value {
+    let body = json!({"model": MODEL, "input": {"prompt": "The", "max_tokens": tokens, "temperature": 0}});
+    let response = reqwest::Client::new().post(format!("{address}/v1/predictions")).json(&body).send().await;
+    response.expect("the API answers").json().await.expect("JSON")
+}
+
+/// A stream that is read: what came so far.
+struct Reading {
+    response: reqwest::Response,
+    unread: Vec<u8>,
+}
+
+impl Reading {
+    async fn open(prediction: &Value, after: Option<&str>) -> Self {
+        let address = prediction["urls"]["stream"].as_str().expect("an address");
+        let mut request = reqwest::Client::new().get(address);
+        if let Some(id) = after {
+            request = request.header("Last-Event-ID", id);
+        }
+        let response = request.send().await.expect("the API answers");
+        assert_eq!(response.status(), 200);
+        Self { response, unread: Vec::new() }
+    }
+
+    /// The next event: name, id, data.
+    async fn next(&mut self) -> [String; 3] {
+        loop {
+            if let Some(end) = self.unread.windows(2).position(|ends| ends == b"\n\n") {
+                let event: Vec<u8> = self.unread.drain(..end + 2).collect();
+                let event = String::from_utf8(event).expect("UTF-8");
+                let field = |name: &str| {
+                    let lines = event.split('\n').filter_map(|line| line.strip_prefix(name));
+                    lines.collect::<Vec<_>>().join("\n")
+                };
+                if event.starts_with(':') {
+                    continue;
+                }
+                return ["event: ", "id: ", "data: "].map(field);
+            }
+            let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("something comes");
+            self.unread.extend_from_slice(&chunk.expect("the connection lasts").expect("the end is told"));
+        }
+    }
+
+    /// Everything until the end, which is a success.
+    async fn rest(&mut self) -> Vec<[String; 3]> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.next().await;
+            assert_ne!(event[0], "error", "{event:?}");
+            if event[0] == "done" {
+                assert_eq!(event[2], "{}");
+                return events;
+            }
+            events.push(event);
+        }
+    }
+}
+
+fn text(events: &[[String; 3]]) -> String {
+    events.iter().map(|[.., data]| data.as_str()).collect()
+}
+
+/// The text that was stored, as events can say it.
+async fn stored(address: &str, prediction: &Value) -> (String, Value) {
+    let id = prediction["id"].as_str().expect("an id");
+    let found = get(address, &format!("/v1/predictions/{id}?wait=30")).await.expect("it is there");
+    assert_eq!(found["status"], "succeeded", "{found}");
+    let text = found["output"]["text"].as_str().expect("a text").replace("\r\n", "\n").replace('\r', "\n");
+    (text, found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_is_the_output_from_wherever() {
+    let cluster = cluster(Plan { workers: 2, ..Plan::default() }).await;
+    from_wherever(&cluster.address).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_too() {
+    let models = tempfile::tempdir().expect("a directory");
+    put(models.path());
+    let command =
+        [OsString::from(program("augur")), "serve".into(), "--listen=127.0.0.1:0".into(), "--models-dir".into()];
+    let augur = Process::new("augur", command.into_iter().chain([models.path().into()]).collect());
+    augur.start().await;
+    let address = augur.line_that_begins("listening on ", PATIENCE).await;
+    served(&address).await;
+    from_wherever(&address).await;
+}
+
+async fn from_wherever(address: &str) {
+    let prediction = ask(address, 4000).await;
+    let (mut one, mut other) = (Reading::open(&prediction, None).await, Reading::open(&prediction, None).await);
+    let first = one.next().await;
+    // Before it is finished, from the middle.
+    let mut again = Reading::open(&prediction, Some(&first[1])).await;
+    let (one, other, again) = tokio::join!(one.rest(), other.rest(), again.rest());
+    let (output, _) = stored(address, &prediction).await;
+    assert_eq!(text(std::slice::from_ref(&first)) + &text(&one), output);
+    assert_eq!(text(&other), output);
+    assert_eq!(text(std::slice::from_ref(&first)) + &text(&again), output);
+    assert!(one.len() > 3, "{} pieces: it was not told as it was written", one.len());
+    for number in 0..one.len() {
+        let late = Reading::open(&prediction, Some(&one[number][1])).await.rest().await;
+        assert_eq!(text(std::slice::from_ref(&first)) + &text(&one[..=number]) + &text(&late), output, "from {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_redis_and_a_restarted_api_leave_nothing_out() {
+    let mut cluster = cluster(Plan { workers: 1, ..Plan::default() }).await;
+    let prediction = ask(&cluster.address, 12_000).await;
+    let mut reading = Reading::open(&prediction, None).await;
+    let mut told = vec![reading.next().await];
+    cluster.redis.flush_all().await;
+    told.push(reading.next().await);
+    // The API is gone, and with it the stream; whoever read it goes on where they were.
+    cluster.api.end("KILL").await;
+    drop(reading);
+    cluster.start_api().await;
+    let mut reading = Reading::open(&prediction, told.last().map(|[_, id, _]| id.as_str())).await;
+    told.push(reading.next().await);
+    cluster.redis.stop().await;
+    told.extend(reading.rest().await);
+    assert_eq!(text(&told), stored(&cluster.address, &prediction).await.0);
+    cluster.redis.start_again().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_run_goes_on_where_the_reader_is() {
+    let mut cluster = cluster(Plan { workers: 1, ..Plan::default() }).await;
+    let prediction = ask(&cluster.address, 12_000).await;
+    let mut reading = Reading::open(&prediction, None).await;
+    let mut told = vec![reading.next().await];
+    cluster.kill_worker(0).await;
+    cluster.start_worker(0).await;
+    told.extend(reading.rest().await);
+    let (output, found) = stored(&cluster.address, &prediction).await;
+    assert_eq!(text(&told), output);
+    assert!(found["attempt"].as_u64() >= Some(2), "it was killed while it ran: {}", found["attempt"]);
+    assert!(told.last().expect("one")[1].starts_with("2:"), "{:?}", told.last());
+}
