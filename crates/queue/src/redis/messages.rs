@@ -18,6 +18,9 @@ const PIECES: u8 = b'p';
 /// An id, an epoch, and a number of bytes.
 const ASK_BYTES: usize = 16 + 4 + 8;
 
+/// A place in the text of a run: the prediction, the run's epoch, and how many bytes come before.
+type Place = (PredictionId, i32, u64);
+
 /// What another process tells.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Message {
@@ -99,7 +102,7 @@ fn place(id: PredictionId, epoch: i32, from: u64) -> [u8; ASK_BYTES] {
 }
 
 /// What [`place`] wrote, and what follows.
-fn read_place(bytes: &[u8]) -> Option<((PredictionId, i32, u64), &[u8])> {
+fn read_place(bytes: &[u8]) -> Option<(Place, &[u8])> {
     let (id, bytes) = bytes.split_first_chunk::<16>()?;
     let (epoch, bytes) = bytes.split_first_chunk::<4>()?;
     let (from, bytes) = bytes.split_first_chunk::<8>()?;
