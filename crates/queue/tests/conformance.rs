@@ -4,7 +4,7 @@ mod support;
 
 use futures::FutureExt;
 use prediction::{PredictionId, Priority, StreamKey, Ticket};
-use queue::{Ask, Config, Handled, Location, Notice, Piece, Queue, QueueError};
+use queue::{Config, Handled, Location, Notice, Queue, QueueError};
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use support::{Consumer, PATIENCE, eventually, stream, tickets};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Two handles on one queue: of two processes where it can be shared, else clones.
@@ -71,9 +71,6 @@ conformance! {
     stopped_before_it_started_it_ends, window 10_000;
     depth_counts_tickets, window 10_000;
     notices_reach_listeners_once, window 10_000;
-    pieces_reach_those_who_ask, window 10_000;
-    a_reader_asks_again_for_what_it_missed, window 10_000;
-    a_later_run_is_read_from_its_beginning, window 10_000;
 }
 
 async fn tickets_come_in_order(Handles { first, second }: Handles) {
@@ -381,106 +378,4 @@ async fn an_absent_queue_takes_nothing_and_tells_its_own_process() {
 async fn an_unreadable_url_is_refused() {
     let location = Location::Redis { url: "nonsense".to_owned(), namespace: "augur".to_owned() };
     assert!(matches!(Queue::open(&location, Config::default()).await, Err(QueueError::Url)));
-}
-
-fn piece(id: PredictionId, epoch: i32, from: usize, text: &str) -> Piece {
-    Piece { id, epoch, from: from as u64, text: text.into() }
-}
-
-/// The next asking for this prediction that is as wanted.
-async fn asked(notices: &mut broadcast::Receiver<Notice>, is_wanted: impl Fn(&Ask) -> bool) -> Ask {
-    let asking = async {
-        loop {
-            if let Notice::Asked(asks) = notices.recv().await.expect("the queue is there")
-                && let Some(ask) = asks.iter().find(|ask| is_wanted(ask))
-            {
-                return *ask;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking).await.expect("somebody asks")
-}
-
-/// What a reader in a task of its own reads.
-fn read_in_background(queue: &Queue, id: PredictionId) -> mpsc::UnboundedReceiver<Piece> {
-    let (sender, read) = mpsc::unbounded_channel();
-    let mut reader = queue.read(id);
-    tokio::spawn(async move { while sender.send(reader.next().await).is_ok() {} });
-    read
-}
-
-async fn next(read: &mut mpsc::UnboundedReceiver<Piece>) -> Piece {
-    tokio::time::timeout(PATIENCE, read.recv()).await.expect("a piece comes").expect("its reader reads")
-}
-
-async fn pieces_reach_those_who_ask(Handles { first, second }: Handles) {
-    let (mut at_first, mut at_second) = (first.listen(), second.listen());
-    for (writer, notices, reader) in [(&first, &mut at_first, &second), (&second, &mut at_second, &first)] {
-        let (id, other) = (PredictionId::generate(), PredictionId::generate());
-        let (mut one, mut another) = (read_in_background(reader, id), read_in_background(reader, id));
-        let ask = asked(notices, |ask| ask.id == id).await;
-        assert_eq!((ask.epoch, ask.from), (0, 0));
-        writer.send(ask.reader, vec![piece(other, 1, 0, "not theirs"), piece(id, 1, 0, "The ")]);
-        writer.send(ask.reader, vec![piece(id, 1, 4, "l\u{f6}t")]);
-        for read in [&mut one, &mut another] {
-            assert_eq!(next(read).await, piece(id, 1, 0, "The "));
-            assert_eq!(next(read).await, piece(id, 1, 4, "l\u{f6}t"));
-        }
-        // It goes on asking, for what it has not.
-        let again = asked(notices, |ask| ask.id == id && ask.from == 8).await;
-        assert_eq!((again.reader, again.epoch), (ask.reader, 1));
-    }
-}
-
-async fn a_reader_asks_again_for_what_it_missed(Handles { first, second }: Handles) {
-    let (mut notices, id) = (first.listen(), PredictionId::generate());
-    // One that does not read yet has room for a few pieces.
-    let mut slow = second.read(id);
-    let mut read = read_in_background(&second, id);
-    let ask = asked(&mut notices, |ask| ask.id == id).await;
-    let text: String = (0..1000).map(|number| format!("{number} ")).collect();
-    let mut from = 0;
-    for word in text.split_inclusive(' ') {
-        first.send(ask.reader, vec![piece(id, 3, from, word)]);
-        from += word.len();
-    }
-    first.send(ask.reader, vec![piece(id, 3, text.len() + 5, "from the future")]);
-    let writer = async {
-        loop {
-            let ask = asked(&mut notices, |ask| ask.id == id).await;
-            let from = usize::try_from(ask.from).expect("a place");
-            // More than is wanted is no harm.
-            first.send(ask.reader, vec![piece(id, 3, from.saturating_sub(4), &text[from.saturating_sub(4)..])]);
-        }
-    };
-    let whole = async {
-        let (mut said, mut slowly) = (String::new(), String::new());
-        while said.len() < text.len() {
-            said.push_str(&next(&mut read).await.text);
-        }
-        while slowly.len() < text.len() {
-            let piece = slow.next().await;
-            assert_eq!(piece.from, slowly.len() as u64, "no gaps");
-            slowly.push_str(&piece.text);
-        }
-        (said, slowly)
-    };
-    let (said, slowly) = tokio::select! {
-        () = writer => unreachable!("it writes for ever"),
-        whole = tokio::time::timeout(PATIENCE, whole) => whole.expect("all comes in time"),
-    };
-    assert_eq!((said.as_str(), slowly.as_str()), (text.as_str(), text.as_str()));
-}
-
-async fn a_later_run_is_read_from_its_beginning(Handles { first, second }: Handles) {
-    let (mut notices, id) = (first.listen(), PredictionId::generate());
-    let mut read = read_in_background(&second, id);
-    let ask = asked(&mut notices, |ask| ask.id == id).await;
-    first.send(ask.reader, vec![piece(id, 1, 0, "The old")]);
-    first.send(ask.reader, vec![piece(id, 3, 4, "beginning is lost"), piece(id, 1, 7, " one goes on")]);
-    assert_eq!(next(&mut read).await, piece(id, 1, 0, "The old"));
-    let ask = asked(&mut notices, |ask| ask.id == id && ask.epoch == 3).await;
-    assert_eq!(ask.from, 0);
-    first.send(ask.reader, vec![piece(id, 3, 0, "The new")]);
-    assert_eq!(next(&mut read).await, piece(id, 3, 0, "The new"));
 }

@@ -84,8 +84,12 @@ impl Readings {
                 until: now + ASKED_FOR,
             };
             match self.0.entry((ask.id, ask.reader)) {
-                Entry::Occupied(mut entry) => drop(entry.insert(reading)),
-                Entry::Vacant(entry) if known < MOST_READERS => drop(entry.insert(reading)),
+                Entry::Occupied(mut entry) => {
+                    entry.insert(reading);
+                }
+                Entry::Vacant(entry) if known < MOST_READERS => {
+                    entry.insert(reading);
+                }
                 Entry::Vacant(_) => {}
             }
         }

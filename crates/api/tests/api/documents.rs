@@ -25,6 +25,7 @@ pub(crate) const CALLS: &[&str] = &[
     "get /v1/models/{owner}/{name}/versions/{id}",
     "get /v1/predictions",
     "get /v1/predictions/{id}",
+    "get /v1/predictions/{id}/stream",
     "get /v1/queue",
     "get /v1/webhooks/default/secret",
     "get /v1/webhooks/deliveries",

@@ -18,7 +18,7 @@ use super::{
     turns,
     workshop::Workshop,
 };
-use crate::{Abandon, Machine, architecture::Architecture, engine::Job, gguf::Gguf};
+use crate::{Abandon, Draft, Machine, architecture::Architecture, engine::Job, gguf::Gguf};
 
 /// The largest difference allowed between the reference's logits and ours, where weights are floats; 2.2e-6 was seen.
 const TOLERANCE: f32 = 1e-4;

@@ -18,6 +18,9 @@ const PIECES: u8 = b'p';
 /// An id, an epoch, and a number of bytes.
 const ASK_BYTES: usize = 16 + 4 + 8;
 
+/// A place in the text of a run: the prediction, the run's epoch, and how many bytes come before.
+type Place = (PredictionId, i32, u64);
+
 /// What another process tells.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Message {

@@ -39,9 +39,8 @@ const RETRY_AFTER: u32 = 5;
 const EVENTS_WAITING: usize = 4;
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-/// Tells nginx and those who took this over from it not to gather what shall be passed on at once.
-const BUFFERING: (HeaderName, HeaderValue) =
-    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+/// Tells nginx, and others who took this over from it, not to gather what shall be passed on at once.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Follow a prediction.
 ///
@@ -103,7 +102,7 @@ pub(super) async fn stream(
     let events = stream::poll_fn(move |context| sent.poll_recv(context).map(|event| event.map(Ok::<_, Infallible>)));
     let mut response = Response::new(Body::from_stream(events));
     response.headers_mut().insert(header::CONTENT_TYPE, EVENT_STREAM);
-    response.headers_mut().insert(BUFFERING.0, BUFFERING.1);
+    response.headers_mut().insert(BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
 }
 
