@@ -75,10 +75,31 @@ pub(crate) async fn submit_all(
     connections: usize,
     count: usize,
 ) -> Accepted {
+    let (begin, end) = dialect.around;
+    let request = http::request("POST", dialect.path, "", &format!("{begin}\"{}\"{end}", value(0)));
+    let digits = request.len() - end.len() - 1 - DIGITS;
+    let write = move |number: usize, room: &mut Vec<u8>| {
+        room.clone_from(&request);
+        room[digits..digits + DIGITS].copy_from_slice(format!("{number:0DIGITS$}").as_bytes());
+    };
+    submit_with(address, connections, count, Arc::new(write)).await
+}
+
+/// The same for requests that are ready, each once.
+pub(crate) async fn submit_each(address: SocketAddr, connections: usize, requests: Arc<[Vec<u8>]>) -> Accepted {
+    let count = requests.len();
+    let write = move |number: usize, room: &mut Vec<u8>| room.clone_from(&requests[number]);
+    submit_with(address, connections, count, Arc::new(write)).await
+}
+
+/// Writes the request of a number.
+type Write = dyn Fn(usize, &mut Vec<u8>) + Send + Sync;
+
+async fn submit_with(address: SocketAddr, connections: usize, count: usize, write: Arc<Write>) -> Accepted {
     let next = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..connections {
-        callers.spawn(submit(dialect, address, Arc::clone(&next), count));
+        callers.spawn(submit(address, Arc::clone(&next), count, Arc::clone(&write)));
     }
     let mut all = Accepted::default();
     for accepted in callers.join_all().await {
@@ -89,18 +110,15 @@ pub(crate) async fn submit_all(
 }
 
 /// One connection, until the numbers have run out.
-async fn submit(dialect: &Dialect, address: SocketAddr, next: Arc<AtomicUsize>, count: usize) -> Accepted {
-    let mut accepted = Accepted::default();
-    let (begin, end) = dialect.around;
-    let mut request = http::request("POST", dialect.path, "", &format!("{begin}\"{}\"{end}", value(0)));
-    let digits = request.len() - end.len() - 1 - DIGITS;
+async fn submit(address: SocketAddr, next: Arc<AtomicUsize>, count: usize, write: Arc<Write>) -> Accepted {
+    let (mut accepted, mut request) = (Accepted::default(), Vec::new());
     let mut connection = Connection::open(address).await;
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         if number >= count {
             return accepted;
         }
-        request[digits..digits + DIGITS].copy_from_slice(format!("{number:0DIGITS$}").as_bytes());
+        write(number, &mut request);
         let begun = Instant::now();
         let answer = connection.exchange(&request).await;
         accepted.milliseconds.push(begun.elapsed().as_secs_f64() * 1e3);
@@ -130,6 +148,7 @@ pub(crate) async fn verify(subject: &Subject, ids: &[(String, usize)]) -> f64 {
     last
 }
 
-fn seconds_since_1970() -> f64 {
+/// By this machine's clock.
+pub(crate) fn seconds_since_1970() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }

@@ -1,6 +1,6 @@
 //! What is measured: the servers and our programs, each a process of its own, gone when this process is.
 
-use std::{ffi::OsString, net::SocketAddr, sync::Arc, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use sqlx::{PgPool, Row, postgres::PgPoolOptions};
 use tempfile::TempDir;
@@ -49,6 +49,16 @@ impl Stage {
 
     /// Starts the worker and the API on a database that has our schema; the API with further arguments.
     pub(crate) async fn on(servers: Arc<Servers>, database_url: &str, more: &[&str]) -> Self {
+        Self::serving(servers, database_url, more, &[]).await
+    }
+
+    /// The same with a worker that serves the models of these directories too.
+    pub(crate) async fn serving(
+        servers: Arc<Servers>,
+        database_url: &str,
+        more: &[&str],
+        model_dirs: &[PathBuf],
+    ) -> Self {
         let database = PgPoolOptions::new().max_connections(4).connect(database_url).await.expect("Postgres answers");
         let (_, namespace) = database_url.rsplit_once('/').expect("an address of Postgres ends with the database");
         let redis_url = servers.redis_url();
@@ -56,7 +66,8 @@ impl Stage {
         let texts = texts.into_iter().chain(WEBHOOKS).chain(["--log", "warn"]);
         let arguments: Vec<OsString> = texts.map(OsString::from).collect();
         let models = tempfile::tempdir().expect("temporary directories can be made");
-        let worker = worker(&arguments, &models, &[]).await;
+        let dirs = model_dirs.iter().flat_map(|dir| ["--model", dir.to_str().expect("paths are in UTF-8")]);
+        let worker = worker(&arguments, &models, &dirs.collect::<Vec<_>>()).await;
         let address = free_address();
         let api = arguments.iter().cloned().chain(["--listen".into(), address.to_string().into()]);
         let api = api.chain(more.iter().map(OsString::from));

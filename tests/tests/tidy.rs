@@ -24,7 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cli", &["prediction", "settings", "store", "queue", "inference", "webhook", "api", "worker"]),
     ("servers", &[]),
     ("tests", &["prediction", "servers", "webhook"]),
-    ("bench", &["servers"]),
+    ("bench", &["servers", "inference"]),
 ];
 
 /// For its tests each crate may use this one too.

@@ -8,12 +8,12 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use super::{Measured, say_run};
 use crate::{
     drive::apart,
     low::{Load, Way},
+    minilm,
     numbers::{Numbers, percentile},
     program::{Program, program},
     receiver::Receiver,
@@ -33,13 +33,9 @@ pub(super) async fn measure(runs: usize) -> Measured {
     let mut models: Vec<(&str, OsString, PathBuf)> =
         vec![("the models in models/", "--models-dir".into(), root.join("models"))];
     let mut skipped = Vec::new();
-    let fetched = Command::new(root.join("scripts/fetch-test-model")).output().await.expect("a script can be started");
-    if fetched.status.success() {
-        let path = String::from_utf8(fetched.stdout).expect("paths are in UTF-8");
-        models.push(("all-MiniLM-L6-v2", "--model".into(), path.trim_end().into()));
-    } else {
-        let reason = String::from_utf8_lossy(&fetched.stderr);
-        skipped.push(format!("start of a worker with all-MiniLM-L6-v2: {}", reason.trim_end()));
+    match minilm::fetched().await {
+        Ok(path) => models.push(("all-MiniLM-L6-v2", "--model".into(), path)),
+        Err(reason) => skipped.push(format!("start of a worker with all-MiniLM-L6-v2: {reason}")),
     }
     let mut all = Vec::new();
     for run in 1..=runs {

@@ -1,6 +1,8 @@
 //! The cases: what can be measured, one file each.
 
 mod deliveries;
+mod encoder;
+mod first;
 mod growth;
 mod latency;
 mod limit;
@@ -60,6 +62,18 @@ pub(crate) const CASES: &[Case] = &[
         name: "peers",
         about: "the recipes in bench/peers beside ours: the same storm, the same low load",
         measure: |runs, most| Box::pin(peers::measure(runs, most)),
+    },
+    Case {
+        name: "encoder",
+        about: "texts of 4 to 256 tokens through the whole service, through its engine alone, and through Flask, Celery and ONNX
+               Runtime; in f32 and int8",
+        measure: |runs, most| Box::pin(encoder::measure(runs, most)),
+    },
+    Case {
+        name: "first",
+        about: "from exec to the first embedding, beside Python with ONNX Runtime; a worker's memory with the encoder; a small
+               network alone in the engine",
+        measure: |runs, _| Box::pin(first::measure(runs)),
     },
     Case {
         name: "deliveries",

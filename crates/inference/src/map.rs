@@ -17,6 +17,9 @@ const MAX_HEADER: u64 = 16 << 20;
 /// Bytes of the header's length, a little-endian number at the start of the file.
 const LENGTH_BYTES: usize = 8;
 
+/// Numbers that are read at a time.
+const IN_CACHE: usize = 2048;
+
 /// A mapped safetensors file whose header was checked against the file's length.
 pub(crate) struct Weights {
     path: PathBuf,
@@ -64,35 +67,53 @@ impl Weights {
         self.metadata.info(name).map(|info| info.shape.as_slice())
     }
 
-    /// A tensor, as 32-bit floats; copied out of the map, so that nothing refers to the file afterwards.
+    /// The numbers of a tensor, row by row, as 32-bit floats; copied out of the map, so that nothing refers to the file afterwards.
     ///
     /// # Errors
     /// When the file has no such tensor, or one of another shape, or one that is not of finite floats.
-    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+    pub(crate) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let wrong = |reason: String| LoadError::new(&self.path, format!("tensor {name:?} {reason}"));
         let info = self.metadata.info(name).ok_or_else(|| wrong("is missing".into()))?;
         if info.shape != shape {
             return Err(wrong(format!("has shape {:?}; the architecture needs {shape:?}", info.shape)));
         }
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => return Err(wrong(format!("holds {other:?}; F32, F16 and BF16 are read"))),
-        };
         let (start, end) = info.data_offsets;
         let bytes = self.map.get(self.data_start + start..self.data_start + end);
         let bytes = bytes.ok_or_else(|| wrong("lies outside the file".into()))?;
-        let tensor =
-            Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32));
-        // Nothing times 0 is 0, except what is not finite.
-        let zero = |tensor: &Tensor| tensor.affine(0.0, 0.0)?.sum_all()?.to_scalar::<f32>();
-        match tensor.and_then(|tensor| Ok((zero(&tensor)?, tensor))) {
-            Ok((0.0, tensor)) => Ok(tensor),
-            Ok(_) => Err(wrong("has a number that is not finite".into())),
-            Err(error) => Err(wrong(format!("cannot be read: {error}"))),
+        let numbers = match info.dtype {
+            Dtype::F32 => read(bytes, f32::from_le_bytes),
+            // The upper half of a 32-bit float.
+            Dtype::BF16 => read(bytes, |[low, high]| f32::from_le_bytes([0, 0, low, high])),
+            Dtype::F16 => {
+                let numbers = widened(bytes).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+                numbers.iter().all(|number| number.is_finite()).then_some(numbers)
+            }
+            other => return Err(wrong(format!("holds {other:?}; F32, F16 and BF16 are read"))),
+        };
+        numbers.ok_or_else(|| wrong("has a number that is not finite".into()))
+    }
+}
+
+/// Numbers of so many bytes each, unless one is not finite.
+fn read<const BYTES: usize>(bytes: &[u8], number: impl Fn([u8; BYTES]) -> f32) -> Option<Vec<f32>> {
+    let (numbers, _) = bytes.as_chunks::<BYTES>();
+    let mut read = Vec::with_capacity(numbers.len());
+    // Looked at while they are in the first-level cache, and all at once.
+    for some in numbers.chunks(IN_CACHE) {
+        let begin = read.len();
+        read.extend(some.iter().map(|bytes| number(*bytes)));
+        let largest = read[begin..].iter().fold(0, |largest: u32, number| largest.max(number.abs().to_bits()));
+        if largest >= f32::INFINITY.to_bits() {
+            return None;
         }
     }
+    Some(read)
+}
+
+/// Numbers of 16 bits as IEEE 754 has them.
+fn widened(bytes: &[u8]) -> candle_core::Result<Vec<f32>> {
+    let tensor = Tensor::from_raw_buffer(bytes, DType::F16, &[bytes.len() / 2], &Device::Cpu)?;
+    tensor.to_dtype(DType::F32)?.to_vec1()
 }
 
 /// Maps a whole file read-only.

@@ -5,17 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, Device, Tensor};
-use candle_nn::{Linear, Module, ops::softmax};
+use kernels::{Activation, Cpu, Epilogue, PackedMatrix, Precision, Scratch, softmax};
 use prediction::{Failure, FailureCode};
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use crate::{
-    Abandon, LoadError,
+    Abandon, LoadError, Machine,
     architecture::Architecture,
+    contract::{answer, check_numbers},
     map::Weights,
     picture::{self, Picture},
+    transformer::{Tensors, view, view_mut},
 };
 
 /// `[mlp]` in a manifest.
@@ -49,9 +50,11 @@ enum Labels {
 /// A loaded network.
 pub(crate) struct Mlp {
     settings: Settings,
-    offset: Tensor,
-    scale: Tensor,
-    layers: Vec<Linear>,
+    cpu: Cpu,
+    offset: Vec<f32>,
+    scale: Vec<f32>,
+    /// At least one.
+    layers: Vec<PackedMatrix>,
 }
 
 #[derive(Serialize)]
@@ -136,11 +139,12 @@ impl Mlp {
     ///
     /// # Errors
     /// When the settings make no sense, and when a tensor is missing, superfluous or of another shape than they need.
-    pub(crate) fn load(settings: Settings, weights: &Weights) -> Result<Self, LoadError> {
+    pub(crate) fn load(settings: Settings, weights: &Weights, machine: Machine) -> Result<Self, LoadError> {
         settings.check().map_err(|reason| LoadError::new(weights.path(), format!("[mlp]: {reason}")))?;
         let inputs = settings.inputs();
-        let offset = weights.tensor("input.offset", &[inputs])?;
-        let scale = weights.tensor("input.scale", &[inputs])?;
+        let tensors = Tensors { weights, prefix: "", cpu: machine.cpu, precision: Precision::F32, epsilon: 0.0 };
+        let offset = tensors.numbers("input.offset", &[inputs])?;
+        let scale = tensors.numbers("input.scale", &[inputs])?;
         let depth = (0..).take_while(|index| weights.shape(&format!("layers.{index}.weight")).is_some()).count();
         let mut layers = Vec::new();
         let mut width = inputs;
@@ -151,9 +155,7 @@ impl Mlp {
                 Some(&[outputs, _]) => outputs,
                 _ => return Err(LoadError::new(weights.path(), format!("tensor {name:?} is not a matrix"))),
             };
-            let weight = weights.tensor(&name, &[outputs, width])?;
-            let bias = weights.tensor(&format!("layers.{index}.bias"), &[outputs])?;
-            layers.push(Linear::new(weight, Some(bias)));
+            layers.push(tensors.dense(&[format!("layers.{index}")], outputs, width)?);
             width = outputs;
         }
         if layers.is_empty() {
@@ -162,17 +164,27 @@ impl Mlp {
         if weights.len() != 2 + 2 * depth {
             return Err(LoadError::new(weights.path(), "has tensors that the network does not use"));
         }
-        Ok(Self { settings, offset, scale, layers })
+        Ok(Self { settings, cpu: machine.cpu, offset, scale, layers })
     }
 
-    /// One row of probabilities per row of inputs.
-    fn forward(&self, rows: Vec<f32>, count: usize) -> candle_core::Result<Vec<Vec<f32>>> {
-        let rows = Tensor::from_vec(rows, (count, self.settings.inputs()), &Device::Cpu)?;
-        let mut values = rows.broadcast_sub(&self.offset)?.broadcast_mul(&self.scale)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            values = if index == 0 { layer.forward(&values)? } else { layer.forward(&values.relu()?)? };
+    /// A row of probabilities for each row of inputs, one after the other.
+    fn forward(&self, mut values: Vec<f32>, count: usize) -> Vec<f32> {
+        let mut width = self.offset.len();
+        for row in values.chunks_exact_mut(width) {
+            for ((value, offset), scale) in row.iter_mut().zip(&self.offset).zip(&self.scale) {
+                *value = (*value - offset) * scale;
+            }
         }
-        softmax(&values, D::Minus1)?.to_vec2()
+        let (mut scratch, last) = (Scratch::default(), self.layers.len() - 1);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (outputs, mut to) = (layer.outputs(), Vec::new());
+            let activation = if index == last { Activation::None } else { Activation::Relu };
+            let (x, y) = (view(&values, count, width), view_mut(&mut to, count, outputs));
+            layer.multiply(x, 0..outputs, Epilogue { activation, residual: None }, y, &mut scratch);
+            (values, width) = (to, outputs);
+        }
+        softmax(self.cpu, view_mut(&mut values, count, width));
+        values
     }
 }
 
@@ -191,17 +203,13 @@ impl Architecture for Mlp {
     }
 
     fn run(&self, batch: &[(Vec<f32>, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
-        let failed = |error: &dyn std::error::Error| {
-            tracing::error!(%error, "a network failed");
-            Failure::new(FailureCode::ModelError, "the model failed on this input")
-        };
         let rows = batch.iter().flat_map(|(row, _)| row.iter().copied()).collect();
-        let probabilities = self.forward(rows, batch.len()).map_err(|error| failed(&error))?;
         let labels = &self.settings.labels;
-        let answers = probabilities.iter().map(|values| {
+        let answers = self.forward(rows, batch.len());
+        let answers = answers.chunks_exact(labels.len()).map(|values| {
+            check_numbers(values)?;
             let best = values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index);
-            let output = Output { label: labels.label(best), probabilities: Probabilities { labels, values } };
-            to_raw_value(&output).map_err(|error| failed(&error))
+            answer(&Output { label: labels.label(best), probabilities: Probabilities { labels, values } })
         });
         Ok(answers.collect())
     }

@@ -320,7 +320,7 @@ impl Checked {
         let example = &example;
         match (runs, weights) {
             (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
-                start(&dir, spec, Mlp::load(settings, &weights)?, example)
+                start(&dir, spec, Mlp::load(settings, &weights, machine)?, example)
             }
             (Runs::Text(task, precision), Mapped::Safetensors(weights)) => match task {
                 Task::FeatureExtraction => {

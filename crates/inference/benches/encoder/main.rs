@@ -10,6 +10,7 @@ mod peer;
 use std::{
     env,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,7 +25,10 @@ const FEWEST: usize = 5;
 
 /// What one turn of a subject lasts, at least, and all turns of a figure, before they are the fewest.
 const TURN: Duration = Duration::from_millis(10);
-const FIGURE: Duration = Duration::from_secs(8);
+const FIGURE: Duration = Duration::from_secs(10);
+
+/// Between two turns: threads of whoever had the last one look for more work for a while, and would take the next one's processor.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs a batch so many times; how long that took.
 type Run = Box<dyn FnMut(&[Vec<u32>], u32) -> Duration>;
@@ -59,23 +63,43 @@ fn main() {
     print!("{:>14}", "tokens × batch");
     subjects.iter().for_each(|subject| print!(" {:>18}", subject.name));
     println!();
-    let mut logarithms = vec![0.0; subjects.len()];
+    let mut all = Vec::new();
     for batch in BATCHES {
         for length in LENGTHS {
             let rates = measure(&mut subjects, &texts(batch, length));
             print!("{:>14}", format!("{length} × {batch}"));
-            for (rate, logarithm) in rates.iter().zip(&mut logarithms) {
-                let ratio = rate / rates[0];
-                *logarithm += ratio.ln();
-                print!(" {rate:>10.1} {:>7}", format!("{ratio:.2}×"));
+            for rate in &rates {
+                print!(" {rate:>10.1} {:>7}", format!("{:.2}×", rate / rates[0]));
             }
             println!();
+            all.push(rates);
         }
     }
-    print!("{:>14}", "geom. mean");
-    let figures = (LENGTHS.len() * BATCHES.len()) as f64;
-    logarithms.iter().for_each(|sum| print!(" {:>18}", format!("{:.2}×", (sum / figures).exp())));
-    println!("\nload after {}", first_word("/proc/loadavg"));
+    println!("\nours ÷ theirs over all rows: geometric mean (least)");
+    let (own, peers) = subjects.split_at(subjects.len() - peers.len());
+    for (ours, subject) in own.iter().enumerate() {
+        for (place, peer) in peers.iter().enumerate() {
+            let ratios = all.iter().map(|rates| rates[ours] / rates[own.len() + place]);
+            println!("{:>14} ÷ {}: {}", subject.name, peer.name, spread(ratios));
+        }
+        for precision in ["bf16", "int8"] {
+            let is_of = |place: &usize| peers[*place].name.ends_with(precision);
+            let places: Vec<usize> = (0..peers.len()).filter(is_of).collect();
+            if places.len() > 1 {
+                let best = |rates: &Vec<f64>| places.iter().map(|place| rates[own.len() + place]).fold(0.0, f64::max);
+                let ratios = all.iter().map(|rates| rates[ours] / best(rates));
+                println!("{:>14} ÷ the best in {precision} of each row: {}", subject.name, spread(ratios));
+            }
+        }
+    }
+    println!("load after {}", first_word("/proc/loadavg"));
+}
+
+/// The geometric mean of ratios, and the least.
+fn spread(ratios: impl Iterator<Item = f64>) -> String {
+    let ratios: Vec<f64> = ratios.collect();
+    let mean = ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64;
+    format!("{:.2} ({:.2})", mean.exp(), ratios.iter().copied().fold(f64::INFINITY, f64::min))
 }
 
 fn first_word(file: &str) -> String {
@@ -142,6 +166,9 @@ fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<f64> {
             break;
         }
         for ((subject, count), seconds) in subjects.iter_mut().zip(&counts).zip(&mut seconds) {
+            thread::sleep(PAUSE);
+            // Whose threads sleep too is no slower for that.
+            (subject.run)(texts, 1);
             seconds.push((subject.run)(texts, *count).as_secs_f64() / f64::from(*count));
         }
     }

@@ -16,7 +16,7 @@ mod tests;
 mod tokenize;
 mod zero_shot;
 
-use std::path::Path;
+use std::{panic::resume_unwind, path::Path, thread};
 
 use kernels::Precision;
 use prediction::{Failure, Limits};
@@ -50,6 +50,9 @@ const LONGEST_TEXT: usize = 100_000;
 /// The most tokens in a batch for each thread that computes it: more take as long each, but those of the batch wait for each
 /// other, and a batch is not left while it is in a layer.
 const TOKENS_EACH: usize = 2048;
+
+/// The most texts in a batch: so many that it is their tokens that count.
+const MAX_BATCH: usize = 64;
 
 /// What a text encoder is asked to do: how an input is read, and what becomes of the numbers that its texts give.
 pub(crate) trait TextTask: Sized + Send + Sync + 'static {
@@ -112,7 +115,7 @@ pub(crate) fn describe(dir: &Path, asked: Option<&str>) -> Result<(Described, Ta
         source: None,
         input_schema,
         output_schema,
-        limits: Limits::default(),
+        limits: Limits { max_batch: MAX_BATCH, ..Limits::default() },
         files: settings.files,
         example,
     };
@@ -136,10 +139,16 @@ impl<T: TextTask> TextModel<T> {
         precision: Precision,
     ) -> Result<Self, LoadError> {
         let settings = Settings::read(dir, Some(task.name()))?;
+        // Either takes some tens of milliseconds.
+        let (tokenizer, encoder) = thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::load(dir, &settings));
+            let encoder = Encoder::load(&settings, weights, machine, precision);
+            (tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)), encoder)
+        });
         Ok(Self {
             task: task_of(dir, &settings)?,
-            tokenizer: Tokenizer::load(dir, &settings)?,
-            encoder: Encoder::load(&settings, weights, machine, precision)?,
+            tokenizer: tokenizer?,
+            encoder: encoder?,
             max_tokens: TOKENS_EACH * machine.threads.get(),
         })
     }

@@ -32,8 +32,7 @@ impl Norm {
 impl Tensors<'_> {
     /// The numbers of a tensor, row by row.
     pub(crate) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.weights.tensor(&format!("{}{name}", self.prefix), shape)?;
-        tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).map_err(|error| self.failed(&error))
+        self.weights.numbers(&format!("{}{name}", self.prefix), shape)
     }
 
     /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
@@ -58,9 +57,5 @@ impl Tensors<'_> {
         let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         let part = |part: &str| self.numbers(&format!("{name}.{part}"), &[size]);
         Ok(Norm { weight: part(weight)?, bias: part(bias)?, epsilon: self.epsilon })
-    }
-
-    fn failed(&self, error: &candle_core::Error) -> LoadError {
-        LoadError::new(self.weights.path(), format!("cannot be prepared: {error}"))
     }
 }

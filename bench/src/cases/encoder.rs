@@ -1,0 +1,275 @@
+//! The case `encoder`: texts of mixed lengths as fast as they are taken, through the whole service, through its engine alone, and through
+//! what people would deploy instead.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{json, value::RawValue};
+use sqlx::Row;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::{Measured, say_run};
+use crate::{
+    cpu::Used,
+    drive::{apart, seconds_since_1970, submit_each},
+    engine::{Engine, cosine, rate},
+    http::request,
+    minilm,
+    numbers::{Numbers, number, percentile},
+    program::{Program, program},
+    say,
+    servers::Servers,
+    stage::{Stage, free_address, migrated},
+    subject::{AUGUR, Dialect, PEER, Subject},
+};
+
+const CONNECTIONS: usize = 64;
+/// Texts of one measurement, and of the one before it that warms everything up.
+const COUNT: usize = 1_500;
+const WARM_UP: usize = 200;
+
+/// Precisions that are measured, the most exact and the fastest, and how near the peer comes to our f32 in them at least.
+const CLASSES: [(&str, f64); 2] = [("f32", 0.9999), ("int8", 0.95)];
+
+/// Ids and outputs of what succeeded.
+const OUTPUTS: &str =
+    "SELECT prediction_id::text, output FROM outputs JOIN predictions ON id = prediction_id WHERE status = 2";
+/// Texts in a batch, on average, and for how many seconds the engine ran batches.
+const BATCHES: &str =
+    "SELECT count(*)::float8 / sum(1.0::float8 / batch_size), sum(predict_seconds / batch_size) FROM outputs";
+const PEER_OUTPUTS: &str = "SELECT id::text, output::text FROM jobs WHERE status = 'succeeded'";
+
+/// The peer, installed beside our programs.
+pub(super) struct Recipe {
+    directory: PathBuf,
+    environment: PathBuf,
+}
+
+impl Recipe {
+    /// Installs it if need be.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub(super) async fn installed() -> Result<Self, String> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/encoder/flask-celery");
+        let environment = program("augur").with_file_name("peers").join("encoder");
+        say("installing the peer");
+        match Command::new(directory.join("install")).arg(&environment).output().await {
+            Ok(output) if output.status.success() => Ok(Self { directory, environment }),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// What is there, and what a case skips without it.
+    pub(super) fn or_reason(installed: Result<Self, String>) -> (Option<Self>, Vec<String>) {
+        match installed {
+            Ok(recipe) => (Some(recipe), Vec::new()),
+            Err(reason) => (None, vec![format!("ONNX Runtime: {reason}")]),
+        }
+    }
+
+    pub(super) fn python(&self) -> PathBuf {
+        self.environment.join("bin/python")
+    }
+
+    /// A program beside the recipe.
+    pub(super) fn script(&self, name: &str) -> PathBuf {
+        self.directory.with_file_name(name)
+    }
+
+    /// The model as ONNX Runtime loads it.
+    pub(super) async fn exported(&self, precision: &str, model: &Path) -> PathBuf {
+        let file = self.environment.join(format!("{precision}.onnx"));
+        if !file.exists() {
+            let mut export = Command::new(self.python());
+            export.env("PYTHONDONTWRITEBYTECODE", "1").arg(self.script("export")).arg(precision).arg(model).arg(&file);
+            let output = export.output().await.expect("Python can be started");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        file
+    }
+}
+
+/// What is measured, once for all runs.
+struct Plan {
+    texts: Vec<String>,
+    inputs: Vec<Box<RawValue>>,
+    /// Our model in each class, and the engine that runs it here.
+    engines: Vec<Engine>,
+    dirs: Vec<PathBuf>,
+    model: PathBuf,
+    peer: Option<Recipe>,
+    _parent: TempDir,
+}
+
+pub(super) async fn measure(runs: usize, most: usize) -> Measured {
+    let model = match minilm::fetched().await {
+        Ok(model) => model,
+        Err(reason) => return Measured { runs: Vec::new(), skipped: vec![format!("all-MiniLM-L6-v2: {reason}")] },
+    };
+    let (peer, skipped) = Recipe::or_reason(Recipe::installed().await);
+    let parent = tempfile::tempdir().expect("temporary directories can be made");
+    let dirs: Vec<PathBuf> = CLASSES.iter().map(|(class, _)| minilm::variant(&model, class, parent.path())).collect();
+    let mut engines = Vec::new();
+    for dir in &dirs {
+        engines.push(Engine::load(dir).await);
+    }
+    let texts = minilm::texts(&model, COUNT.min(most));
+    let inputs = texts.iter().map(|text| serde_json::value::to_raw_value(&json!({ "text": text })).expect("JSON"));
+    let plan = Plan { inputs: inputs.collect(), texts, engines, dirs, model, peer, _parent: parent };
+    let tokens: Vec<f64> = plan.texts.iter().map(|text| number(minilm::tokens(text))).collect();
+    say(&format!(
+        "{} texts of {} to {} tokens, the median {}, {:.1} on average",
+        tokens.len(),
+        percentile(&tokens, 0.0),
+        percentile(&tokens, 1.0),
+        percentile(&tokens, 0.5),
+        tokens.iter().sum::<f64>() / number(tokens.len()),
+    ));
+    let mut all = Vec::new();
+    for run in 1..=runs {
+        let numbers = once(&plan).await;
+        say_run(run, &numbers);
+        all.push(numbers);
+    }
+    Measured { runs: all, skipped }
+}
+
+async fn once(plan: &Plan) -> Numbers {
+    let servers = Arc::new(Servers::start().await);
+    let database_url = migrated(&servers).await;
+    let stage = Stage::serving(Arc::clone(&servers), &database_url, &[], &plan.dirs).await;
+    let mut subject = stage.subject(&AUGUR).await;
+    let (mut numbers, mut wanted) = (Numbers::new(), Vec::new());
+    for ((class, _), engine) in CLASSES.iter().zip(&plan.engines) {
+        engine.run(&plan.inputs[..WARM_UP.min(plan.inputs.len())]).await;
+        let (seconds, outputs) = engine.run(&plan.inputs).await;
+        numbers.insert(format!("{class}: engine alone: texts/s"), rate(plan.inputs.len(), seconds));
+        let prefix = format!("{class}: augur");
+        let bodies: Vec<String> = plan.inputs.iter().map(|input| format!("{{\"input\":{input}}}")).collect();
+        let stored = stream(&mut subject, &engine.path(), &bodies, OUTPUTS, &prefix, &mut numbers).await;
+        for (ours, alone) in stored.iter().zip(&outputs) {
+            assert_eq!(ours, alone.get(), "through the service a text gives what it gives in the engine, bit for bit");
+        }
+        wanted.push(outputs.iter().map(|output| embedding(output.get())).collect::<Vec<_>>());
+    }
+    stage.end().await;
+    for (class, least) in CLASSES {
+        let Some(recipe) = &plan.peer else { break };
+        let outputs = theirs(&servers, plan, recipe, class, &mut numbers).await;
+        let f32s = wanted.first().expect("f32 is the first class");
+        let worst = outputs.iter().zip(f32s).map(|(theirs, ours)| cosine(&embedding(theirs), ours));
+        let worst = worst.fold(1.0, f64::min);
+        assert!(worst >= least, "the peer computes something else: {worst}");
+        numbers.insert(format!("{class}: peer: least cosine to augur's f32"), worst);
+    }
+    let f32s = &wanted[0];
+    let int8 = wanted[1].iter().zip(f32s).map(|(narrow, whole)| cosine(narrow, whole));
+    numbers.insert("int8: augur: least cosine to its f32".into(), int8.fold(1.0, f64::min));
+    ratios(&mut numbers);
+    numbers
+}
+
+/// The numbers of an output of ours or the peer's.
+fn embedding(output: &str) -> Vec<f32> {
+    let numbers = output.trim_start_matches("{\"embedding\":").trim_end_matches('}');
+    serde_json::from_str(numbers).expect("an output holds numbers")
+}
+
+async fn theirs(
+    servers: &Arc<Servers>,
+    plan: &Plan,
+    recipe: &Recipe,
+    class: &str,
+    numbers: &mut Numbers,
+) -> Vec<String> {
+    let (database_url, redis_url, address) = (servers.database().await, servers.redis_url(), free_address());
+    let port = address.port().to_string();
+    let environment: [(&str, &OsStr); 6] = [
+        ("DATABASE_URL", database_url.as_ref()),
+        ("REDIS_URL", redis_url.as_ref()),
+        ("PORT", port.as_ref()),
+        ("ENVIRONMENT", recipe.environment.as_ref()),
+        ("MODEL", plan.model.as_ref()),
+        ("PRECISION", class.as_ref()),
+    ];
+    let none: [OsString; 0] = [];
+    let service = Program::start(&recipe.directory.join("run"), none, &environment, "ready").await;
+    let mut processes = servers.processes().await;
+    processes.insert("the service".into(), vec![service.id()]);
+    let mut subject = Subject::new(&PEER, address, &database_url, processes).await;
+    let bodies: Vec<String> = plan.texts.iter().map(|text| json!({ "input": text }).to_string()).collect();
+    let prefix = format!("{class}: peer");
+    let outputs = stream(&mut subject, PEER.path, &bodies, PEER_OUTPUTS, &prefix, numbers).await;
+    service.end().await;
+    outputs
+}
+
+/// Submits all, waits until they are stored, and returns the output of each; a few before that do not count.
+async fn stream(
+    subject: &mut Subject,
+    path: &str,
+    bodies: &[String],
+    outputs: &'static str,
+    prefix: &str,
+    numbers: &mut Numbers,
+) -> Vec<String> {
+    let requests: Arc<[Vec<u8>]> = bodies.iter().map(|body| request("POST", path, "", body)).collect();
+    let Dialect { ends, .. } = *subject.dialect;
+    let address = subject.address;
+    let first: Arc<[Vec<u8>]> = requests.iter().take(WARM_UP).cloned().collect();
+    apart(move || submit_each(address, CONNECTIONS, first)).await;
+    subject.over().await;
+    subject.clear().await;
+
+    let count = requests.len();
+    let before = Used::until_now(&subject.processes);
+    let begun = seconds_since_1970();
+    let accepted = apart(move || submit_each(address, CONNECTIONS, requests)).await;
+    let submitted = seconds_since_1970();
+    subject.over().await;
+    let used = Used::until_now(&subject.processes);
+    let over = seconds_since_1970();
+    let row = sqlx::query(ends).fetch_one(&subject.database).await.expect("Postgres answers");
+    let (ended, all): (f64, i64) = (row.get(0), row.get(1));
+    assert_eq!(usize::try_from(all), Ok(count), "each text makes one prediction");
+    numbers.insert(format!("{prefix}: submit/s"), rate(count, submitted - begun));
+    numbers.insert(format!("{prefix}: texts/s"), rate(count, ended - begun));
+    numbers.extend(used.numbers(&before, prefix, count, over - begun));
+
+    if outputs == OUTPUTS {
+        let row = sqlx::query(BATCHES).fetch_one(&subject.database).await.expect("Postgres answers");
+        numbers.insert(format!("{prefix}: texts in a batch"), row.get(0));
+        numbers.insert(
+            format!("{prefix}: share of the time that the engine runs"),
+            row.get::<f64, _>(1) / (ended - begun),
+        );
+    }
+    let rows = sqlx::query(outputs).fetch_all(&subject.database).await.expect("Postgres answers");
+    let mut stored: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mut ids = accepted.ids;
+    ids.sort_unstable_by_key(|(_, place)| *place);
+    let outputs = ids.iter().map(|(id, _)| stored.remove(id).expect("each prediction succeeded")).collect();
+    subject.clear().await;
+    outputs
+}
+
+fn ratios(numbers: &mut Numbers) {
+    let get = |numbers: &Numbers, name: String| numbers.get(&name).copied();
+    for (class, _) in CLASSES {
+        let ours = numbers[&format!("{class}: augur: texts/s")];
+        let alone = numbers[&format!("{class}: engine alone: texts/s")];
+        numbers.insert(format!("{class}: augur ÷ engine alone"), ours / alone);
+        for (theirs, _) in CLASSES {
+            if let Some(peer) = get(numbers, format!("{theirs}: peer: texts/s")) {
+                numbers.insert(format!("{class}: augur ÷ peer in {theirs}"), ours / peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The case `first`: from a program's start to its first embedding, beside Python with ONNX Runtime; memory with the encoder; and a
+//! small network's time in the engine.
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use serde_json::{json, value::RawValue};
+use tempfile::TempDir;
+
+use super::{Measured, encoder::Recipe, say_run};
+use crate::{
+    drive::{apart, submit_each},
+    engine::{Engine, cosine},
+    http::{Connection, request},
+    minilm,
+    numbers::{Numbers, percentile},
+    program::{Program, program},
+    servers::Servers,
+    stage::{Stage, free_address, migrated},
+    subject::AUGUR,
+};
+
+const TEXT: &str = "A lighthouse keeper counts the ships.";
+/// How often each program is started; the first time, which reads its files, does not count.
+const STARTS: usize = 7;
+/// Texts that a worker has run before its memory is read.
+const TEXTS: usize = 400;
+/// How often a small network runs.
+const ALONE: usize = 2_000;
+const MIB: f64 = 1_048_576.0;
+
+/// What is started and measured, once for all runs.
+struct Plan {
+    model: PathBuf,
+    /// By precision.
+    dirs: Vec<PathBuf>,
+    peer: Option<Recipe>,
+    _parent: TempDir,
+}
+
+pub(super) async fn measure(runs: usize) -> Measured {
+    let model = match minilm::fetched().await {
+        Ok(model) => model,
+        Err(reason) => return Measured { runs: Vec::new(), skipped: vec![format!("all-MiniLM-L6-v2: {reason}")] },
+    };
+    let (peer, skipped) = Recipe::or_reason(Recipe::installed().await);
+    let parent = tempfile::tempdir().expect("temporary directories can be made");
+    let dirs = minilm::PRECISIONS.iter().map(|precision| minilm::variant(&model, precision, parent.path())).collect();
+    let plan = Plan { model, dirs, peer, _parent: parent };
+    let mut all = Vec::new();
+    for run in 1..=runs {
+        let numbers = once(&plan).await;
+        say_run(run, &numbers);
+        all.push(numbers);
+    }
+    Measured { runs: all, skipped }
+}
+
+async fn once(plan: &Plan) -> Numbers {
+    let mut numbers = starts(plan).await;
+    let weights = std::fs::metadata(plan.model.join("model.safetensors")).expect("it has weights").len();
+    #[allow(clippy::cast_precision_loss)]
+    let weights = weights as f64 / MIB;
+    numbers.insert("weights in their file: MiB".into(), weights);
+    for (precision, dir) in minilm::PRECISIONS.iter().zip(&plan.dirs) {
+        let memory = memory(&plan.model, dir).await;
+        numbers.insert(format!("{precision}: worker's memory: MiB"), memory);
+        let bound = 1.3 * weights + 60e6 / MIB;
+        numbers.insert(format!("{precision}: worker's memory ÷ (1.3 × weights + 60 MB)"), memory / bound);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
+    for (model, input) in [
+        ("digits", json!({ "pixels": vec![vec![0; 8]; 8] })),
+        ("iris", json!({"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2})),
+    ] {
+        let engine = Engine::load(&root.join("models/augur").join(model)).await;
+        let input: Box<RawValue> = serde_json::value::to_raw_value(&input).expect("JSON");
+        let (inside, outside) = engine.alone(&input, ALONE).await;
+        numbers.insert(format!("{model}, one at a time: in the engine: µs"), inside);
+        numbers.insert(format!("{model}, one at a time: until its output is known: µs"), outside);
+    }
+    numbers
+}
+
+/// Milliseconds from exec to the first embedding: `augur serve` with an empty directory of data, asked over HTTP, and Python.
+async fn starts(plan: &Plan) -> Numbers {
+    let mut milliseconds = vec![Vec::new(); plan.dirs.len() + 1];
+    let mut embeddings: Vec<Vec<f32>> = Vec::new();
+    for turn in 0..=STARTS {
+        let mut found = Vec::new();
+        for (precision, dir) in minilm::PRECISIONS.iter().zip(&plan.dirs) {
+            found.push(serve(precision, dir).await);
+        }
+        if let Some(peer) = &plan.peer {
+            found.push(python(peer, &plan.model).await);
+        }
+        if turn > 0 {
+            found.iter().zip(&mut milliseconds).for_each(|((time, _), times)| times.push(*time));
+        }
+        embeddings = found.into_iter().map(|(_, embedding)| embedding).collect();
+    }
+    for other in &embeddings[1..] {
+        assert!(cosine(&embeddings[0], other) > 0.98, "all embed the same text");
+    }
+    let mut numbers = Numbers::new();
+    let medians: Vec<f64> =
+        milliseconds.iter().filter(|times| !times.is_empty()).map(|times| percentile(times, 0.5)).collect();
+    let names = minilm::PRECISIONS.iter().map(|precision| format!("augur serve, {precision}"));
+    for (name, median) in names.chain(["Python with ONNX Runtime".into()]).zip(&medians) {
+        numbers.insert(format!("{name}: from exec to the first embedding: ms"), *median);
+    }
+    if let Some(python) = medians.get(plan.dirs.len()) {
+        for (precision, ours) in minilm::PRECISIONS.iter().zip(&medians) {
+            numbers.insert(format!("{precision}: Python's first embedding ÷ augur serve's"), python / ours);
+        }
+    }
+    numbers
+}
+
+/// Milliseconds until the answer to the first request was read, and its embedding.
+async fn serve(precision: &str, dir: &Path) -> (f64, Vec<f32>) {
+    let (address, data) = (free_address(), tempfile::tempdir().expect("temporary directories can be made"));
+    let models = data.path().join("models");
+    std::fs::create_dir(&models).expect("a directory can be made");
+    let arguments: [OsString; 11] = [
+        "serve".into(),
+        "--log".into(),
+        "warn".into(),
+        "--listen".into(),
+        address.to_string().into(),
+        "--data-dir".into(),
+        data.path().join("data").into(),
+        "--models-dir".into(),
+        models.into(),
+        "--model".into(),
+        dir.into(),
+    ];
+    let body = json!({ "input": { "text": TEXT } }).to_string();
+    let path = format!("/v1/models/bench/minilm-{precision}/predictions");
+    let post = request("POST", &path, "prefer: wait=30\r\n", &body);
+    let begun = Instant::now();
+    let program = Program::start(&program("augur"), arguments, &[], "listening on ").await;
+    let mut connection = Connection::open(address).await;
+    let answer = connection.exchange(&post).await;
+    let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(answer.body));
+    let answer: serde_json::Value = serde_json::from_slice(answer.body).expect("answers are JSON");
+    let embedding = serde_json::from_value(answer["output"]["embedding"].clone()).expect("its output is an embedding");
+    program.end().await;
+    (milliseconds, embedding)
+}
+
+/// Milliseconds until the embedding was printed, and the embedding.
+async fn python(peer: &Recipe, model: &Path) -> (f64, Vec<f32>) {
+    let onnx = peer.exported("f32", model).await;
+    let mut command = tokio::process::Command::new(peer.python());
+    command.arg(peer.script("once")).args([
+        onnx.as_os_str(),
+        model.join("tokenizer.json").as_os_str(),
+        OsStr::new(TEXT),
+    ]);
+    let begun = Instant::now();
+    let output = command.output().await.expect("Python can be started");
+    let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (milliseconds, serde_json::from_slice(&output.stdout).expect("it prints numbers"))
+}
+
+/// Resident memory in MiB of a worker that has the model and has run texts of all lengths.
+async fn memory(model: &Path, dir: &Path) -> f64 {
+    let servers = Arc::new(Servers::start().await);
+    let database_url = migrated(&servers).await;
+    let stage = Stage::serving(servers, &database_url, &[], &[dir.to_owned()]).await;
+    let mut subject = stage.subject(&AUGUR).await;
+    let precision = dir.file_name().expect("a directory has a name").to_string_lossy();
+    let path = format!("/v1/models/bench/minilm-{precision}/predictions");
+    let body = |text: &String| request("POST", &path, "", &json!({ "input": { "text": text } }).to_string());
+    let requests = minilm::texts(model, TEXTS).iter().map(body).collect();
+    let address = subject.address;
+    apart(move || submit_each(address, 64, requests)).await;
+    subject.over().await;
+    let memory = stage.worker().resident_mib();
+    stage.end().await;
+    memory
+}
