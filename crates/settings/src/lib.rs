@@ -27,7 +27,7 @@ pub use groups::{
 pub use host::host_name;
 pub use models::{
     AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
-    ReplaceSettings, Repository,
+    QuantizeModel, ReplaceSettings, Repository, WeightForm,
 };
 pub use parse::{ParseError, parse, program_commands};
 pub use programs::{Augur, AugurApi, AugurWorker, Program};
