@@ -180,5 +180,21 @@ fn what_is_no_setting_is_of_one_call_only() {
         .collect();
     others.sort_unstable();
     others.dedup();
-    assert_eq!(others, ["each", "from", "input", "json", "keep", "model", "name", "replace", "repository", "wait"]);
+    let expected = [
+        "calibration",
+        "each",
+        "from",
+        "gguf",
+        "input",
+        "json",
+        "keep",
+        "model",
+        "name",
+        "replace",
+        "repository",
+        "to",
+        "wait",
+        "yes",
+    ];
+    assert_eq!(others, expected);
 }
