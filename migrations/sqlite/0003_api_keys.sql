@@ -1,4 +1,4 @@
--- API keys in one file: the same table and rules as migrations/postgres/0006_api_keys.sql, where they are explained.
+-- API keys in one file: the same table and rules as migrations/postgres/0005_api_keys.sql, where they are explained.
 
 CREATE TABLE api_keys (
     id         INTEGER PRIMARY KEY,

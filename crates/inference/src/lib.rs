@@ -4,6 +4,7 @@
 mod abandon;
 mod architecture;
 mod card;
+mod compare;
 mod contract;
 mod digest;
 mod draft;
@@ -22,6 +23,7 @@ mod models;
 mod origin;
 mod picture;
 mod plain;
+mod quantize;
 mod registry;
 mod signature;
 mod survey;
@@ -33,14 +35,16 @@ mod warm;
 use std::path::{Path, PathBuf};
 
 pub use abandon::Abandon;
+pub use compare::{Agreement, Comparison, Measured, calibration, compare};
 pub use draft::{Audience, Draft};
-pub use generate::is_gguf;
+pub use generate::{Divergence, is_gguf};
 pub use kernels::{Cpu, Isa, IsaError, Precision};
 pub use machine::Machine;
 pub use model::{Model, Output};
 pub use models::{Changes, Config, Look, Models};
 pub use origin::Origin;
 pub use plain::is_setting;
+pub use quantize::{Form, quantize};
 pub use survey::{Description, Listed, PinnedFile, inspect, refuse_pickle, survey};
 pub use text::Encoder;
 

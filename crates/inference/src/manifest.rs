@@ -192,7 +192,11 @@ fn check_inside(dir: &Path, file: &Path) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn read_text(path: &Path) -> Result<String, LoadError> {
+/// Reads a file of text that is not too long.
+///
+/// # Errors
+/// When it cannot be read, is too long or not UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String, LoadError> {
     let failed = |error: std::io::Error| LoadError::new(path, format!("cannot be read: {error}"));
     let mut text = String::new();
     let length = File::open(path).map_err(failed)?.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;

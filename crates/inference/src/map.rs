@@ -28,6 +28,14 @@ pub(crate) struct Weights {
     data_start: usize,
 }
 
+/// A tensor as it is in the file.
+pub(crate) struct Stored<'a> {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+}
+
 impl Weights {
     /// Maps the file and checks its header: its length, its JSON, that tensors lie inside the file without gaps or overlaps,
     /// and that each has as many bytes as its shape says.
@@ -60,6 +68,20 @@ impl Weights {
     pub(crate) fn parameters(&self) -> u64 {
         let tensors = self.metadata.tensors();
         tensors.values().map(|info| info.shape.iter().map(|side| *side as u64).product::<u64>()).sum()
+    }
+
+    /// All tensors, as they are in the file.
+    ///
+    /// # Errors
+    /// When one lies outside the file.
+    pub(crate) fn stored(&self) -> Result<Vec<Stored<'_>>, LoadError> {
+        let stored = self.metadata.tensors().into_iter().map(|(name, info)| {
+            let (start, end) = info.data_offsets;
+            let bytes = self.map.get(self.data_start + start..self.data_start + end);
+            let bytes = bytes.ok_or_else(|| LoadError::new(&self.path, format!("tensor {name:?} lies outside it")))?;
+            Ok(Stored { name, dtype: info.dtype, shape: &info.shape, bytes })
+        });
+        stored.collect()
     }
 
     /// The shape of a tensor, if the file has it.

@@ -29,7 +29,7 @@ pub use host::host_name;
 pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, RevokeKey, RotateKey};
 pub use models::{
     AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
-    ReplaceSettings, Repository,
+    QuantizeModel, ReplaceSettings, Repository, WeightForm,
 };
 pub use parse::{ParseError, parse, program_commands};
 pub use programs::{Augur, AugurApi, AugurWorker, Program};

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use prediction::ModelName;
 
 use crate::{FileSettings, IsaSettings, ModelsDirSettings, commands::model_name, groups::positive_duration};
@@ -27,13 +27,29 @@ pub enum ModelsCommand {
     Add(AddModel),
     /// Fetches a model from the Hugging Face hub into the directory of models, once it has loaded and run its example
     ///
+    /// Of a repository with GGUF files, one is fetched: --file says which, where there are several.
+    ///
     /// Only what the model reads is fetched, each file compared with the digest that the hub states. What a broken connection
     /// leaves is kept, and fetched on from there the next time. The commit that was fetched is written down beside the files, in
     /// augur-source.json.
     #[command(after_help = "Examples:\n  \
         augur models pull sentence-transformers/all-MiniLM-L6-v2\n  \
-        augur models pull sentence-transformers/all-MiniLM-L6-v2@c9745ed1d9f207416be6d2e6f8de32d1f16199bf")]
+        augur models pull sentence-transformers/all-MiniLM-L6-v2@c9745ed1d9f207416be6d2e6f8de32d1f16199bf\n  \
+        augur models pull Qwen/Qwen2.5-0.5B-Instruct-GGUF --file qwen2.5-0.5b-instruct-q4_k_m.gguf")]
     Pull(PullModel),
+    /// Makes a smaller version of a model, beside it, after showing what it is worth
+    ///
+    /// Encoders of texts become bf16 or int8, text generators (GGUF files of floats) q8_0 or q4_k, and of networks for images the
+    /// weights become bf16. It is made in a hidden directory of the directory of models; size, speed and agreement with the original
+    /// on a set of inputs are shown, and only then it is put into its place, under a name of its own: who asks for the old name
+    /// goes on getting the old version.
+    ///
+    /// Exit status: 0 when it is in its place; 3 when it was shown and nothing is kept, because nobody said yes; 1 when it cannot be
+    /// made.
+    #[command(after_help = "Examples:\n  \
+        augur models quantize sentence-transformers/all-minilm-l6-v2 --to int8\n  \
+        augur models quantize my/generator --to q4_k --calibration inputs.jsonl --yes")]
+    Quantize(QuantizeModel),
     /// Measures one model on this machine: latency and throughput, by length of text and by how many ask at once
     ///
     /// It runs in the engine that servers run it in, without their store and queue.
@@ -97,6 +113,9 @@ pub struct PullModel {
     /// The repository, and a branch, tag or commit if not main.
     #[arg(value_name = "OWNER/NAME[@REVISION]")]
     pub repository: Repository,
+    /// The GGUF file to fetch, where the repository has several.
+    #[arg(long = "file", value_name = "NAME.gguf")]
+    pub gguf: Option<String>,
     /// What to do with one that is there.
     #[command(flatten)]
     pub replace: ReplaceSettings,
@@ -109,6 +128,50 @@ pub struct PullModel {
     /// Where the configuration file is.
     #[command(flatten)]
     pub file: FileSettings,
+}
+
+/// The settings of `augur models quantize`.
+#[derive(Args, Clone, Debug)]
+pub struct QuantizeModel {
+    /// The model, as owner/name; a name alone means augur/NAME.
+    #[arg(value_parser = model_name)]
+    pub model: ModelName,
+    /// What its weights become.
+    #[arg(long, value_name = "FORM")]
+    pub to: WeightForm,
+    /// What to call the result, as owner/name, if not as the model with -FORM behind it; a name alone means augur/NAME.
+    #[arg(long, value_parser = model_name)]
+    pub name: Option<ModelName>,
+    /// Inputs to compare both on, one in JSON on each line, instead of the model's example and some sentences.
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Puts it into its place without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// How it is printed.
+    #[command(flatten)]
+    pub print: PrintSettings,
+    /// Where models are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
+/// What weights become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightForm {
+    /// Floats of 8 significant bits.
+    Bf16,
+    /// Whole numbers of 8 bits when they are multiplied, bf16 in the file.
+    Int8,
+    /// Blocks of 32 numbers of 8 bits.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// Blocks of 256 numbers of 4 bits.
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 /// The settings of `augur models bench`.

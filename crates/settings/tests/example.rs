@@ -181,8 +181,23 @@ fn what_is_no_setting_is_of_one_call_only() {
         .collect();
     others.sort_unstable();
     others.dedup();
-    assert_eq!(
-        others,
-        ["each", "from", "input", "json", "keep", "key", "model", "name", "replace", "repository", "share", "wait"]
-    );
+    let expected = [
+        "calibration",
+        "each",
+        "from",
+        "gguf",
+        "input",
+        "json",
+        "keep",
+        "key",
+        "model",
+        "name",
+        "replace",
+        "repository",
+        "share",
+        "to",
+        "wait",
+        "yes",
+    ];
+    assert_eq!(others, expected);
 }

@@ -3,12 +3,15 @@
 mod add;
 mod bench;
 mod download;
+mod gguf;
 mod hub;
 mod inspect;
 mod install;
 mod list;
 mod progress;
 mod pull;
+mod quantize;
+mod report;
 
 use std::{
     fs,
@@ -30,6 +33,7 @@ pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
         ModelsCommand::Inspect(settings) => inspect::inspect(settings).await,
         ModelsCommand::Add(settings) => add::add(settings).await,
         ModelsCommand::Pull(settings) => pull::pull(settings).await,
+        ModelsCommand::Quantize(settings) => quantize::quantize(settings).await,
         ModelsCommand::Bench(settings) => bench::bench(settings).await,
     }
 }

@@ -12,6 +12,7 @@ use settings::{Fatal, PullModel, Repository, say};
 use super::{
     CARD, described,
     download::{Failed, Wanted, download},
+    gguf,
     hub::{Hub, Revision},
     install::{Staged, refuse_existing},
     place,
@@ -26,18 +27,21 @@ const READERS: [&str; 2] = ["tokenizer.json", "preprocessor_config.json"];
 const WEIGHTS: &str = "model.safetensors";
 /// What the weights are when they are in several files.
 const SHARDS: &str = "model.safetensors.index.json";
-/// Which commit what was gathered is of.
+/// Which commit what was gathered is of, and which of its files was asked for.
 const COMMIT: &str = "commit";
 
 /// Fetches it and says what it is called.
 pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
-    let PullModel { repository, replace, hub, dir, .. } = settings;
+    let PullModel { repository, gguf, replace, hub, dir, .. } = settings;
     let (hub, models_dir, name) = (Hub::new(&hub)?, dir.models_dir, &repository.name);
     let revision = hub.revision(&repository).await?;
     let commit = checked(&revision.commit).ok_or_else(|| hub.refused(&repository, "the hub names no commit"))?;
-    let wanted = wanted(&revision).map_err(|reason| hub.refused(&repository, &reason))?;
+    let wanted = wanted(&revision, gguf.as_deref()).map_err(|reason| hub.refused(&repository, &reason))?;
     let target = place(&models_dir, name);
-    let is_there = Origin::read(&target).is_ok_and(|origin| origin.is_some_and(|origin| origin.commit == commit));
+    let has_all = |origin: Origin| {
+        origin.commit == commit && wanted.iter().all(|file| origin.files.contains_key(Path::new(&file.path)))
+    };
+    let is_there = Origin::read(&target).is_ok_and(|origin| origin.is_some_and(has_all));
     if is_there && described(&target).await.is_ok() {
         say(format_args!("{name} is there already, commit {}, in {}", short(commit), target.display()));
         return Ok(());
@@ -46,7 +50,7 @@ pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
 
     let staged = Staged::new(&models_dir, name, "pull", true)?;
     let _lock = lock(&staged, name.as_str())?;
-    begin(&staged, commit)?;
+    begin(&staged, &format!("{commit} {}", gguf.unwrap_or_default()))?;
     let mut progress = Progress::of(wanted.iter().map(|file| file.bytes).sum());
     let mut files = BTreeMap::new();
     for file in &wanted {
@@ -81,9 +85,12 @@ fn short(commit: &str) -> &str {
     &commit[..12]
 }
 
-/// The files that the model reads, small ones first.
-fn wanted(revision: &Revision) -> Result<Vec<Wanted>, String> {
+/// The files that the model reads, small ones first; of GGUF files, the one that was asked for.
+fn wanted(revision: &Revision, asked: Option<&str>) -> Result<Vec<Wanted>, String> {
     let has = |path: &str| revision.files.iter().any(|file| file.path == path);
+    if let Some(chosen) = gguf::choose(revision, asked, NEEDED.into_iter().all(has))? {
+        return listed(revision, |path| path == chosen || path == CARD);
+    }
     if let Some(missing) = NEEDED.into_iter().find(|path| !has(path)) {
         let pickle = revision.files.iter().find(|file| inference::refuse_pickle(Path::new(&file.path)).is_err());
         return Err(match pickle {
@@ -104,7 +111,12 @@ fn wanted(revision: &Revision) -> Result<Vec<Wanted>, String> {
     let is_read = |path: &str| {
         NEEDED.contains(&path) || READERS.contains(&path) || is_setting(path) || is_module(path) || path == CARD
     };
-    let files = revision.files.iter().filter(|file| is_read(&file.path)).cloned().map(|file| {
+    listed(revision, is_read)
+}
+
+/// The files of these paths, with what the hub states of them, small ones first.
+fn listed(revision: &Revision, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Wanted>, String> {
+    let files = revision.files.iter().filter(|file| is_wanted(&file.path)).cloned().map(|file| {
         let path = file.path.clone();
         Wanted::new(file).ok_or_else(|| format!("the hub does not state the size and digest of {path}"))
     });
@@ -133,13 +145,13 @@ fn lock(staged: &Staged, name: &str) -> Result<File, Fatal> {
     }
 }
 
-/// Forgets what was gathered of another commit.
-fn begin(staged: &Staged, commit: &str) -> Result<(), Fatal> {
+/// Forgets what was gathered of another commit, or for another choice among its files.
+fn begin(staged: &Staged, asked: &str) -> Result<(), Fatal> {
     let path = staged.home.join(COMMIT);
-    if fs::read_to_string(&path).unwrap_or_default() != commit {
+    if fs::read_to_string(&path).unwrap_or_default() != asked {
         fs::remove_dir_all(&staged.dir)?;
         fs::create_dir_all(&staged.dir)?;
-        fs::write(path, commit)?;
+        fs::write(path, asked)?;
     }
     Ok(())
 }

@@ -4,7 +4,9 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    fs,
     io::{self, ErrorKind},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,13 +26,18 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
-use crate::{tiny, tiny_image};
+use crate::{served::MODELS, tiny, tiny_image};
 
 /// What the branch `main` is.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// How long what was written may take to leave.
 const FLUSHED_WITHIN: Duration = Duration::from_millis(200);
+
+/// A tiny text generator, from the directory of models.
+const GENERATOR: &str = "../crates/inference/tests/goldens/generators/llama-q8_0.gguf";
+/// How files with generators end.
+const GGUF: &str = ".gguf";
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -53,6 +60,8 @@ pub(crate) struct Conduct {
     pub(crate) seed: u8,
     /// Its model is of images, not of texts.
     pub(crate) is_of_images: bool,
+    /// It has these GGUF files instead, each with a tiny generator.
+    pub(crate) generators: &'static [&'static str],
 }
 
 /// One request.
@@ -156,7 +165,14 @@ impl Shared {
                 status_with(StatusCode::FOUND, &[(LOCATION.as_str(), &location)])
             }
             Some(name) => match files(&conduct).get(name) {
-                Some(content) => file(content, asked.range.as_deref(), None),
+                Some(content) => {
+                    let cut = if name.ends_with(GGUF) && !conduct.cuts.is_empty() {
+                        Some(conduct.cuts.remove(0))
+                    } else {
+                        None
+                    };
+                    file(content, asked.range.as_deref(), cut)
+                }
                 None => status_with(StatusCode::NOT_FOUND, &[("x-error-code", "EntryNotFound")]),
             },
             None => status_with(StatusCode::NOT_FOUND, &[("x-error-code", "RepoNotFound")]),
@@ -165,6 +181,11 @@ impl Shared {
 }
 
 fn files(conduct: &Conduct) -> BTreeMap<&'static str, Vec<u8>> {
+    if !conduct.generators.is_empty() {
+        let others = [("README.md", b"---\nlicense: mit\n---\n".to_vec()), ("config.json", b"{}".to_vec())];
+        let generator = fs::read(Path::new(MODELS).join(GENERATOR)).expect("a golden file");
+        return conduct.generators.iter().map(|path| (*path, generator.clone())).chain(others).collect();
+    }
     let files = if conduct.is_of_images { tiny_image::files } else { tiny::files };
     files(conduct.seed).into_iter().filter(|(path, _)| !conduct.lacks.contains(path)).collect()
 }
@@ -174,7 +195,7 @@ fn listing(conduct: &Conduct) -> Value {
     let siblings = files(conduct).into_iter().map(|(path, content)| {
         let blob = Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(&content);
         let mut file = json!({"rfilename": path, "size": content.len(), "blobId": hex::encode(blob.finalize())});
-        if path == tiny::WEIGHTS {
+        if path == tiny::WEIGHTS || path.ends_with(GGUF) {
             let sha256 = hex::encode(Sha256::digest(&content));
             file["lfs"] = json!({"sha256": sha256, "size": content.len(), "pointerSize": 131});
             file["blobId"] = json!("f".repeat(40));

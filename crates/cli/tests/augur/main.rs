@@ -10,6 +10,7 @@ mod once;
 mod postgres;
 mod predict;
 mod pull;
+mod quantize;
 mod receiver;
 mod serve;
 mod served;

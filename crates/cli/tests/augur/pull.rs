@@ -235,3 +235,41 @@ async fn another_model_of_the_name_is_replaced_only_when_that_is_said() {
     assert_eq!(installed(&home.model())["commit"], COMMIT);
     assert!(!home.files().iter().any(|path| path.contains("onnx")), "nothing of the other one is left");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gguf_file_is_chosen_resumed_and_pinned() {
+    const FILES: [&str; 2] = ["tiny-q8_0.gguf", "tiny-other.gguf"];
+    let hub = Hub::start(Conduct { generators: &FILES, cuts: vec![1000], ..Conduct::default() }).await;
+    let home = Home::new();
+    assert_refused(
+        &home.pull(&hub, &[]).await,
+        "--file chooses among tiny-other.gguf (124 kB), tiny-q8_0.gguf (124 kB)",
+    );
+    assert_refused(
+        &home.pull(&hub, &["--file=tiny-q4_0.gguf"]).await,
+        "it has no tiny-q4_0.gguf; --file chooses among",
+    );
+    assert!(home.files().is_empty());
+    hub.asked();
+    let ran = home.pull(&hub, &["--file=tiny-q8_0.gguf"]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    let ranges: Vec<_> = hub.asked().into_iter().filter_map(|asked| asked.range).collect();
+    assert_eq!(ranges, ["bytes=1000-"]);
+    let expected = ["README.md", "augur-source.json", FILES[0]].map(|path| format!("{}/{path}", tiny::NAME));
+    assert_eq!(home.files(), expected.into());
+    let again = home.pull(&hub, &["--file=tiny-q8_0.gguf"]).await;
+    assert!(again.status == Some(0) && again.out.contains("is there already"), "{again:?}");
+    // Another file of the same commit is another model.
+    assert_refused(&home.pull(&hub, &["--file=tiny-other.gguf"]).await, "--replace");
+    let other = home.pull(&hub, &["--file=tiny-other.gguf", "--replace"]).await;
+    assert_eq!((other.status, other.err.as_str()), (Some(0), ""), "{other:?}");
+    assert!(home.model().join(FILES[1]).exists() && !home.model().join(FILES[0]).exists());
+
+    // What was fetched is pinned.
+    let file = home.model().join(FILES[1]);
+    let mut content = fs::read(&file).expect("reads");
+    *content.last_mut().expect("a byte") ^= 1;
+    fs::write(&file, content).expect("writes");
+    let shown = ended(command(&["models", "inspect", tiny::NAME, &flag("models-dir", home.dir.path())]), "").await;
+    assert!(shown.status == Some(1) && shown.err.contains("tiny-other.gguf: sha256 is"), "{shown:?}");
+}

@@ -4,6 +4,7 @@ mod attend;
 mod bytes;
 mod cache;
 mod chat;
+mod compare;
 mod config;
 mod decoder;
 mod input;
@@ -47,6 +48,9 @@ use crate::{
     gguf::{Gguf, Value},
     registry,
 };
+
+pub use self::compare::Divergence;
+pub(crate) use self::compare::compare;
 
 /// The task, in the field's standard words.
 pub(crate) const TASK: &str = "text-generation";

@@ -6,7 +6,7 @@ use candle_core::quantized::GgmlDType;
 
 use super::{cursor::Cursor, value::Value};
 
-const MAGIC: &[u8] = b"GGUF";
+pub(super) const MAGIC: &[u8] = b"GGUF";
 
 /// The longest header, in bytes; those of published models stay far below.
 const LONGEST_HEADER: usize = 64 << 20;
@@ -24,6 +24,10 @@ const ALIGNMENTS: Range<usize> = 8..(1 << 16) + 1;
 /// All that stands before the tensors.
 pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, Value>,
+    /// Where each of them stands in the file with its name, in the file's order.
+    pub(super) values: Vec<(String, Range<usize>)>,
+    /// Tensors begin at multiples of so many bytes.
+    pub(super) alignment: usize,
     pub(super) tensors: BTreeMap<String, Tensor>,
 }
 
@@ -59,10 +63,12 @@ impl Header {
         }
         let tensors = cursor.count(MOST_TENSORS, "tensors")?;
         let values = cursor.count(MOST_VALUES, "values")?;
-        let mut metadata = BTreeMap::new();
+        let (mut metadata, mut places) = (BTreeMap::new(), Vec::new());
         for _ in 0..values {
+            let begin = cursor.position();
             let name = cursor.text(LONGEST_NAME)?;
             let value = Value::read(&mut cursor).map_err(|reason| format!("{name:?}: {reason}"))?;
+            places.push((name.to_owned(), begin..cursor.position()));
             if metadata.insert(name.to_owned(), value).is_some() {
                 return Err(format!("says {name:?} twice"));
             }
@@ -77,7 +83,7 @@ impl Header {
             }
         }
         refuse_overlaps(&found)?;
-        Ok(Self { metadata, tensors: found })
+        Ok(Self { metadata, values: places, alignment, tensors: found })
     }
 }
 
@@ -141,22 +147,28 @@ fn refuse_overlaps(tensors: &BTreeMap<String, Tensor>) -> Result<(), String> {
     }
 }
 
-/// The kinds that are read, by their numbers in files (`ggml_type` of ggml.h).
+/// The kinds that are read, with their numbers in files (`ggml_type` of ggml.h).
+const KINDS: [(u32, GgmlDType); 13] = [
+    (0, GgmlDType::F32),
+    (1, GgmlDType::F16),
+    (2, GgmlDType::Q4_0),
+    (3, GgmlDType::Q4_1),
+    (6, GgmlDType::Q5_0),
+    (7, GgmlDType::Q5_1),
+    (8, GgmlDType::Q8_0),
+    (10, GgmlDType::Q2K),
+    (11, GgmlDType::Q3K),
+    (12, GgmlDType::Q4K),
+    (13, GgmlDType::Q5K),
+    (14, GgmlDType::Q6K),
+    (30, GgmlDType::BF16),
+];
+
 fn kind(number: u32) -> Option<GgmlDType> {
-    Some(match number {
-        0 => GgmlDType::F32,
-        1 => GgmlDType::F16,
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        30 => GgmlDType::BF16,
-        _ => return None,
-    })
+    KINDS.into_iter().find(|(known, _)| *known == number).map(|(_, kind)| kind)
+}
+
+/// The number of a kind in files; `None` for one that is not read.
+pub(super) fn number(kind: GgmlDType) -> Option<u32> {
+    KINDS.into_iter().find(|(_, known)| *known == kind).map(|(number, _)| number)
 }

@@ -5,6 +5,7 @@ mod header;
 #[cfg(test)]
 pub(crate) mod tests;
 mod value;
+mod write;
 
 use std::{
     borrow::Cow,
@@ -101,6 +102,13 @@ impl Gguf {
         }
     }
 
+    /// The name, the kind and the shape (rows first) of each tensor, in the file's order.
+    pub(crate) fn stored(&self) -> Vec<(&str, GgmlDType, &[usize])> {
+        let mut tensors: Vec<_> = self.header.tensors.iter().collect();
+        tensors.sort_by_key(|(_, tensor)| tensor.range.start);
+        tensors.into_iter().map(|(name, tensor)| (name.as_str(), tensor.kind, tensor.shape.as_slice())).collect()
+    }
+
     /// How many numbers its tensors hold.
     pub(crate) fn parameters(&self) -> u64 {
         self.header.tensors.values().map(Tensor::numbers).sum()
@@ -155,7 +163,7 @@ impl Gguf {
     }
 }
 
-fn is_float(kind: GgmlDType) -> bool {
+pub(crate) fn is_float(kind: GgmlDType) -> bool {
     matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
 }
 

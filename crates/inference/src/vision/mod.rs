@@ -40,7 +40,7 @@ pub(crate) use self::{
 };
 
 /// The task's word.
-const TASK: &str = "image-classification";
+pub(crate) const TASK: &str = "image-classification";
 
 /// The most bytes of an input: as many as the API takes of a body when it is told nothing else.
 const LONGEST_INPUT: usize = 2 << 20;

@@ -101,9 +101,6 @@ fn place(id: PredictionId, epoch: i32, from: u64) -> [u8; ASK_BYTES] {
     bytes
 }
 
-/// A place in what a run writes: which prediction's, under which epoch, and from which byte on.
-type Place = (PredictionId, i32, u64);
-
 /// What [`place`] wrote, and what follows.
 fn read_place(bytes: &[u8]) -> Option<(Place, &[u8])> {
     let (id, bytes) = bytes.split_first_chunk::<16>()?;

@@ -1,0 +1,126 @@
+//! `augur models quantize`: what it makes, what it shows, and what it refuses.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    once::{Ran, augur},
+    served::{MODELS, flag},
+    tiny, tiny_image,
+};
+
+const GENERATOR: &str = "my/generator";
+
+struct Home(TempDir);
+
+impl Home {
+    /// With a text encoder, a network for images and a text generator.
+    async fn new() -> Self {
+        let home = Self(tempfile::tempdir().expect("a temporary directory"));
+        tiny::write(&home.0.path().join(tiny::NAME), 1);
+        tiny_image::write(&home.0.path().join("my/vit"), 1);
+        let goldens = Path::new(MODELS).join("../crates/inference/tests/goldens/generators");
+        let added = home.run(&["add", &goldens.join("llama-f32.gguf").to_string_lossy(), "--name", GENERATOR]).await;
+        assert_eq!(added.status, Some(0), "{added:?}");
+        home
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ran {
+        augur(&[&["models"], arguments, &[&flag("models-dir", self.0.path())]].concat()).await
+    }
+
+    /// Names, versions and sizes, by name; nothing may be broken.
+    async fn listed(&self) -> Vec<(String, String, u64)> {
+        let ran = self.run(&["ls", "--json"]).await;
+        let listed: Vec<Value> = serde_json::from_str(&ran.out).expect("JSON");
+        let of = |model: &Value| {
+            let text = |key: &str| model[key].as_str().unwrap_or_else(|| panic!("{model}")).to_owned();
+            (text("name"), text("version"), model["bytes"].as_u64().expect("a number"))
+        };
+        listed.iter().map(of).collect()
+    }
+
+    fn owners(&self) -> usize {
+        fs::read_dir(self.0.path()).expect("it can be read").count()
+    }
+}
+
+#[tokio::test]
+async fn the_report_comes_first_and_without_a_yes_nothing_is_kept() {
+    let home = Home::new().await;
+    let before = home.listed().await;
+    let ran = home.run(&["quantize", tiny::NAME, "--to", "int8"]).await;
+    assert_eq!(ran.status, Some(3), "{ran:?}");
+    assert!(ran.err.contains("test-org/tiny-encoder-int8 was not kept; --yes keeps it"), "{ran:?}");
+    for part in ["ORIGINAL", "files", "an input", "on 25 inputs: cosine with the original 0.9"] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    assert_eq!((home.listed().await, home.owners()), (before, 2), "nothing is left over");
+}
+
+#[tokio::test]
+async fn smaller_versions_stand_beside_their_originals() {
+    let home = Home::new().await;
+    let before = home.listed().await;
+    let mut made = Vec::new();
+    for (model, to) in [(tiny::NAME, "bf16"), (tiny::NAME, "int8"), (GENERATOR, "q8_0"), ("my/vit", "bf16")] {
+        let ran = home.run(&["quantize", model, "--to", to, "--yes", "--json"]).await;
+        assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+        let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+        let (original, result, agreement) = (&report["original"], &report["result"], &report["agreement"]);
+        assert!(result["file_bytes"].as_u64() < original["file_bytes"].as_u64(), "{report}");
+        assert!(result["seconds_each"].as_f64() > Some(0.0) && original["seconds_each"].as_f64() > Some(0.0));
+        let least = |key: &str, least: f64| assert!(agreement[key].as_f64().expect(key) >= least, "{report}");
+        match (model, to) {
+            (tiny::NAME, "bf16") => least("worst_cosine", 0.9999),
+            (tiny::NAME, _) => least("worst_cosine", 0.995),
+            (GENERATOR, _) => least("same_token", 0.8),
+            _ => least("same_label", 1.0),
+        }
+        made.push((format!("{model}-{to}"), result["version"].clone(), result["precision"].clone()));
+    }
+    let after = home.listed().await;
+    assert!(before.iter().all(|model| after.contains(model)), "originals are as they were: {after:?}");
+    for (name, version, precision) in made {
+        let listed = after.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
+        assert_eq!(json!(listed.1), version, "{name}");
+        let shown: Value = serde_json::from_str(&home.run(&["inspect", &name, "--json"]).await.out).expect("JSON");
+        assert_eq!(shown["precision"], if precision.is_null() { json!("f32") } else { precision }, "{name}");
+    }
+    assert_eq!(home.owners(), 2, "nothing is left over");
+    let again = home.run(&["quantize", tiny::NAME, "--to", "int8", "--yes"]).await;
+    assert!(again.status == Some(1) && again.err.contains("is there already"), "{again:?}");
+    let twice = home.run(&["quantize", "test-org/tiny-encoder-int8", "--to", "int8", "--yes", "--name", "b"]).await;
+    assert!(twice.status == Some(1) && twice.err.contains("is int8 already"), "{twice:?}");
+    let back = home.run(&["quantize", "test-org/tiny-encoder-int8", "--to", "bf16", "--yes"]).await;
+    assert!(back.status == Some(1) && back.err.contains("begin with the model that it was made of"), "{back:?}");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_and_leaves_nothing() {
+    let home = Home::new().await;
+    let before = home.listed().await;
+    let inputs = home.0.path().join("../").join(format!("{}.jsonl", std::process::id()));
+    fs::write(&inputs, "{\"text\": \"w1\"}\n\n{\"words\": 1}\n").expect("writes");
+    let calibration = flag("calibration", &inputs);
+    for (arguments, said) in [
+        (vec!["nobody/nothing", "--to", "int8"], "there is no model nobody/nothing"),
+        (vec![tiny::NAME, "--to", "q8_0"], "does feature-extraction; q8_0 is for text generators"),
+        (vec![GENERATOR, "--to", "int8"], "is a text generator, which can be q8_0 or q4_k, not int8"),
+        (vec![GENERATOR, "--to", "q4_k"], "no multiple of 256"),
+        (vec!["my/vit", "--to", "int8"], "only its weights can be stored as bf16"),
+        (vec![tiny::NAME, "--to", "int8", &calibration], "line 3"),
+        (vec![tiny::NAME, "--to", "int8", "--calibration=absent.jsonl"], "absent.jsonl: cannot be read"),
+        (vec![tiny::NAME, "--to", "int8", "--name", "my/vit"], "my/vit is there already"),
+    ] {
+        let ran = home.run(&[&["quantize", "--yes"], &arguments[..]].concat()).await;
+        assert_eq!((ran.status, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(ran.err.contains(said), "{said}: {ran:?}");
+    }
+    fs::remove_file(&inputs).expect("removes");
+    let unknown = home.run(&["quantize", tiny::NAME, "--to", "q2_k"]).await;
+    assert!(unknown.status == Some(2) && unknown.err.contains("q8_0"), "{unknown:?}");
+    assert_eq!((home.listed().await, home.owners()), (before, 2), "nothing is left over");
+}

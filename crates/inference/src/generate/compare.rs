@@ -1,0 +1,93 @@
+//! How far two text generators agree on the next token, after every token of some prompts.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, value::to_raw_value};
+
+use super::{Generator, cache::Cache, decoder::Part, workshop::Workshop};
+use crate::architecture::Architecture;
+
+/// Of longer prompts only so many tokens are looked at.
+const MOST_TOKENS: usize = 256;
+
+/// How far the next tokens of one model are those of another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// The share of places with the same likeliest token, 0 to 1.
+    pub same: f64,
+    /// The mean of Σ p · ln(p ÷ q) over the vocabulary, p being the original's probabilities and q the other's (Kullback and Leibler,
+    /// 1951), in nats; 0 where they are the same.
+    pub mean_divergence: f64,
+    /// The places that were compared: the tokens of all prompts.
+    pub tokens: usize,
+}
+
+/// Runs the prompts of these inputs on both, token by token; also the mean time of a token on each.
+///
+/// # Errors
+/// When an input is not one of theirs, they have not the same tokens, or a decoder fails.
+pub(crate) fn compare(
+    original: &Generator,
+    made: &Generator,
+    inputs: &[Value],
+) -> Result<(Divergence, [Duration; 2]), String> {
+    if original.decoder.config.vocabulary != made.decoder.config.vocabulary {
+        return Err("has other tokens than the model that it is compared with".into());
+    }
+    let sides = [original, made];
+    let mut workshop = Workshop::new(original.machine).map_err(|error| format!("no threads: {error}"))?;
+    let (mut same, mut divergence, mut tokens, mut times) = (0_usize, 0.0, 0_usize, [Duration::ZERO; 2]);
+    for (place, input) in inputs.iter().enumerate() {
+        let input = to_raw_value(input).map_err(|error| error.to_string())?;
+        let request = original.prepare(&input).map_err(|failure| format!("fails on input {}: {failure}", place + 1))?;
+        let prompt = &request.prompt[..request.prompt.len().min(MOST_TOKENS)];
+        let mut caches = sides.map(|side| Cache::new(&side.decoder.config, prompt.len()));
+        for token in prompt {
+            let mut logits = [Vec::new(), Vec::new()];
+            for (side, generator) in sides.iter().enumerate() {
+                let begun = Instant::now();
+                let part = Part { tokens: std::slice::from_ref(token), cache: &mut caches[side], wants_logits: true };
+                let found = generator.decoder.forward(&mut [part], &mut workshop).map_err(|error| error.to_string())?;
+                times[side] += begun.elapsed();
+                logits[side] = found.into_iter().next().unwrap_or_default();
+            }
+            let [one, other] = logits.each_ref().map(|logits| log_probabilities(logits));
+            same += usize::from(likeliest(&one) == likeliest(&other));
+            divergence += one.iter().zip(&other).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            tokens += 1;
+        }
+    }
+    if !f64::is_finite(divergence) {
+        return Err("computes what is no number".into());
+    }
+    let count = tokens.max(1);
+    let divergence =
+        Divergence { same: same as f64 / count as f64, mean_divergence: divergence / count as f64, tokens };
+    Ok((divergence, times.map(|time| time / u32::try_from(count).unwrap_or(u32::MAX))))
+}
+
+fn log_probabilities(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let above: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) - f64::from(most)).collect();
+    let sum = above.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+    above.into_iter().map(|logit| logit - sum).collect()
+}
+
+fn likeliest(probabilities: &[f64]) -> Option<usize> {
+    probabilities.iter().enumerate().max_by(|one, other| one.1.total_cmp(other.1)).map(|(token, _)| token)
+}
+
+#[cfg(test)]
+impl Generator {
+    /// The logits after each token of a prompt, each computed from all tokens before it at once.
+    pub(crate) fn logits_after_each_token(&self, prompt: &str) -> Vec<Vec<f32>> {
+        let tokens = self.tokenizer.tokens(prompt).expect("tokens");
+        let mut workshop = Workshop::new(self.machine).expect("threads");
+        let after = |length: usize| {
+            let mut cache = Cache::new(&self.decoder.config, length);
+            let part = Part { tokens: &tokens[..length], cache: &mut cache, wants_logits: true };
+            self.decoder.forward(&mut [part], &mut workshop).expect("computes").remove(0)
+        };
+        (1..=tokens.len()).map(after).collect()
+    }
+}
