@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::ops::log_softmax;
 use serde_json::{Value, value::to_raw_value};
 
 use super::{Generator, cache::Cache, decoder::Part, workshop::Workshop};
@@ -52,6 +54,7 @@ pub(crate) fn compare(
                 logits[side] = found.into_iter().next().unwrap_or_default();
             }
             let [one, other] = logits.each_ref().map(|logits| log_probabilities(logits));
+            let (one, other) = one.and_then(|one| Ok((one, other?))).map_err(|error| error.to_string())?;
             same += usize::from(likeliest(&one) == likeliest(&other));
             divergence += one.iter().zip(&other).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
             tokens += 1;
@@ -66,11 +69,9 @@ pub(crate) fn compare(
     Ok((divergence, times.map(|time| time / u32::try_from(count).unwrap_or(u32::MAX))))
 }
 
-fn log_probabilities(logits: &[f32]) -> Vec<f64> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let above: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) - f64::from(most)).collect();
-    let sum = above.iter().map(|logit| logit.exp()).sum::<f64>().ln();
-    above.into_iter().map(|logit| logit - sum).collect()
+fn log_probabilities(logits: &[f32]) -> candle_core::Result<Vec<f64>> {
+    let logits = Tensor::new(logits, &Device::Cpu)?.to_dtype(DType::F64)?;
+    log_softmax(&logits, D::Minus1)?.to_vec1()
 }
 
 fn likeliest(probabilities: &[f64]) -> Option<usize> {
