@@ -95,11 +95,12 @@ pub(super) async fn stream(
     let (events, mut sent) = mpsc::channel(EVENTS_WAITING);
     let telling = Telling::new(told, prediction.attempt, writes_text, events);
     let following = Following { api: Arc::clone(&api), id, telling, waiting };
-    api.tasks.spawn(async move {
-        let _room = room;
-        following.follow(prediction).await;
+    api.tasks.spawn(following.follow(prediction));
+    let events = stream::poll_fn(move |context| {
+        // The place is taken for as long as there is anything that the client has not read.
+        let _place = &room;
+        sent.poll_recv(context).map(|event| event.map(Ok::<_, Infallible>))
     });
-    let events = stream::poll_fn(move |context| sent.poll_recv(context).map(|event| event.map(Ok::<_, Infallible>)));
     let mut response = Response::new(Body::from_stream(events));
     response.headers_mut().insert(header::CONTENT_TYPE, EVENT_STREAM);
     response.headers_mut().insert(BUFFERING, HeaderValue::from_static("no"));
