@@ -22,6 +22,7 @@ pub(crate) struct Held {
 
 struct Entry {
     epoch: i32,
+    since: Instant,
     until: Instant,
     abandon: Abandon,
     draft: Draft,
@@ -51,7 +52,13 @@ impl Held {
         let mut held = self.lock();
         let hold = |run: Run| {
             let (abandon, draft) = (Abandon::default(), Draft::new(seed(run.id), audience.clone()));
-            let entry = Entry { epoch: run.epoch, until, abandon: abandon.clone(), draft: draft.clone() };
+            let entry = Entry {
+                epoch: run.epoch,
+                since: Instant::now(),
+                until,
+                abandon: abandon.clone(),
+                draft: draft.clone(),
+            };
             if let Some(earlier) = held.insert(run.id, entry) {
                 earlier.abandon.abandon();
             }
@@ -80,11 +87,15 @@ impl Held {
         self.lock().is_empty()
     }
 
-    /// The leases of `runs` last until `until`, except those of `lost`.
-    pub(crate) fn renew(&self, runs: &[Run], lost: &[PredictionId], until: Instant) {
+    /// The leases of `runs` last until `until`, except those of `lost`, as was asked at `asked_at`: what has been held since then is
+    /// another run, even under the same epoch.
+    pub(crate) fn renew(&self, runs: &[Run], lost: &[PredictionId], asked_at: Instant, until: Instant) {
         let mut held = self.lock();
         for run in runs {
-            let Some(entry) = held.get_mut(&run.id).filter(|entry| entry.epoch == run.epoch) else { continue };
+            let Some(entry) = held.get_mut(&run.id).filter(|entry| entry.epoch == run.epoch && entry.since <= asked_at)
+            else {
+                continue;
+            };
             if lost.contains(&run.id) {
                 entry.abandon.abandon();
             } else {
@@ -201,8 +212,12 @@ mod tests {
     fn a_claim_made_again_under_the_same_epoch_ends_the_one_that_was_lost() {
         let held = Arc::new(Held::default());
         let lost = hold(&held, run(1), later());
+        let before = Instant::now();
         let again = hold(&held, run(1), later());
         assert!(lost.is_gone() && !again.is_gone());
+        // As was asked before it was made again.
+        held.renew(&[run(1)], &[run(1).id], before, later());
+        assert!(!again.is_gone());
         drop(lost);
         assert_eq!(held.runs(), [run(1)]);
     }
@@ -211,9 +226,9 @@ mod tests {
     fn an_answer_about_an_earlier_epoch_does_not_touch_the_later() {
         let held = Arc::new(Held::default());
         let second = hold(&held, run(2), later());
-        held.renew(&[run(1)], &[run(1).id], later());
+        held.renew(&[run(1)], &[run(1).id], Instant::now(), later());
         assert!(!second.is_gone());
-        held.renew(&[run(2)], &[run(2).id], later());
+        held.renew(&[run(2)], &[run(2).id], Instant::now(), later());
         assert!(second.is_gone());
     }
 
@@ -224,7 +239,7 @@ mod tests {
         let other = hold(&held, Run { id: PredictionId(uuid::Uuid::max()), epoch: 1 }, later());
         let mut settled = Box::pin(held.settled([&lease, &other].into_iter()));
         assert!(settled.as_mut().now_or_never().is_none());
-        held.renew(&[run(1)], &[], later());
+        held.renew(&[run(1)], &[], Instant::now(), later());
         assert!(settled.now_or_never().is_some() && !lease.is_gone());
     }
 

@@ -47,10 +47,10 @@ async fn renew_all(node: &Node) {
 /// Renews everything held in one statement.
 pub(crate) async fn renew_once(node: &Node, store: &Store) -> Result<(), Trouble> {
     let lease = node.config.lease;
-    let (runs, asked_at) = (node.held.runs(), Instant::now());
+    let (asked_at, runs) = (Instant::now(), node.held.runs());
     if !runs.is_empty() {
         let lost = node.ask_within(lease / 3, store.renew(node.id, &runs, lease)).await?;
-        node.held.renew(&runs, &lost, asked_at + lease);
+        node.held.renew(&runs, &lost, asked_at, asked_at + lease);
     }
     Ok(())
 }
