@@ -18,6 +18,7 @@ mod minilm;
 mod numbers;
 mod program;
 mod receiver;
+mod recipe;
 mod resp;
 mod servers;
 mod stage;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use sqlx::Row;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{Measured, say_run};
+use super::{Measured, repeat};
 use crate::{
     cpu::Used,
     drive::{apart, seconds_since_1970, submit_each},
@@ -21,10 +21,10 @@ use crate::{
     http::request,
     minilm,
     numbers::{Numbers, number, percentile},
-    program::{Program, program},
+    recipe::{Recipe, recipes},
     say,
     servers::Servers,
-    stage::{Stage, free_address, migrated},
+    stage::{Stage, migrated},
     subject::{AUGUR, Dialect, PEER, Subject},
 };
 
@@ -44,56 +44,31 @@ const BATCHES: &str =
     "SELECT count(*)::float8 / sum(1.0::float8 / batch_size), sum(predict_seconds / batch_size) FROM outputs";
 const PEER_OUTPUTS: &str = "SELECT id::text, output::text FROM jobs WHERE status = 'succeeded'";
 
-/// The peer, installed beside our programs.
-pub(super) struct Recipe {
-    directory: PathBuf,
-    environment: PathBuf,
+/// The peer, or what a case skips without it.
+pub(super) async fn peer() -> (Option<Recipe>, Vec<String>) {
+    match Recipe::install(recipes().join("encoder/flask-celery"), "encoder".to_owned()).await {
+        Ok(recipe) => (Some(recipe), Vec::new()),
+        Err(reason) => (None, vec![format!("ONNX Runtime: {reason}")]),
+    }
 }
 
-impl Recipe {
-    /// Installs it if need be.
-    ///
-    /// # Errors
-    /// Says what is missing.
-    pub(super) async fn installed() -> Result<Self, String> {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/encoder/flask-celery");
-        let environment = program("augur").with_file_name("peers").join("encoder");
-        say("installing the peer");
-        match Command::new(directory.join("install")).arg(&environment).output().await {
-            Ok(output) if output.status.success() => Ok(Self { directory, environment }),
-            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
+/// One of the peer's programs, to be run by its Python.
+pub(super) fn script(peer: &Recipe, name: &str) -> Command {
+    let mut command = Command::new(peer.environment.join("bin/python"));
+    command.arg(peer.directory.with_file_name(name));
+    command
+}
 
-    /// What is there, and what a case skips without it.
-    pub(super) fn or_reason(installed: Result<Self, String>) -> (Option<Self>, Vec<String>) {
-        match installed {
-            Ok(recipe) => (Some(recipe), Vec::new()),
-            Err(reason) => (None, vec![format!("ONNX Runtime: {reason}")]),
-        }
+/// The model as ONNX Runtime loads it.
+pub(super) async fn exported(peer: &Recipe, precision: &str, model: &Path) -> PathBuf {
+    let file = peer.environment.join(format!("{precision}.onnx"));
+    if !file.exists() {
+        let mut export = script(peer, "export");
+        export.env("PYTHONDONTWRITEBYTECODE", "1").arg(precision).arg(model).arg(&file);
+        let output = export.output().await.expect("Python can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-
-    pub(super) fn python(&self) -> PathBuf {
-        self.environment.join("bin/python")
-    }
-
-    /// A program beside the recipe.
-    pub(super) fn script(&self, name: &str) -> PathBuf {
-        self.directory.with_file_name(name)
-    }
-
-    /// The model as ONNX Runtime loads it.
-    pub(super) async fn exported(&self, precision: &str, model: &Path) -> PathBuf {
-        let file = self.environment.join(format!("{precision}.onnx"));
-        if !file.exists() {
-            let mut export = Command::new(self.python());
-            export.env("PYTHONDONTWRITEBYTECODE", "1").arg(self.script("export")).arg(precision).arg(model).arg(&file);
-            let output = export.output().await.expect("Python can be started");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        file
-    }
+    file
 }
 
 /// What is measured, once for all runs.
@@ -113,7 +88,7 @@ pub(super) async fn measure(runs: usize, most: usize) -> Measured {
         Ok(model) => model,
         Err(reason) => return Measured { runs: Vec::new(), skipped: vec![format!("all-MiniLM-L6-v2: {reason}")] },
     };
-    let (peer, skipped) = Recipe::or_reason(Recipe::installed().await);
+    let (peer, skipped) = peer().await;
     let parent = tempfile::tempdir().expect("temporary directories can be made");
     let dirs: Vec<PathBuf> = CLASSES.iter().map(|(class, _)| minilm::variant(&model, class, parent.path())).collect();
     let mut engines = Vec::new();
@@ -132,13 +107,7 @@ pub(super) async fn measure(runs: usize, most: usize) -> Measured {
         percentile(&tokens, 0.5),
         tokens.iter().sum::<f64>() / number(tokens.len()),
     ));
-    let mut all = Vec::new();
-    for run in 1..=runs {
-        let numbers = once(&plan).await;
-        say_run(run, &numbers);
-        all.push(numbers);
-    }
-    Measured { runs: all, skipped }
+    repeat(runs, skipped, || once(&plan)).await
 }
 
 async fn once(plan: &Plan) -> Numbers {
@@ -189,21 +158,8 @@ async fn theirs(
     class: &str,
     numbers: &mut Numbers,
 ) -> Vec<String> {
-    let (database_url, redis_url, address) = (servers.database().await, servers.redis_url(), free_address());
-    let port = address.port().to_string();
-    let environment: [(&str, &OsStr); 6] = [
-        ("DATABASE_URL", database_url.as_ref()),
-        ("REDIS_URL", redis_url.as_ref()),
-        ("PORT", port.as_ref()),
-        ("ENVIRONMENT", recipe.environment.as_ref()),
-        ("MODEL", plan.model.as_ref()),
-        ("PRECISION", class.as_ref()),
-    ];
-    let none: [OsString; 0] = [];
-    let service = Program::start(&recipe.directory.join("run"), none, &environment, "ready").await;
-    let mut processes = servers.processes().await;
-    processes.insert("the service".into(), vec![service.id()]);
-    let mut subject = Subject::new(&PEER, address, &database_url, processes).await;
+    let more: [(&str, &OsStr); 2] = [("MODEL", plan.model.as_ref()), ("PRECISION", class.as_ref())];
+    let (service, mut subject) = recipe.start(servers, &more).await;
     let bodies: Vec<String> = plan.texts.iter().map(|text| json!({ "input": text }).to_string()).collect();
     let prefix = format!("{class}: peer");
     let outputs = stream(&mut subject, PEER.path, &bodies, PEER_OUTPUTS, &prefix, numbers).await;

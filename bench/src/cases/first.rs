@@ -11,7 +11,11 @@ use std::{
 use serde_json::{json, value::RawValue};
 use tempfile::TempDir;
 
-use super::{Measured, encoder::Recipe, say_run};
+use super::{
+    Measured,
+    encoder::{exported, peer, script},
+    repeat,
+};
 use crate::{
     drive::{apart, submit_each},
     engine::{Engine, cosine},
@@ -19,6 +23,7 @@ use crate::{
     minilm,
     numbers::{Numbers, percentile},
     program::{Program, program},
+    recipe::Recipe,
     servers::Servers,
     stage::{Stage, free_address, migrated},
     subject::AUGUR,
@@ -47,17 +52,11 @@ pub(super) async fn measure(runs: usize) -> Measured {
         Ok(model) => model,
         Err(reason) => return Measured { runs: Vec::new(), skipped: vec![format!("all-MiniLM-L6-v2: {reason}")] },
     };
-    let (peer, skipped) = Recipe::or_reason(Recipe::installed().await);
+    let (peer, skipped) = peer().await;
     let parent = tempfile::tempdir().expect("temporary directories can be made");
     let dirs = minilm::PRECISIONS.iter().map(|precision| minilm::variant(&model, precision, parent.path())).collect();
     let plan = Plan { model, dirs, peer, _parent: parent };
-    let mut all = Vec::new();
-    for run in 1..=runs {
-        let numbers = once(&plan).await;
-        say_run(run, &numbers);
-        all.push(numbers);
-    }
-    Measured { runs: all, skipped }
+    repeat(runs, skipped, || once(&plan)).await
 }
 
 async fn once(plan: &Plan) -> Numbers {
@@ -156,13 +155,9 @@ async fn serve(precision: &str, dir: &Path) -> (f64, Vec<f32>) {
 
 /// Milliseconds until the embedding was printed, and the embedding.
 async fn python(peer: &Recipe, model: &Path) -> (f64, Vec<f32>) {
-    let onnx = peer.exported("f32", model).await;
-    let mut command = tokio::process::Command::new(peer.python());
-    command.arg(peer.script("once")).args([
-        onnx.as_os_str(),
-        model.join("tokenizer.json").as_os_str(),
-        OsStr::new(TEXT),
-    ]);
+    let onnx = exported(peer, "f32", model).await;
+    let mut command = script(peer, "once");
+    command.args([onnx.as_os_str(), model.join("tokenizer.json").as_os_str(), OsStr::new(TEXT)]);
     let begun = Instant::now();
     let output = command.output().await.expect("Python can be started");
     let milliseconds = begun.elapsed().as_secs_f64() * 1e3;

@@ -35,12 +35,12 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "storm",
         about: "echo predictions as fast as 64 and 256 connections submit them, one request each, until all are stored",
-        measure: |runs, most| Box::pin(repeat(runs, move || storm::once(most))),
+        measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || storm::once(most))),
     },
     Case {
         name: "limit",
         about: "storms beside what Postgres and Redis do with the same rows in bare statements and pipelines",
-        measure: |runs, most| Box::pin(repeat(runs, move || limit::once(most))),
+        measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || limit::once(most))),
     },
     Case {
         name: "latency",
@@ -50,7 +50,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "pool",
         about: "1 to 32 workers with a model that takes 20 ms",
-        measure: |runs, most| Box::pin(repeat(runs, move || pool::once(most))),
+        measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || pool::once(most))),
     },
     Case {
         name: "growth",
@@ -79,19 +79,19 @@ pub(crate) const CASES: &[Case] = &[
         name: "deliveries",
         about: "webhooks per second, how long after its end a prediction's webhook arrives, and a sender's memory
                beside receivers that are dead or slow",
-        measure: |runs, _| Box::pin(repeat(runs, deliveries::once)),
+        measure: |runs, _| Box::pin(repeat(runs, Vec::new(), deliveries::once)),
     },
 ];
 
-/// Measures so many times.
-async fn repeat<F: Future<Output = Numbers>>(runs: usize, once: impl Fn() -> F) -> Measured {
+/// Measures so many times. `skipped`: what could not be measured.
+async fn repeat<F: Future<Output = Numbers>>(runs: usize, skipped: Vec<String>, once: impl Fn() -> F) -> Measured {
     let mut all = Vec::new();
     for run in 1..=runs {
         let numbers = once().await;
         say_run(run, &numbers);
         all.push(numbers);
     }
-    Measured { runs: all, skipped: Vec::new() }
+    Measured { runs: all, skipped }
 }
 
 fn say_run(run: usize, numbers: &Numbers) {

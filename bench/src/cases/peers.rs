@@ -1,26 +1,17 @@
 //! The case `peers`: the same storm and the same low load against what people would pick instead, each recipe in `bench/peers`
 //! beside ours on the same servers.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::process::Command;
-
-use super::{Measured, say_run, storm};
+use super::{Measured, repeat, storm};
 use crate::{
     drive::{self, apart},
     low::{Load, Way},
     numbers::Numbers,
-    program::{Program, program},
-    say,
+    recipe::{Recipe, recipes},
     servers::Servers,
-    stage::{Stage, free_address, migrated},
-    subject::{AUGUR, Dialect, PEER, Subject},
+    stage::{Stage, migrated},
+    subject::{AUGUR, Dialect, Subject},
 };
 
 const CONNECTIONS: usize = 64;
@@ -31,48 +22,33 @@ const WARM_UP: usize = 1_500;
 const RATE: u32 = 20;
 const LASTS: Duration = Duration::from_secs(6);
 
-/// A recipe that is installed.
-struct Recipe {
-    name: String,
-    directory: PathBuf,
-    environment: PathBuf,
-}
-
 pub(super) async fn measure(runs: usize, most: usize) -> Measured {
     let (recipes, skipped) = installed().await;
-    let mut all = Vec::new();
-    for run in 1..=runs {
-        let servers = Arc::new(Servers::start().await);
-        let mut numbers = ours(&servers, most).await;
-        for recipe in &recipes {
-            numbers.extend(theirs(&servers, recipe, most).await);
-        }
-        numbers.extend(ratios(&numbers, &recipes));
-        say_run(run, &numbers);
-        all.push(numbers);
-    }
-    Measured { runs: all, skipped }
+    repeat(runs, skipped, || once(&recipes, most)).await
 }
 
-/// The recipes, each with its environment beside our programs; and those that cannot be installed, with the reason.
+async fn once(recipes: &[Recipe], most: usize) -> Numbers {
+    let servers = Arc::new(Servers::start().await);
+    let mut numbers = ours(&servers, most).await;
+    for recipe in recipes {
+        numbers.extend(theirs(&servers, recipe, most).await);
+    }
+    numbers.extend(ratios(&numbers, recipes));
+    numbers
+}
+
+/// The recipes; and those that cannot be installed, with the reason.
 async fn installed() -> (Vec<Recipe>, Vec<String>) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-    let environments = program("augur").with_file_name("peers");
-    let entries = std::fs::read_dir(&directory).expect("there are recipes");
+    let entries = std::fs::read_dir(recipes()).expect("there are recipes");
     let mut directories: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     directories.retain(|directory| directory.join("install").is_file());
     directories.sort();
     let (mut recipes, mut skipped) = (Vec::new(), Vec::new());
     for directory in directories {
         let name = directory.file_name().expect("it has a name").to_string_lossy().into_owned();
-        let environment = environments.join(&name);
-        say(&format!("installing {name}"));
-        match Command::new(directory.join("install")).arg(&environment).output().await {
-            Ok(output) if output.status.success() => recipes.push(Recipe { name, directory, environment }),
-            Ok(output) => {
-                skipped.push(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim_end()));
-            }
-            Err(error) => skipped.push(format!("{name}: {error}")),
+        match Recipe::install(directory, name.clone()).await {
+            Ok(recipe) => recipes.push(recipe),
+            Err(reason) => skipped.push(format!("{name}: {reason}")),
         }
     }
     (recipes, skipped)
@@ -91,18 +67,7 @@ async fn ours(servers: &Arc<Servers>, most: usize) -> Numbers {
 }
 
 async fn theirs(servers: &Arc<Servers>, recipe: &Recipe, most: usize) -> Numbers {
-    let (database_url, redis_url, address) = (servers.database().await, servers.redis_url(), free_address());
-    let port = address.port().to_string();
-    let environment: [(&str, &OsStr); 4] = [
-        ("DATABASE_URL", database_url.as_ref()),
-        ("REDIS_URL", redis_url.as_ref()),
-        ("PORT", port.as_ref()),
-        ("ENVIRONMENT", recipe.environment.as_ref()),
-    ];
-    let service = Program::start(&recipe.directory.join("run"), [], &environment, "ready").await;
-    let mut processes = servers.processes().await;
-    processes.insert("the service".into(), vec![service.id()]);
-    let mut subject = Subject::new(&PEER, address, &database_url, processes).await;
+    let (service, mut subject) = recipe.start(servers, &[]).await;
     let name = &recipe.name;
     drive::storm(&mut subject, CONNECTIONS, WARM_UP.min(most), "warm-up").await;
     subject.clear().await;
