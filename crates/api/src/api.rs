@@ -152,7 +152,7 @@ impl Api {
 
     /// What opens a prediction's stream; nothing while the store does not say what signs.
     pub(crate) async fn capability(&self, id: PredictionId) -> Option<String> {
-        self.signer().await.ok()?.capability(id)
+        Some(self.signer().await.ok()?.capability(id))
     }
 
     /// Bounds of request bodies.

@@ -1,7 +1,7 @@
 //! Capabilities: signatures in addresses that open one thing to whoever holds them, without any header.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::{Hmac, Mac as _};
 use prediction::PredictionId;
 use sha2::Sha256;
 
@@ -9,24 +9,22 @@ use crate::cursor::{Signer, TAG};
 
 impl Signer {
     /// What opens this prediction's stream, and nothing else.
-    pub(crate) fn capability(&self, id: PredictionId) -> Option<String> {
-        let mac = self.stream_mac(id)?;
-        Some(URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..TAG]))
+    pub(crate) fn capability(&self, id: PredictionId) -> String {
+        URL_SAFE_NO_PAD.encode(&self.mac_of_stream(id).finalize().into_bytes()[..TAG])
     }
 
     /// Whether `text` is what opens this prediction's stream; compared in constant time.
     pub(crate) fn opens(&self, id: PredictionId, text: &str) -> bool {
         let tag = URL_SAFE_NO_PAD.decode(text).ok().filter(|tag| tag.len() == TAG);
-        let verified = tag.zip(self.stream_mac(id)).map(|(tag, mac)| mac.verify_truncated_left(&tag));
-        matches!(verified, Some(Ok(())))
+        tag.is_some_and(|tag| self.mac_of_stream(id).verify_truncated_left(&tag).is_ok())
     }
 
-    fn stream_mac(&self, id: PredictionId) -> Option<Hmac<Sha256>> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).ok()?;
+    fn mac_of_stream(&self, id: PredictionId) -> Hmac<Sha256> {
+        let mut mac = self.mac.clone();
         // No cursor's signature begins so.
         mac.update(b"augur stream 1\0");
         mac.update(id.0.as_bytes());
-        Some(mac)
+        mac
     }
 }
 
@@ -37,7 +35,7 @@ mod tests {
     #[test]
     fn a_capability_opens_its_own_prediction_alone() {
         let (signer, id) = (Signer::new([7; 32]), PredictionId::generate());
-        let capability = signer.capability(id).expect("a key of any length");
+        let capability = signer.capability(id);
         assert!(signer.opens(id, &capability));
         assert!(!signer.opens(PredictionId::generate(), &capability));
         assert!(!Signer::new([8; 32]).opens(id, &capability));

@@ -23,21 +23,21 @@ pub(crate) trait Position: Sized {
 
 /// Signs cursors with a secret of this installation.
 pub(crate) struct Signer {
-    pub(crate) secret: [u8; 32],
+    /// With the secret, and nothing of a message yet.
+    pub(crate) mac: Hmac<Sha256>,
 }
 
 impl Signer {
     /// Signs with this secret.
     pub(crate) fn new(secret: [u8; 32]) -> Self {
-        Self { secret }
+        Self { mac: Hmac::new_from_slice(&secret).expect("a key may have any length") }
     }
 
     /// The text that stands for `position` in this tenant's list at the path `list` with these filters.
     pub(crate) fn seal(&self, position: &impl Position, tenant: &str, list: &str, filters: &str) -> String {
         let mut bytes = position.to_bytes();
-        if let Some(mac) = self.mac(&bytes, tenant, list, filters) {
-            bytes.extend_from_slice(&mac.finalize().into_bytes()[..TAG]);
-        }
+        let tag = self.mac_of(&bytes, tenant, list, filters).finalize().into_bytes();
+        bytes.extend_from_slice(&tag[..TAG]);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
@@ -45,12 +45,12 @@ impl Signer {
     pub(crate) fn open<P: Position>(&self, text: &str, tenant: &str, list: &str, filters: &str) -> Option<P> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (position, tag) = bytes.split_at_checked(bytes.len().checked_sub(TAG)?)?;
-        self.mac(position, tenant, list, filters)?.verify_truncated_left(tag).ok()?;
+        self.mac_of(position, tenant, list, filters).verify_truncated_left(tag).ok()?;
         P::from_bytes(position)
     }
 
-    fn mac(&self, position: &[u8], tenant: &str, list: &str, filters: &str) -> Option<Hmac<Sha256>> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).ok()?;
+    fn mac_of(&self, position: &[u8], tenant: &str, list: &str, filters: &str) -> Hmac<Sha256> {
+        let mut mac = self.mac.clone();
         // Each part has its length before it or a fixed end: no two of these give the same bytes.
         mac.update(b"augur list cursor 3\0");
         for part in [position, tenant.as_bytes(), list.as_bytes()] {
@@ -58,7 +58,7 @@ impl Signer {
             mac.update(part);
         }
         mac.update(filters.as_bytes());
-        Some(mac)
+        mac
     }
 }
 

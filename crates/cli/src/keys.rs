@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use api::PlainKey;
 use serde_json::{Value, json};
-use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, RevokeKey, RotateKey, StoreSettings, say};
+use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, NamedKey, StoreSettings, say};
 use store::{ApiKey, Store};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -38,7 +38,7 @@ async fn create(settings: CreateKey) -> Result<(), Fatal> {
     Ok(())
 }
 
-async fn rotate(settings: RotateKey) -> Result<(), Fatal> {
+async fn rotate(settings: NamedKey) -> Result<(), Fatal> {
     let store = existing(&settings.store, &settings.data).await?;
     let text = PlainKey::generate();
     let rotated = match valid(&store, &settings.key).await? {
@@ -81,7 +81,7 @@ async fn list(settings: ListKeys) -> Result<(), Fatal> {
     Ok(())
 }
 
-async fn revoke(settings: RevokeKey) -> Result<(), Fatal> {
+async fn revoke(settings: NamedKey) -> Result<(), Fatal> {
     let store = existing(&settings.store, &settings.data).await?;
     let revoked = match valid(&store, &settings.key).await? {
         Some(id) => store.revoke_api_key(id).await?,

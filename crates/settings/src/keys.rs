@@ -28,12 +28,12 @@ pub enum KeysCommand {
     ///
     /// For when the former became known. What was made with the key stays its own. Running servers take the new text and refuse the
     /// former within two seconds.
-    Rotate(RotateKey),
+    Rotate(NamedKey),
     /// Revokes an API key, for good
     ///
     /// Running servers refuse it within two seconds. What was made with it is finished. Even when the last one is revoked requests
     /// need a key. What became known is better rotated: what was made with a revoked key nobody sees.
-    Revoke(RevokeKey),
+    Revoke(NamedKey),
 }
 
 /// The settings of `augur keys create`.
@@ -73,26 +73,9 @@ pub struct ListKeys {
     pub file: FileSettings,
 }
 
-/// The settings of `augur keys rotate`.
+/// The settings of `augur keys rotate` and `revoke`.
 #[derive(Args, Clone, Debug)]
-pub struct RotateKey {
-    /// The key's name or id.
-    #[arg(value_name = "NAME|ID")]
-    pub key: String,
-    /// Which database.
-    #[command(flatten)]
-    pub store: StoreSettings,
-    /// Where the embedded store is.
-    #[command(flatten)]
-    pub data: DataSettings,
-    /// Where the configuration file is.
-    #[command(flatten)]
-    pub file: FileSettings,
-}
-
-/// The settings of `augur keys revoke`.
-#[derive(Args, Clone, Debug)]
-pub struct RevokeKey {
+pub struct NamedKey {
     /// The key's name or id.
     #[arg(value_name = "NAME|ID")]
     pub key: String,

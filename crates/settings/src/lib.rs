@@ -26,7 +26,7 @@ pub use groups::{
     StoreSettings, Work, WorkSettings, WorkerSettings,
 };
 pub use host::host_name;
-pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, RevokeKey, RotateKey};
+pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, NamedKey};
 pub use models::{
     AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
     QuantizeModel, ReplaceSettings, Repository, WeightForm,

@@ -68,6 +68,13 @@ impl Store {
     }
 }
 
+/// Every key, in either database.
+pub(crate) const ALL: &str = "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys ORDER BY id";
+
+/// Those that are valid, in either database.
+pub(crate) const VALID: &str =
+    "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys WHERE revoked_at IS NULL ORDER BY id";
+
 /// A key as both databases return it; `T` is the database's kind of time.
 #[derive(sqlx::FromRow)]
 pub(crate) struct ApiKeyRow<T> {

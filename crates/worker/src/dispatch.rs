@@ -32,19 +32,16 @@ pub(crate) async fn top_up(node: Arc<Node>) {
             dispatcher.lives.clear();
             continue;
         }
-        match node.ask(node.store.lead(ROLE)).await {
-            Ok(lead @ (Lead::Begun | Lead::Kept)) => {
-                if lead == Lead::Begun {
-                    // The database may have crashed, and taken claims back whose tickets are gone.
-                    dispatcher.lives.clear();
-                }
-                if let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await {
-                    pause = EVERY_WHILE_BUSY;
-                }
-            }
-            // The next dispatcher's view is newer than ours would be.
-            Ok(Lead::Another) => dispatcher.lives.clear(),
-            Err(_) => {}
+        let Ok(lead) = node.ask(node.store.lead(ROLE)).await else { continue };
+        if lead != Lead::Kept {
+            // Whoever dispatched meanwhile knows better; and the database may have crashed, and taken claims back whose tickets
+            // are gone.
+            dispatcher.lives.clear();
+        }
+        if lead != Lead::Another
+            && let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await
+        {
+            pause = EVERY_WHILE_BUSY;
         }
     }
 }

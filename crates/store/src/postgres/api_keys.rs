@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use super::{Postgres, on_connection};
 use crate::{
     StoreError,
-    api_keys::{ApiKey, ApiKeyRow},
+    api_keys::{ALL, ApiKey, ApiKeyRow, VALID},
 };
 
 const ADD: &str = "
@@ -13,11 +13,6 @@ const ADD: &str = "
     VALUES ($1, $2, $3, clock_timestamp())
     ON CONFLICT (name) WHERE revoked_at IS NULL DO NOTHING
     RETURNING id, name, digest, share, created_at, revoked_at";
-
-const ALL: &str = "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys ORDER BY id";
-
-const VALID: &str =
-    "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys WHERE revoked_at IS NULL ORDER BY id";
 
 const ANY: &str = "SELECT EXISTS (SELECT FROM api_keys)";
 

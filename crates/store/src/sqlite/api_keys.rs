@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     StoreError,
-    api_keys::{ApiKey, ApiKeyRow},
+    api_keys::{ALL, ApiKey, ApiKeyRow, VALID},
 };
 
 const ADD: &str = "
@@ -14,11 +14,6 @@ const ADD: &str = "
     VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (name) WHERE revoked_at IS NULL DO NOTHING
     RETURNING id, name, digest, share, created_at, revoked_at";
-
-const ALL: &str = "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys ORDER BY id";
-
-const VALID: &str =
-    "SELECT id, name, digest, share, created_at, revoked_at FROM api_keys WHERE revoked_at IS NULL ORDER BY id";
 
 const ANY: &str = "SELECT EXISTS (SELECT 1 FROM api_keys)";
 
