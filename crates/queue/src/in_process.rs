@@ -2,7 +2,6 @@
 
 use crate::{
     Config, Depth, Handled, Handler, MOST_TOGETHER, Slots, backend, backend::TicketBackend, delivery::Delivery,
-    turns::Turns,
 };
 use prediction::{PredictionId, StreamKey, Ticket};
 use std::{
@@ -99,7 +98,6 @@ impl InProcess {
         deliveries: mpsc::Sender<Delivery>,
         stop: CancellationToken,
     ) {
-        let mut turns = Turns::new(streams.iter().map(|key| key.priority));
         loop {
             let next = async {
                 self.waiting(&streams).await;
@@ -111,7 +109,7 @@ impl InProcess {
                 slot = next => slot,
             };
             let Ok(first) = slot else { return };
-            let (tickets, taken_for) = self.take_all(&streams, &mut turns, first, &slots);
+            let (tickets, taken_for) = self.take_all(&streams, first, &slots);
             if tickets.is_empty() {
                 continue;
             }
@@ -124,19 +122,13 @@ impl InProcess {
     }
 
     /// Takes what waits, as far as there are free slots. `first`: the slot for the first.
-    fn take_all(
-        &self,
-        streams: &[StreamKey],
-        turns: &mut Turns,
-        first: Slots,
-        slots: &Arc<Semaphore>,
-    ) -> (Vec<Ticket>, Slots) {
-        let mut tickets: Vec<Ticket> = self.take(streams, turns).into_iter().collect();
+    fn take_all(&self, streams: &[StreamKey], first: Slots, slots: &Arc<Semaphore>) -> (Vec<Ticket>, Slots) {
+        let mut tickets: Vec<Ticket> = self.take(streams).into_iter().collect();
         let mut taken_for = first;
         while !tickets.is_empty()
             && tickets.len() < MOST_TOGETHER
             && let Ok(slot) = Arc::clone(slots).try_acquire_owned()
-            && let Some(ticket) = self.take(streams, turns)
+            && let Some(ticket) = self.take(streams)
         {
             tickets.push(ticket);
             taken_for.merge(slot);
@@ -163,16 +155,14 @@ impl InProcess {
         keys.iter().any(|key| streams.get(key).is_some_and(|stream| !stream.waiting.is_empty()))
     }
 
-    fn take(&self, keys: &[StreamKey], turns: &mut Turns) -> Option<Ticket> {
+    fn take(&self, keys: &[StreamKey]) -> Option<Ticket> {
         let mut streams = self.streams();
-        let (number, id) = turns.order().find_map(|number| {
-            let stream = streams.get_mut(&keys[number])?;
+        keys.iter().find_map(|key| {
+            let stream = streams.get_mut(key)?;
             let id = stream.waiting.pop_front()?;
             stream.delivered += 1;
-            Some((number, id))
-        })?;
-        turns.served(number);
-        Some(Ticket { id, stream: keys[number].clone() })
+            Some(Ticket { id, stream: key.clone() })
+        })
     }
 
     fn settle(&self, tickets: Vec<Ticket>, handled: Handled) {

@@ -6,7 +6,6 @@ mod delivery;
 mod in_process;
 mod pieces;
 mod redis;
-mod turns;
 
 pub use pieces::{ASKED_FOR, Ask, LONGEST_PIECE, Piece, Reader};
 
@@ -184,8 +183,7 @@ impl Queue {
     /// Survives whatever happens to Redis. Dropped instead of stopped, it drops the handlers, and others are handed their
     /// tickets when the lease is over.
     ///
-    /// New tickets of earlier streams go first, so list those of the highest priority first. Neighbours of equal
-    /// priority are equals instead: those that have tickets share the free slots evenly and are first by turns.
+    /// New tickets of earlier streams go first, so list those of the highest priority first.
     pub async fn consume(
         &self,
         streams: Vec<StreamKey>,

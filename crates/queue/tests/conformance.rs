@@ -3,10 +3,10 @@
 mod support;
 
 use futures::FutureExt;
-use prediction::{PredictionId, Priority, StreamKey, Ticket};
+use prediction::{PredictionId, Priority, Ticket};
 use queue::{Config, Handled, Location, Notice, Queue, QueueError};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -58,8 +58,6 @@ macro_rules! conformance {
 conformance! {
     tickets_come_in_order, window 10_000;
     earlier_streams_go_first, window 10_000;
-    streams_of_one_priority_take_turns, window 10_000;
-    streams_of_one_priority_share_the_room, window 10_000;
     a_stream_is_full_at_its_window, window 5;
     one_full_stream_leaves_room_in_another, window 2;
     several_consumers_handle_every_ticket_once, window 10_000;
@@ -92,41 +90,6 @@ async fn earlier_streams_go_first(Handles { first, second }: Handles) {
     let mut consumer = Consumer::done(&second, &streams, 1);
     assert_eq!(consumer.take(60).await, [high, normal, low].concat());
     consumer.finish().await;
-}
-
-/// Streams of three models at one priority.
-fn equals(priority: Priority) -> [StreamKey; 3] {
-    ["augur/first", "augur/second", "augur/third"]
-        .map(|model| StreamKey { model: model.parse().expect("a good name"), ..stream(priority) })
-}
-
-async fn streams_of_one_priority_take_turns(Handles { first, second }: Handles) {
-    let streams = equals(Priority::Normal);
-    let [busy, _, modest] = streams.each_ref().map(|stream| tickets(stream, 60));
-    assert!(first.push(busy.clone()).await.is_empty());
-    assert!(first.push(modest[..20].to_vec()).await.is_empty());
-    let mut consumer = Consumer::done(&second, &streams, 1);
-    // The one between them is empty, and its turns are nobody's.
-    let by_turns = busy.iter().zip(&modest[..20]).flat_map(|(busy, modest)| [busy.clone(), modest.clone()]);
-    assert_eq!(consumer.take(40).await, by_turns.collect::<Vec<_>>());
-    assert_eq!(consumer.take(40).await, busy[20..]);
-    consumer.finish().await;
-}
-
-async fn streams_of_one_priority_share_the_room(Handles { first, second }: Handles) {
-    let streams =
-        [vec![stream(Priority::High)], equals(Priority::Normal).to_vec(), vec![stream(Priority::Low)]].concat();
-    for (stream, count) in streams.iter().zip([3, 50, 50, 2, 50]) {
-        assert!(first.push(tickets(stream, count)).await.is_empty());
-    }
-    let mut consumer = Consumer::stuck(&second, &streams, 15);
-    let mut handed: HashMap<StreamKey, usize> = HashMap::new();
-    for ticket in consumer.take(15).await {
-        *handed.entry(ticket.stream).or_default() += 1;
-    }
-    // Three of the higher priority; of the other twelve, what the third does not use goes on to the first two.
-    assert_eq!(handed, streams.into_iter().zip([3, 5, 5, 2]).collect());
-    consumer.task.abort();
 }
 
 async fn a_stream_is_full_at_its_window(Handles { first, .. }: Handles) {

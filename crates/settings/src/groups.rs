@@ -226,7 +226,8 @@ pub struct WorkerSettings {
     /// How long a worker holds a prediction without renewing it; so long a dead worker's predictions wait for another.
     #[arg(long, env = "AUGUR_LEASE", default_value = "10s", value_parser = positive_duration, value_name = "DURATION")]
     pub lease: Duration,
-    /// The most predictions that a worker runs or holds next to run: more than 64 only while its models run them within a moment.
+    /// The most predictions of one model's version that a worker runs or holds next to run: more than 64 only while it runs them
+    /// within a moment. Each version has so many, whatever the others do.
     #[arg(long, env = "AUGUR_SLOTS", default_value_t = 256, value_parser = value_parser!(u32).range(1..))]
     #[arg(value_name = "N")]
     pub slots: u32,

@@ -1,24 +1,32 @@
 //! Tickets become runs: all that wait are claimed in one statement; the next batch forms while the store answers the last.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Instant,
+};
 
-use prediction::PredictionId;
-use queue::{Handled, Handler, Slots};
-use store::{Claim, gather};
+use prediction::{ModelName, PredictionId, Version};
+use queue::{Handled, Handler};
+use store::{Claim, Claimed, gather};
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
 };
 
-use crate::{backoff::Backoff, node::Node};
+use crate::{
+    backoff::Backoff,
+    node::Node,
+    slots::{Slots, Taken},
+};
 
 /// So many tickets are claimed by one statement, and at most as many again: what was read together stays together.
 const ENOUGH: usize = 256;
 
-/// Tickets in the consumer's hands, with their slots; unbounded here, because each has one.
+/// Tickets of one version in its consumer's hands, with their slots; unbounded here, because each has one.
 pub(crate) struct Waiting {
     ids: Vec<PredictionId>,
-    slots: Slots,
+    slots: Taken,
     handled: oneshot::Sender<Handled>,
 }
 
@@ -26,12 +34,13 @@ pub(crate) fn channel() -> (UnboundedSender<Waiting>, UnboundedReceiver<Waiting>
     mpsc::unbounded_channel()
 }
 
-/// What the queue calls with tickets: hands them over and waits until they are claimed. From then on the store knows who has
-/// the predictions, and the tickets are of no use to anybody.
-pub(crate) fn handler(tickets: UnboundedSender<Waiting>) -> Handler {
-    Arc::new(move |together, slots| {
+/// What the queue calls with tickets of the version that has these slots: hands them over and waits until they are claimed. From then
+/// on the store knows who has the predictions, and the tickets are of no use to anybody.
+pub(crate) fn handler(slots: Arc<Slots>, tickets: UnboundedSender<Waiting>) -> Handler {
+    Arc::new(move |together, permits| {
         let (handled, answer) = oneshot::channel();
         let ids = together.into_iter().map(|ticket| ticket.id).collect();
+        let slots = Taken::new(Arc::clone(&slots), permits);
         // A closed channel drops the sender, and the answer is then that nobody looked at the tickets.
         let _ = tickets.send(Waiting { ids, slots, handled });
         Box::pin(async move { answer.await.unwrap_or(Handled::Returned) })
@@ -45,14 +54,11 @@ pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceive
         let (ids, slots, waiting): (Vec<_>, Vec<_>, Vec<_>) =
             together.into_iter().map(|Waiting { ids, slots, handled }| (ids, slots, handled)).collect();
         let mut ids = ids.concat();
-        let mut slots = slots.into_iter().reduce(merged);
         // A doubled ticket has a slot too many.
         ids.sort_unstable();
         ids.dedup();
         let Some((claim, claimed_at)) = claim(&node, &ids).await else { return };
-        if let Some(taken) = slots.as_mut().and_then(|slots| slots.split(claim.claimed.len())) {
-            node.start(claim.claimed, claimed_at, taken);
-        }
+        start(&node, claim.claimed, claimed_at, slots);
         if !claim.suspects.is_empty() {
             node.suspects.notify_one();
         }
@@ -64,9 +70,23 @@ pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceive
     }
 }
 
-fn merged(mut slots: Slots, more: Slots) -> Slots {
-    slots.merge(more);
-    slots
+/// Runs what was claimed together, each version on its own slots.
+pub(crate) fn start(node: &Arc<Node>, claimed: Vec<Claimed>, claimed_at: Instant, slots: Vec<Taken>) {
+    let mut slots_of: HashMap<(ModelName, Version), Taken> = HashMap::new();
+    for taken in slots {
+        match slots_of.entry(taken.version().clone()) {
+            Entry::Occupied(mut entry) => entry.get_mut().merge(taken),
+            Entry::Vacant(entry) => drop(entry.insert(taken)),
+        }
+    }
+    let mut together: HashMap<(ModelName, Version), Vec<Claimed>> = HashMap::new();
+    for claimed in claimed {
+        together.entry((claimed.model.clone(), claimed.version.clone())).or_default().push(claimed);
+    }
+    for (version, claimed) in together {
+        let slots = slots_of.get_mut(&version).and_then(|slots| slots.split(claimed.len()));
+        node.start(claimed, claimed_at, slots);
+    }
 }
 
 /// Tries until the store answers; none when the worker stops first.

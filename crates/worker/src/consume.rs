@@ -1,27 +1,33 @@
-//! Takes tickets of the versions that can be run. When these change, another consumer begins before the last one ends, so that
-//! nothing waits for the change.
+//! Takes tickets of the versions that can be run, each by a consumer of its own with the version's slots.
 
-use std::{mem, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use prediction::{ModelName, Priority, StreamKey, Version};
-use queue::Handler;
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc::UnboundedSender, task::JoinSet};
 use tokio_util::sync::DropGuard;
 
-use crate::{node::Node, stop::propagate_panic};
+use crate::{
+    claim::{self, Waiting},
+    node::Node,
+    stop::propagate_panic,
+};
 
 /// Consumes until the worker stops; returns when every consumer has given back what it did not handle.
-pub(crate) async fn consume(node: Arc<Node>, handler: Handler) {
+pub(crate) async fn consume(node: Arc<Node>, tickets: UnboundedSender<Waiting>) {
     let mut consumers = JoinSet::new();
-    let mut current = begin(&node, &handler, &mut consumers);
+    // Each ends when its guard is dropped.
+    let mut current: HashMap<(ModelName, Version), DropGuard> = HashMap::new();
     loop {
+        let runnable = node.models.runnable();
+        current.retain(|version, _| runnable.contains(version));
+        for version in &runnable {
+            if !current.contains_key(version) {
+                current.insert(version.clone(), begin(&node, version, &tickets, &mut consumers));
+            }
+        }
         tokio::select! {
             () = node.stop.cancelled() => break,
-            () = node.other_versions.notified() => {
-                let next = begin(&node, &handler, &mut consumers);
-                // Its end is that of the consumer before: both have the same slots, and what one is handed the other is not.
-                drop(mem::replace(&mut current, next));
-            }
+            () = node.other_versions.notified() => {}
             Some(ended) = consumers.join_next() => propagate_panic(ended),
         }
     }
@@ -30,25 +36,27 @@ pub(crate) async fn consume(node: Arc<Node>, handler: Handler) {
     }
 }
 
-/// Starts a consumer of what can be run now; it ends when the guard is dropped.
-fn begin(node: &Arc<Node>, handler: &Handler, consumers: &mut JoinSet<()>) -> DropGuard {
+/// Starts the consumer of one version.
+fn begin(
+    node: &Arc<Node>,
+    (model, version): &(ModelName, Version),
+    tickets: &UnboundedSender<Waiting>,
+    consumers: &mut JoinSet<()>,
+) -> DropGuard {
     let stop = node.stop.child_token();
-    let (node, handler, stopped) = (Arc::clone(node), Arc::clone(handler), stop.clone());
+    let (node, tickets, stopped) = (Arc::clone(node), tickets.clone(), stop.clone());
+    let (model, version) = (model.clone(), version.clone());
     consumers.spawn(async move {
-        let (streams, slots) = (streams(&node.models.runnable()), Arc::clone(node.slots.permits()));
-        node.queue.consume(streams, slots, handler, stopped).await;
+        let Some(slots) = stopped.run_until_cancelled(node.slots.of(&model, &version)).await else { return };
+        let permits = Arc::clone(slots.permits());
+        let handler = claim::handler(slots, tickets);
+        node.queue.consume(streams(&model, &version), permits, handler, stopped).await;
     });
     stop.drop_guard()
 }
 
-/// The streams whose tickets this worker can use, those of the highest priority first.
-fn streams(versions: &[(ModelName, Version)]) -> Vec<StreamKey> {
-    let of_priority = |priority| {
-        versions.iter().map(move |(model, version)| StreamKey {
-            model: model.clone(),
-            version: version.clone(),
-            priority,
-        })
-    };
-    Priority::ALL.into_iter().flat_map(of_priority).collect()
+/// The streams of a version, that of the highest priority first.
+fn streams(model: &ModelName, version: &Version) -> Vec<StreamKey> {
+    let of_priority = |priority| StreamKey { model: model.clone(), version: version.clone(), priority };
+    Priority::ALL.into_iter().map(of_priority).collect()
 }

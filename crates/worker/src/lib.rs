@@ -1,7 +1,7 @@
 //! Tickets in, results out: claims predictions, runs them, writes their outcomes, renews leases, sweeps, tops windows up.
 //! And events out: [`deliver`] sends the webhooks that tell of them.
 //!
-//! One [`run`] is one worker. Its parts share a `Node` and meet in three places: `slots` bound what runs or is next to run,
+//! One [`run`] is one worker. Its parts share a `Node` and meet in three places: `slots` bound what of each version runs or is next to run,
 //! `held` says what is held, and the outcome writer combines what ends at the same time. Nothing here decides what is true: a
 //! lease, an outcome or an end counts once the store has said so, and every write is fenced by the run's epoch.
 
@@ -23,6 +23,7 @@ mod publish;
 mod purge;
 mod renew;
 mod run;
+mod slots;
 mod sparingly;
 mod stop;
 mod suspects;
@@ -45,8 +46,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// How long a claim is held without being renewed.
     pub lease: Duration,
-    /// The most predictions that run or are next to run, when models are fast: more than 64 only as far as they run within a
-    /// moment. (What has run waits to be written apart from them.)
+    /// The most predictions of one version that run or are next to run, when its model is fast: more than 64 only as far as they run
+    /// within a moment. (What has run waits to be written apart from them.)
     pub slots: usize,
     /// How long a stopping worker lets runs finish before it hands them back.
     pub grace: Duration,
@@ -108,7 +109,7 @@ pub async fn run(
     parts.spawn(node.awaited(claim::claim_tickets(Arc::clone(&node), tickets_in)));
     parts.spawn(node.awaited(poll::poll(Arc::clone(&node))));
     parts.spawn(node.awaited(suspects::run_suspects(Arc::clone(&node))));
-    parts.spawn(consume::consume(Arc::clone(&node), claim::handler(tickets)));
+    parts.spawn(consume::consume(Arc::clone(&node), tickets));
     parts.spawn(follow::follow(Arc::clone(&node)));
     ready();
 

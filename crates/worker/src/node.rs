@@ -18,8 +18,8 @@ use crate::{
     complete::Outcomes,
     held::Held,
     outage::{Outage, Trouble},
-    pace::Slots,
     run,
+    slots::{AllSlots, Taken},
     tell::Finished,
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct Node {
     pub(crate) queue: Queue,
     pub(crate) models: Models,
     pub(crate) config: Config,
-    pub(crate) slots: Slots,
+    pub(crate) slots: AllSlots,
     pub(crate) held: Arc<Held>,
     /// Those who read along with what is held.
     pub(crate) audience: Audience,
@@ -67,7 +67,7 @@ impl Node {
     ) -> Self {
         Self {
             id: WorkerId::generate(),
-            slots: Slots::new(config.slots),
+            slots: AllSlots::new(config.slots),
             held: Arc::default(),
             audience: Audience::default(),
             outage: Outage::default(),
@@ -119,10 +119,8 @@ impl Node {
     }
 
     /// Runs what was claimed together. `claimed_at`: before the claim was sent.
-    pub(crate) fn start(self: &Arc<Self>, claimed: Vec<Claimed>, claimed_at: Instant, slots: queue::Slots) {
-        if !claimed.is_empty() {
-            let node = Arc::clone(self);
-            tokio::spawn(self.awaited(async move { run::run(&node, claimed, claimed_at, Some(slots)).await }));
-        }
+    pub(crate) fn start(self: &Arc<Self>, claimed: Vec<Claimed>, claimed_at: Instant, slots: Option<Taken>) {
+        let node = Arc::clone(self);
+        tokio::spawn(self.awaited(async move { run::run(&node, claimed, claimed_at, slots).await }));
     }
 }

@@ -10,11 +10,10 @@ use std::{
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use inference::Output;
 use prediction::{Event, Events, Failure, FailureCode, RetrySchedule};
-use queue::Slots;
 use store::{Claimed, Outcome, Run, RunMetrics, Written};
 use tokio::{task::yield_now, time::sleep};
 
-use crate::{backoff::Backoff, complete, held::Hold, node::Node, outage::Trouble};
+use crate::{backoff::Backoff, complete, held::Hold, node::Node, outage::Trouble, slots::Taken};
 
 /// The most bytes of one output's JSON: what a caller can still be expected to read in one answer.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
@@ -28,7 +27,7 @@ struct Ended {
 
 /// Runs them; returns when all are settled. The slot of each is free as soon as it has run and there is room for its outcome:
 /// while that is written, the next one runs. `claimed_at`: before the claim was sent.
-pub(crate) async fn run(node: &Node, claimed: Vec<Claimed>, claimed_at: Instant, mut slots: Option<Slots>) {
+pub(crate) async fn run(node: &Node, claimed: Vec<Claimed>, claimed_at: Instant, mut slots: Option<Taken>) {
     if claimed.iter().any(|claimed| claimed.is_first && claimed.webhook_events.contains(Event::Start)) {
         node.due.notify_one();
     }
@@ -59,11 +58,13 @@ pub(crate) async fn run(node: &Node, claimed: Vec<Claimed>, claimed_at: Instant,
 }
 
 /// Sees to it that the outcomes are written. `slots`: which those used that have ended.
-async fn settle(node: &Node, ended: Vec<Ended>, slots: Option<Slots>) {
+async fn settle(node: &Node, ended: Vec<Ended>, slots: Option<Taken>) {
     if ended.is_empty() {
         return;
     }
-    node.slots.ran(ended.len());
+    if let Some(slots) = &slots {
+        slots.ran();
+    }
     let _room = node.outcomes.room_for(ended.iter().map(|ended| &ended.outcome)).await;
     drop(slots);
     write(node, ended).await;

@@ -69,9 +69,9 @@ async fn wanted(node: &Node) -> bool {
 
 /// Takes every slot, which waits for all that runs and lets nothing else begin, then runs one suspect after the other.
 async fn session(node: &Node, patience: Duration) -> Session {
-    let all = timeout(patience, node.slots.all());
-    let _all = match node.stop.run_until_cancelled(all).await {
-        Some(Ok(all)) => all,
+    let everything = timeout(patience, node.slots.everything());
+    let _everything = match node.stop.run_until_cancelled(everything).await {
+        Some(Ok(everything)) => everything,
         Some(Err(_)) => return Session::NotAlone,
         None => return Session::Done,
     };

@@ -7,7 +7,7 @@ use super::{
     names::{GROUP, ID},
     scripts,
 };
-use crate::{Handled, MOST_TOGETHER, Slots, delivery::Delivery, turns::Turns};
+use crate::{Handled, MOST_TOGETHER, Slots, delivery::Delivery};
 use prediction::{PredictionId, Ticket};
 use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use std::{
@@ -41,7 +41,6 @@ pub(crate) struct Reader {
     deliveries: mpsc::Sender<Delivery>,
     settled: mpsc::UnboundedSender<Settled>,
     stop: CancellationToken,
-    turns: Turns,
     /// When to look for tickets of silent consumers.
     look_at: Instant,
     /// Whether a reply may have been lost with the last connection, and tickets with it.
@@ -59,10 +58,9 @@ impl Reader {
         settled: mpsc::UnboundedSender<Settled>,
         stop: CancellationToken,
     ) -> Self {
-        let turns = Turns::new(consumer.streams.iter().map(|(key, _)| key.priority));
         let look_at = Instant::now();
         let most_room = consumer.slots.available_permits();
-        Self { consumer, deliveries, settled, stop, turns, look_at, may_have_lost: false, is_drained: false, most_room }
+        Self { consumer, deliveries, settled, stop, look_at, may_have_lost: false, is_drained: false, most_room }
     }
 
     /// Reads until it shall stop, on connections of its own.
@@ -144,8 +142,7 @@ impl Reader {
             true => self.consumer.held().len() + MOST_TOGETHER.max(self.consumer.streams.len()),
             false => 0,
         };
-        let order: Vec<usize> = self.turns.order().collect();
-        let keys: Vec<&str> = order.iter().flat_map(|&stream| self.consumer.streams[stream].1.keys()).collect();
+        let keys: Vec<&str> = self.consumer.streams.iter().flat_map(|(_, names)| names.keys()).collect();
         let mut pipeline = redis::pipe();
         scripts::run(&mut pipeline, &scripts::TAKE, keys.into_iter())
             .arg(GROUP)
@@ -154,17 +151,12 @@ impl Reader {
             .arg(crate::new_generation())
             .arg(silent)
             .arg(own)
-            .arg(STREAM_KEPT)
-            .arg(self.turns.lengths().collect::<Vec<_>>());
+            .arg(STREAM_KEPT);
         let (taken,): (Vec<(usize, String, Vec<u8>)>,) = connection::query(connection, &pipeline).await?;
         self.may_have_lost = false;
         self.is_drained = taken.len() < room;
-        let taken: Vec<_> = taken
-            .into_iter()
-            .map(|(number, id, ticket)| (Entry { stream: order[number - 1], id }, decode(&ticket)))
-            .collect();
-        taken.iter().for_each(|(entry, _)| self.turns.served(entry.stream));
-        Ok(taken)
+        let taken = taken.into_iter();
+        Ok(taken.map(|(number, id, ticket)| (Entry { stream: number - 1, id }, decode(&ticket))).collect())
     }
 
     /// Waits for the next tickets that come to any stream, up to `share` of each. (There may be more of them than slots when

@@ -1,13 +1,12 @@
 -- Takes tickets for a consumer: its own, if it may have lost a reply; those of silent others; then new ones, streams in
--- the order given, those of one run sharing the room.
+-- the order given.
 -- (One XREADGROUP over several streams would return up to COUNT of each, whatever room there is.)
 -- KEYS: stream, generation, stream, generation, …
 -- ARGV: group, consumer, room, fresh generation, milliseconds after which a silent consumer's are taken (0: not now),
--- the most of its own (0: not now), seconds to keep the streams, the number of streams in the first run, in the next, …
+-- the most of its own (0: not now), seconds to keep the streams
 -- Returns the number of the stream, the entry's id and its ticket (empty if it is none) for each, one after the other.
 local group, consumer, room, fresh = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local silent, own, kept = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local first_run = 8
 local taken = {}
 local function hand_out(number, entries)
   for _, entry in ipairs(entries) do
@@ -46,39 +45,16 @@ for key = 1, #KEYS, 2 do
   end
 end
 
--- Hands out up to so many new tickets; returns how many there were.
-local function read(number, count)
-  local stream, generation = KEYS[2 * number - 1], KEYS[2 * number]
-  local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
-  if not reply then
-    return 0
-  end
-  if reply.err then
-    prepare(stream, generation, group, fresh)
-    keep(stream, generation, kept)
-    redis.pcall('XGROUP', 'CREATE', stream, group, '0')
-    return 0
-  end
-  hand_out(number, reply[1][2])
-  return #reply[1][2]
-end
-
-local last = 0
-for run = first_run, #ARGV do
-  local asked = {}
-  for number = last + 1, last + tonumber(ARGV[run]) do
-    asked[#asked + 1] = number
-  end
-  last = last + #asked
-  -- Whoever gives less than its share has no more; what it leaves the others share again.
-  while room > 0 and #asked > 0 do
-    local share, more = math.max(1, math.floor(room / #asked)), {}
-    for _, number in ipairs(asked) do
-      if room > 0 and read(number, share) == share then
-        more[#more + 1] = number
-      end
+for key = 1, #KEYS, 2 do
+  if room > 0 then
+    local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', room, 'STREAMS', KEYS[key], '>')
+    if reply and reply.err then
+      prepare(KEYS[key], KEYS[key + 1], group, fresh)
+      keep(KEYS[key], KEYS[key + 1], kept)
+      redis.pcall('XGROUP', 'CREATE', KEYS[key], group, '0')
+    elseif reply then
+      hand_out((key + 1) / 2, reply[1][2])
     end
-    asked = more
   end
 end
 return taken

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use prediction::{FailureCode, Status, WorkerId};
+use prediction::{FailureCode, ModelSpec, Status, WorkerId};
 use queue::Notice;
 use serde_json::{Value, json};
 use store::{Outcome, Run};
 
-use crate::stage::{Stage, digits, echo, new, output};
+use crate::stage::{Stage, digits, echo, new, output, until};
 
 on_both!(
     two_workers_finish_each_once,
     failures_are_tried_again_as_often_as_allowed,
-    a_retry_is_taken_up_when_it_is_due
+    a_retry_is_taken_up_when_it_is_due,
+    a_slow_model_does_not_hold_up_a_fast_one
 );
 
 async fn two_workers_finish_each_once(stage: Stage) {
@@ -59,6 +60,40 @@ async fn a_retry_is_taken_up_when_it_is_due(stage: Stage) {
     worker.stop().await;
 }
 
+async fn a_slow_model_does_not_hold_up_a_fast_one(stage: Stage) {
+    slow_beside_fast(stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_without_a_queue() {
+    slow_beside_fast(Stage::without_queue().await).await;
+}
+
+/// More of one model than there are slots, none of which ends, then some of another model.
+async fn slow_beside_fast(stage: Stage) {
+    let slow = json!({"value": "slow", "sleep_ms": 600_000, "alone": true});
+    let slow = stage.send(vec![slow; 150], |_| {}).await;
+    let config = inference::Config { enable_echo: true, ..digits() };
+    let digits = spec_of_digits().await;
+    let worker = stage.worker_of(config, |_| {}).await;
+    let processing = async || {
+        stage.get(&slow).await.iter().filter(|prediction| prediction.status == Status::Processing).count() == 64
+    };
+    until(processing).await;
+    let fast = stage
+        .send(vec![json!({"pixels": vec![0; 64]}); 100], |new| {
+            (new.model, new.version) = (digits.name.clone(), digits.version.clone());
+        })
+        .await;
+    stage.wait_for(&fast, Status::Succeeded).await;
+    worker.kill().await;
+}
+
+async fn spec_of_digits() -> ModelSpec {
+    let load = || inference::Models::load(&digits()).unwrap().specs().pop().unwrap();
+    tokio::task::spawn_blocking(load).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_queue_workers_ask_the_store() {
     let stage = Stage::without_queue().await;
@@ -71,11 +106,8 @@ async fn without_a_queue_workers_ask_the_store() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shipped_digits_are_read() {
     let stage = Stage::embedded().await;
-    let config = digits();
-    let models = config.clone();
-    let spec = tokio::task::spawn_blocking(move || inference::Models::load(&models).unwrap().specs().pop().unwrap());
-    let spec = spec.await.unwrap();
-    let worker = stage.worker_of(config, |_| {}).await;
+    let spec = spec_of_digits().await;
+    let worker = stage.worker_of(digits(), |_| {}).await;
     let ids = stage
         .send(vec![json!({"pixels": vec![0; 64]}), json!({"pixels": [1, 2]})], |new| {
             (new.model, new.version) = (spec.name.clone(), spec.version.clone());
