@@ -1,6 +1,10 @@
 //! Tops streams up: whatever waits, is due and has no ticket gets one, by one node at a time, as far as the windows go.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prediction::{PredictionId, StreamKey, Ticket};
 use store::{Due, Lead};
@@ -13,6 +17,8 @@ const ROLE: &str = "dispatcher";
 const EVERY: Duration = Duration::from_secs(1);
 /// The pause after a pass that found much: a long backlog moves as fast as it is worked off.
 const EVERY_WHILE_BUSY: Duration = Duration::from_millis(100);
+/// A pass that takes this long asks for the role in between: the session of one who does not ask for some seconds ends.
+const ROLE_GOOD_FOR: Duration = Duration::from_secs(1);
 /// Tickets in one push, and pushes to one stream in one pass.
 const BATCH: u32 = 1000;
 const ROUNDS: u32 = 10;
@@ -28,16 +34,10 @@ pub(crate) async fn top_up(node: Arc<Node>) {
         pause = EVERY;
         if !node.queue.is_healthy() {
             // Another node's link to the queue may be whole.
-            node.store.resign(ROLE).await;
-            dispatcher.lives.clear();
+            dispatcher.resign(&node).await;
             continue;
         }
-        let Ok(lead) = node.ask(node.store.lead(ROLE)).await else { continue };
-        if lead != Lead::Kept {
-            // Whoever dispatched meanwhile knows better; and the database may have crashed, and taken claims back whose tickets
-            // are gone.
-            dispatcher.lives.clear();
-        }
+        let Ok(lead) = dispatcher.ask_for_role(&node).await else { continue };
         if lead != Lead::Another
             && let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await
         {
@@ -53,6 +53,8 @@ struct Dispatcher {
     lives: HashMap<StreamKey, Life>,
     /// Refused tickets that could not be recorded as such.
     unmarked: Vec<PredictionId>,
+    /// When this node was last known to be the dispatcher.
+    held_at: Option<Instant>,
 }
 
 /// The life of a stream's contents.
@@ -70,11 +72,39 @@ struct Pass {
 }
 
 impl Dispatcher {
+    /// Asks for the role, or keeps it.
+    async fn ask_for_role(&mut self, node: &Node) -> Result<Lead, Trouble> {
+        let asked_at = Instant::now();
+        let lead = node.ask(node.store.lead(ROLE)).await?;
+        self.held_at = (lead != Lead::Another).then_some(asked_at);
+        if lead != Lead::Kept {
+            // Whoever dispatched meanwhile knows better; and the database may have crashed, and taken claims back whose tickets
+            // are gone.
+            self.lives.clear();
+        }
+        Ok(lead)
+    }
+
+    async fn resign(&mut self, node: &Node) {
+        node.store.resign(ROLE).await;
+        self.held_at = None;
+        self.lives.clear();
+    }
+
+    /// Whether this pass may go on: not when the role was lost meanwhile, even if it has begun anew.
+    async fn keeps_role(&mut self, node: &Node) -> Result<bool, Trouble> {
+        let is_held = self.held_at.is_some_and(|held_at| held_at.elapsed() < ROLE_GOOD_FOR);
+        Ok(is_held || self.ask_for_role(node).await? == Lead::Kept)
+    }
+
     /// One look at every stream.
     async fn pass(&mut self, node: &Node) -> Result<Pass, Trouble> {
         self.mark_refused(node).await?;
         let mut is_busy = false;
         for stream in node.ask(node.store.waiting_streams()).await? {
+            if !self.keeps_role(node).await? {
+                return Ok(Pass { is_busy: true });
+            }
             let depth = match node.queue.depth(&stream).await {
                 Ok(depth) => depth,
                 // One stream that cannot be read is not the others' fault.
@@ -102,7 +132,7 @@ impl Dispatcher {
     /// Queues tickets until nothing is due or the window is full; whether there may be more.
     async fn fill(&mut self, node: &Node, stream: &StreamKey, due: Due) -> Result<bool, Trouble> {
         for _ in 0..ROUNDS {
-            if !node.queue.has_room(stream) || node.over.is_cancelled() {
+            if !node.queue.has_room(stream) || node.over.is_cancelled() || !self.keeps_role(node).await? {
                 break;
             }
             let ids = node.ask(node.store.take_due(stream, due, BATCH)).await?;
