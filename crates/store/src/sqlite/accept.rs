@@ -10,7 +10,7 @@ use super::{
     Sqlite,
     clock::{self, Stamp},
     id_list, slices,
-    writer::first,
+    writer::{Turn, commit, first},
 };
 use crate::{
     Accepted, NewPrediction, StoreError,
@@ -77,8 +77,7 @@ impl Sqlite {
                 }
             });
         }
-        insert(&mut transaction, now, &fresh, &fresh_keys).await?;
-        transaction.commit().await?;
+        insert(transaction, now, &fresh, &fresh_keys).await?;
         // Known only now that they are committed.
         for (model, version, number) in &numbered {
             self.versions.insert(model, version, *number);
@@ -133,13 +132,30 @@ async fn read_taken(
     Ok(taken.into_iter().map(|(id, tenant, fingerprint)| (PredictionId(id), (tenant, fingerprint))).collect())
 }
 
+/// Stores these, and commits.
 async fn insert(
-    connection: &mut SqliteConnection,
+    mut transaction: Turn,
     now: Stamp,
     fresh: &[Fresh<'_>],
     fresh_keys: &[&NewPrediction],
 ) -> sqlx::Result<()> {
-    for rows in slices(fresh) {
+    for rows in slices(fresh_keys) {
+        let mut query =
+            QueryBuilder::new("INSERT INTO idempotency_keys (tenant, key, prediction_id, fingerprint, created_at) ");
+        query.push_values(rows, |mut row, new| {
+            row.push_bind(new.tenant.clone())
+                .push_bind(new.idempotency_key.clone())
+                .push_bind(new.id.0)
+                .push_bind(new.fingerprint.to_vec())
+                .push_bind(now);
+        });
+        query.build().execute(&mut *transaction).await?;
+    }
+    let mut slices = slices(fresh).peekable();
+    if slices.peek().is_none() {
+        return transaction.commit().await;
+    }
+    while let Some(rows) = slices.next() {
         let mut query = QueryBuilder::new(
             "INSERT INTO predictions
                  (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
@@ -171,19 +187,11 @@ async fn insert(
                 .push_bind(new.webhook.as_ref().map(|webhook| webhook.endpoint.clone()))
                 .push_bind(new.webhook.as_ref().map(|webhook| webhook.origin.clone()));
         });
-        query.build().execute(&mut *connection).await?;
+        if slices.peek().is_none() {
+            query.push(concat!("; ", commit!()));
+        }
+        query.build().execute(&mut *transaction).await?;
     }
-    for rows in slices(fresh_keys) {
-        let mut query =
-            QueryBuilder::new("INSERT INTO idempotency_keys (tenant, key, prediction_id, fingerprint, created_at) ");
-        query.push_values(rows, |mut row, new| {
-            row.push_bind(new.tenant.clone())
-                .push_bind(new.idempotency_key.clone())
-                .push_bind(new.id.0)
-                .push_bind(new.fingerprint.to_vec())
-                .push_bind(now);
-        });
-        query.build().execute(&mut *connection).await?;
-    }
+    transaction.committed();
     Ok(())
 }

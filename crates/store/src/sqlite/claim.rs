@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use prediction::{Event, ModelName, PredictionId, Version, WorkerId};
+use prediction::{Event, Events, ModelName, PredictionId, Version, WorkerId};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use super::{
     clock::{self, Stamp},
     id_list,
     outbox::Outbox,
-    writer::first,
+    writer::{Turn, commit, first_unsynced},
 };
 use crate::{
     Claim, Claimed, Run, StoreError,
@@ -19,9 +19,9 @@ use crate::{
     rows::{self, ClaimedRow},
 };
 
-/// Those among the ids that wait, and whether each must run alone.
-const WAITING_AMONG: &str = first!(
-    "SELECT predictions.id, suspect
+/// Those among the ids that wait. The claim does not wait for the disk: a suspect is named by it, not taken.
+const WAITING_AMONG: &str = first_unsynced!(
+    "SELECT predictions.id, suspect, priority, not_before, attempts, webhook_events
     FROM json_each(?1) AS wanted
     CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
     WHERE status = 0 AND not_before <= ?2 AND (deadline_at IS NULL OR deadline_at > ?2)"
@@ -29,22 +29,22 @@ const WAITING_AMONG: &str = first!(
 
 /// The front of one version's line.
 const WAITING_NEXT: &str = "
-    SELECT priority, not_before, id FROM predictions
+    SELECT id, suspect, priority, not_before, attempts, webhook_events FROM predictions
     WHERE version_id = (SELECT id FROM versions WHERE model = ?1 AND version = ?2) AND status = 0 AND NOT suspect
       AND not_before <= ?3 AND (deadline_at IS NULL OR deadline_at > ?3)
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
 
 const WAITING_SUSPECTS: &str = "
-    SELECT priority, not_before, id FROM predictions
+    SELECT id, suspect, priority, not_before, attempts, webhook_events FROM predictions
     WHERE version_id = (SELECT id FROM versions WHERE model = ?1 AND version = ?2) AND status = 0 AND suspect = 1
       AND not_before <= ?3 AND (deadline_at IS NULL OR deadline_at > ?3)
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
 
-/// Takes predictions, and reads what was taken.
-const TAKE: &str = "
-    UPDATE predictions
+/// Takes predictions, reads what was taken, and commits.
+const TAKE: &str = concat!(
+    "UPDATE predictions
     SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = ?2, lease_until = ?3, solo = suspect,
         claimed_at = ?4, started_at = COALESCE(started_at, ?4)
     WHERE id IN (SELECT unhex(value) FROM json_each(?1));
@@ -54,13 +54,26 @@ const TAKE: &str = "
     CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
     JOIN versions ON versions.id = version_id
     JOIN inputs ON prediction_id = predictions.id
-    ORDER BY priority DESC, not_before, predictions.id";
+    ORDER BY priority DESC, not_before, predictions.id; ",
+    commit!()
+);
 
 const RENEW: &str = "
     UPDATE predictions SET lease_until = ?1
     WHERE status = 1 AND worker = ?2
       AND (id, epoch) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?3))
     RETURNING id";
+
+/// A prediction that waits, as it is before it is taken.
+#[derive(sqlx::FromRow)]
+struct Waiting {
+    id: Uuid,
+    suspect: bool,
+    priority: i16,
+    not_before: Stamp,
+    attempts: i32,
+    webhook_events: i16,
+}
 
 impl Sqlite {
     pub(crate) async fn claim(
@@ -71,13 +84,11 @@ impl Sqlite {
     ) -> Result<Claim, StoreError> {
         let mut transaction = self.writer.turn().await?;
         let now = clock::now();
-        let waiting: Vec<(Uuid, bool)> =
+        let waiting: Vec<Waiting> =
             sqlx::query_as(WAITING_AMONG).bind(id_list(ids)).bind(now).fetch_all(&mut *transaction).await?;
-        let (suspects, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, suspect)| *suspect);
-        let ids = |rows: Vec<(Uuid, bool)>| rows.into_iter().map(|(id, _)| PredictionId(id)).collect::<Vec<_>>();
-        let claimed = take(&mut transaction, now, worker, &ids(free), lease).await?;
-        transaction.commit().await?;
-        Ok(Claim { claimed, suspects: ids(suspects) })
+        let (suspects, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| waiting.suspect);
+        let claimed = take(transaction, now, worker, &free, lease).await?;
+        Ok(Claim { claimed, suspects: named(&suspects) })
     }
 
     pub(crate) async fn claim_next(
@@ -91,9 +102,8 @@ impl Sqlite {
         let now = clock::now();
         let next = front(&mut transaction, WAITING_NEXT, serves, now, limit).await?;
         let suspects = front(&mut transaction, WAITING_SUSPECTS, serves, now, limit).await?;
-        let claimed = take(&mut transaction, now, worker, &next, lease).await?;
-        transaction.commit().await?;
-        Ok(Claim { claimed, suspects })
+        let claimed = take(transaction, now, worker, &next, lease).await?;
+        Ok(Claim { claimed, suspects: named(&suspects) })
     }
 
     pub(crate) async fn claim_suspect(
@@ -105,9 +115,7 @@ impl Sqlite {
         let mut transaction = self.writer.begin().await?;
         let now = clock::now();
         let suspect = front(&mut transaction, WAITING_SUSPECTS, serves, now, 1).await?;
-        let mut claimed = take(&mut transaction, now, worker, &suspect, lease).await?;
-        transaction.commit().await?;
-        Ok(claimed.pop())
+        Ok(take(transaction, now, worker, &suspect, lease).await?.pop())
     }
 
     pub(crate) async fn renew(
@@ -138,10 +146,10 @@ async fn front(
     serves: &[(ModelName, Version)],
     now: Stamp,
     limit: u32,
-) -> sqlx::Result<Vec<PredictionId>> {
-    let mut front: Vec<(i16, Stamp, Uuid)> = Vec::new();
+) -> sqlx::Result<Vec<Waiting>> {
+    let mut front = Vec::new();
     for (model, version) in serves {
-        let waiting: Vec<(i16, Stamp, Uuid)> = sqlx::query_as(line)
+        let waiting: Vec<Waiting> = sqlx::query_as(line)
             .bind(model.as_str())
             .bind(version.as_str())
             .bind(now)
@@ -150,33 +158,39 @@ async fn front(
             .await?;
         front.extend(waiting);
     }
-    front.sort_unstable_by_key(|(priority, not_before, id)| (-priority, *not_before, *id));
+    front.sort_unstable_by_key(|waiting| (-waiting.priority, waiting.not_before, waiting.id));
     front.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(front.into_iter().map(|(_, _, id)| PredictionId(id)).collect())
+    Ok(front)
 }
 
+fn named(waiting: &[Waiting]) -> Vec<PredictionId> {
+    waiting.iter().map(|waiting| PredictionId(waiting.id)).collect()
+}
+
+/// Takes these, and commits. The first claim is the prediction's start.
 async fn take(
-    connection: &mut SqliteConnection,
+    mut transaction: Turn,
     now: Stamp,
     worker: WorkerId,
-    ids: &[PredictionId],
+    waiting: &[Waiting],
     lease: Duration,
 ) -> Result<Vec<Claimed>, StoreError> {
-    if ids.is_empty() {
+    if waiting.is_empty() {
+        transaction.commit().await?;
         return Ok(Vec::new());
     }
+    let mut outbox = Outbox::default();
+    for waiting in waiting.iter().filter(|waiting| waiting.attempts == 0) {
+        outbox.add(PredictionId(waiting.id), Events::from_bits(waiting.webhook_events), [Event::Start]);
+    }
+    outbox.tell(&mut transaction, now).await?;
     let rows: Vec<ClaimedRow> = sqlx::query_as(TAKE)
-        .bind(id_list(ids))
+        .bind(id_list(&named(waiting)))
         .bind(worker.0)
         .bind(now.plus(micros(lease)))
         .bind(now)
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut *transaction)
         .await?;
-    let claimed = rows.into_iter().map(ClaimedRow::into_claimed).collect::<Result<Vec<_>, _>>()?;
-    let mut outbox = Outbox::default();
-    for claimed in claimed.iter().filter(|claimed| claimed.is_first) {
-        outbox.add(claimed.run.id, claimed.webhook_events, [Event::Start]);
-    }
-    outbox.tell(connection, now).await?;
-    Ok(claimed)
+    transaction.committed();
+    rows.into_iter().map(ClaimedRow::into_claimed).collect()
 }

@@ -12,7 +12,7 @@ use super::{
     id_list,
     outbox::Outbox,
     slices,
-    writer::first,
+    writer::{Turn, commit, first},
 };
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
@@ -67,31 +67,14 @@ impl Sqlite {
             .collect();
         let ended: Vec<&Item<'_>> =
             items.iter().filter(|item| item.status.is_terminal() && applied.contains_key(&item.run)).collect();
-        for rows in slices(&ended) {
-            let mut query = QueryBuilder::new(
-                "INSERT INTO outputs
-                     (prediction_id, output, code, message, retryable, predict_seconds, batch_size, tokens) ",
-            );
-            query.push_values(rows, |mut row, item| {
-                row.push_bind(item.run.id.0)
-                    .push_bind(item.output.map(str::to_owned))
-                    .push_bind(item.failure.map(|failure| failure.code.as_str()))
-                    .push_bind(item.failure.map(|failure| failure.message.clone()))
-                    .push_bind(item.failure.map(|failure| failure.retryable))
-                    .push_bind(item.predict_seconds())
-                    .push_bind(item.batch_size())
-                    .push_bind(item.tokens());
-            });
-            query.build().execute(&mut *transaction).await?;
-        }
         // No run has logs, so nobody is told of any.
         let mut outbox = Outbox::default();
-        for item in ended {
+        for item in &ended {
             let output = item.output.map(|_| Event::Output);
             outbox.add(item.run.id, applied[&item.run], output.into_iter().chain([Event::Completed]));
         }
         outbox.tell(&mut transaction, now).await?;
-        transaction.commit().await?;
+        insert(transaction, &ended).await?;
         Ok(crate::outcomes::written(outcomes, applied.into_keys().collect()))
     }
 
@@ -111,6 +94,36 @@ impl Sqlite {
             Some(prediction) => CancelResult::AlreadyTerminal(prediction),
         })
     }
+}
+
+/// Writes these outcomes, and commits.
+async fn insert(mut transaction: Turn, ended: &[&Item<'_>]) -> sqlx::Result<()> {
+    let mut slices = slices(ended).peekable();
+    if slices.peek().is_none() {
+        return transaction.commit().await;
+    }
+    while let Some(rows) = slices.next() {
+        let mut query = QueryBuilder::new(
+            "INSERT INTO outputs
+                 (prediction_id, output, code, message, retryable, predict_seconds, batch_size, tokens) ",
+        );
+        query.push_values(rows, |mut row, item| {
+            row.push_bind(item.run.id.0)
+                .push_bind(item.output.map(str::to_owned))
+                .push_bind(item.failure.map(|failure| failure.code.as_str()))
+                .push_bind(item.failure.map(|failure| failure.message.clone()))
+                .push_bind(item.failure.map(|failure| failure.retryable))
+                .push_bind(item.predict_seconds())
+                .push_bind(item.batch_size())
+                .push_bind(item.tokens());
+        });
+        if slices.peek().is_none() {
+            query.push(concat!("; ", commit!()));
+        }
+        query.build().execute(&mut *transaction).await?;
+    }
+    transaction.committed();
+    Ok(())
 }
 
 /// Writes the same failure for each of these, which have ended, and tells their callers; each with its `webhook_events`.

@@ -26,7 +26,26 @@ macro_rules! first {
 }
 pub(super) use first;
 
+/// As [`first`], of a transaction that does not wait for the disk when it commits: of claims, which promise nothing (see
+/// `postgres/claim.rs`), and which no process can have made that outlives what takes them back, a crash of this machine. What
+/// commits later takes it along.
+macro_rules! first_unsynced {
+    ($statement:expr) => {
+        concat!("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ", $statement)
+    };
+}
+pub(super) use first_unsynced;
+
+/// Commits, and lets the next transaction wait for the disk again.
+macro_rules! commit {
+    () => {
+        "COMMIT; PRAGMA synchronous = FULL"
+    };
+}
+pub(super) use commit;
+
 const BEGIN: &str = "BEGIN IMMEDIATE";
+const SYNCED: &str = "PRAGMA synchronous = FULL";
 
 /// How long a call waits for its turn.
 pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +86,7 @@ impl Writer {
         Ok(turn)
     }
 
-    /// Waits for a turn, whose first statement is to be one of [`first`].
+    /// Waits for a turn, whose first statement is to be one of [`first`] or [`first_unsynced`].
     pub(super) async fn turn(&self) -> Result<Turn, StoreError> {
         let place = timeout(TURN_TIMEOUT, self.undone()).await;
         let mut place = place.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
@@ -82,7 +101,9 @@ impl Writer {
         if place.is_in_doubt {
             match sqlx::query("ROLLBACK").execute(&mut place.connection).await {
                 // Refused where there is nothing to undo.
-                Ok(_) | Err(sqlx::Error::Database(_)) => {}
+                Ok(_) | Err(sqlx::Error::Database(_)) => {
+                    sqlx::query(SYNCED).execute(&mut place.connection).await?;
+                }
                 Err(_) => place.connection = self.options.connect().await?,
             }
             place.is_in_doubt = false;
@@ -102,9 +123,14 @@ impl Writer {
 impl Turn {
     /// Makes what was written last.
     pub(super) async fn commit(mut self) -> sqlx::Result<()> {
-        sqlx::query("COMMIT").execute(&mut *self).await?;
-        self.place.is_in_doubt = false;
+        sqlx::query(commit!()).execute(&mut *self).await?;
+        self.committed();
         Ok(())
+    }
+
+    /// Its last statement, which ended with [`commit`], succeeded.
+    pub(super) fn committed(mut self) {
+        self.place.is_in_doubt = false;
     }
 }
 
@@ -131,5 +157,43 @@ impl Deref for Turn {
 impl DerefMut for Turn {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.place.connection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+
+    use super::*;
+
+    /// What `PRAGMA synchronous` calls NORMAL and FULL.
+    const UNSYNCED: i64 = 1;
+    const SYNCED: i64 = 2;
+
+    async fn synchronous(connection: &mut SqliteConnection) -> i64 {
+        sqlx::query_scalar("PRAGMA synchronous").fetch_one(connection).await.expect("a number")
+    }
+
+    #[tokio::test]
+    async fn after_a_transaction_that_did_not_wait_for_the_disk_the_next_one_waits() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = SqliteConnectOptions::new().filename(dir.path().join("a")).create_if_missing(true);
+        let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+        let writer = Writer::open(options).await.expect("a new file");
+        for is_committed in [true, false] {
+            let mut turn = writer.turn().await.expect("nobody else writes");
+            sqlx::query(first_unsynced!("SELECT 1")).execute(&mut *turn).await.expect("no rows are wanted");
+            assert_eq!(synchronous(&mut turn).await, UNSYNCED);
+            if is_committed {
+                turn.commit().await.expect("nothing to refuse");
+            } else {
+                drop(turn);
+            }
+            assert_eq!(
+                synchronous(&mut writer.turn().await.expect("nobody else writes")).await,
+                SYNCED,
+                "committed: {is_committed}"
+            );
+        }
     }
 }
