@@ -43,10 +43,11 @@ both! {
     pieces_reach_those_who_ask;
     a_reader_asks_again_for_what_it_missed;
     a_later_run_is_read_from_its_beginning;
+    drafts_of_one_epoch_are_not_mixed;
 }
 
 fn piece(id: PredictionId, epoch: i32, from: usize, text: &str) -> Piece {
-    Piece { id, epoch, from: from as u64, text: text.into() }
+    Piece { id, epoch, draft: 1, from: from as u64, text: text.into() }
 }
 
 /// The next asking for this prediction that is as wanted.
@@ -145,4 +146,23 @@ async fn a_later_run_is_read_from_its_beginning([first, second]: [Queue; 2]) {
     assert_eq!(ask.from, 0);
     first.send(ask.reader, vec![piece(id, 3, 0, "The new")]);
     assert_eq!(next(&mut read).await, piece(id, 3, 0, "The new"));
+}
+
+async fn drafts_of_one_epoch_are_not_mixed([first, second]: [Queue; 2]) {
+    let (mut notices, id) = (first.listen(), PredictionId::generate());
+    let other = |from: usize, text: &str| Piece { draft: 2, ..piece(id, 1, from, text) };
+    let mut read = read_in_background(&second, id);
+    let ask = asked(&mut notices, |ask| ask.id == id).await;
+    // The other run is as far, and then has more: none of it belongs to what was read.
+    first.send(ask.reader, vec![piece(id, 1, 0, "The one"), other(7, " is not"), piece(id, 1, 7, " is")]);
+    assert_eq!(next(&mut read).await, piece(id, 1, 0, "The one"));
+    assert_eq!(next(&mut read).await, piece(id, 1, 7, " is"));
+    let ask = asked(&mut notices, |ask| ask.id == id && ask.from == 10).await;
+    assert_eq!((ask.epoch, ask.draft), (1, 1));
+    // So the other one begins again, and is read from there.
+    first.send(ask.reader, vec![other(0, "The other"), piece(id, 1, 10, " of"), other(9, " begins")]);
+    assert_eq!(next(&mut read).await, other(0, "The other"));
+    assert_eq!(next(&mut read).await, other(9, " begins"));
+    let ask = asked(&mut notices, |ask| ask.id == id && ask.from == 16).await;
+    assert_eq!((ask.epoch, ask.draft), (1, 2));
 }

@@ -70,7 +70,7 @@ async fn write(
     };
     let mut from = 0;
     for text in texts {
-        server.queue.send(ask.reader, vec![Piece { id, epoch, from, text: (*text).into() }]);
+        server.queue.send(ask.reader, vec![Piece { id, epoch, draft: 1, from, text: (*text).into() }]);
         from += text.len() as u64;
     }
 }

@@ -32,7 +32,7 @@ fn texts(told: &Told) -> String {
 }
 
 fn piece(epoch: i32, from: usize, text: &str) -> Piece {
-    Piece { id: PredictionId(uuid::Uuid::nil()), epoch, from: from as u64, text: text.into() }
+    Piece { id: PredictionId(uuid::Uuid::nil()), epoch, draft: 1, from: from as u64, text: text.into() }
 }
 
 fn finished(status: Status, output: Option<&serde_json::Value>, failure: Option<Failure>) -> Prediction {
