@@ -118,6 +118,28 @@ async fn a_text_is_told_as_it_is_written() {
 }
 
 #[tokio::test]
+async fn the_text_of_a_version_that_nobody_serves_any_more_is_a_text() {
+    let server = start().await;
+    let (id, address) = create(&server, "my/writer").await;
+    let mut notices = server.queue.listen();
+    let mut response = opened(server.client.get(&address)).await;
+    let run = server.claim(id).await;
+    write(&server, &mut notices, id, run.epoch, &["The light"]).await;
+    let first = events(&mut response, 1).await;
+    complete(&server, run, "The lighthouse").await;
+    server.store.withdraw(server.worker).await.unwrap();
+    let is_unserved = async || {
+        let body = json!({"model": "my/writer", "input": {"value": 1}});
+        (server.post("/v1/predictions", &body).send().await.unwrap().status() == 503).then_some(())
+    };
+    crate::harness::until(is_unserved).await;
+    let mut whole = opened(server.client.get(&address)).await;
+    assert_eq!(texts(&events(&mut whole, 9).await), "The lighthouse");
+    let mut rest = opened(server.client.get(&address).header("Last-Event-ID", &first[0][1])).await;
+    assert_eq!(texts(&events(&mut rest, 9).await), "house");
+}
+
+#[tokio::test]
 async fn other_outputs_and_ends_are_told_at_once() {
     let server = start().await;
     let (id, address) = create(&server, "augur/echo").await;

@@ -46,8 +46,8 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 ///
 /// Server-sent events: `output` with pieces of a text as it is generated (of other models, the whole output as JSON), `error` with
 /// the failure, and `done` at the end, with `{}` or the reason: `{"reason":"error"}` or `{"reason":"canceled"}`. Put together, the
-/// pieces are the output's `text` (with line ends as LF). Sent again with the last event's id, it goes on after that. Comments
-/// keep the connection alive.
+/// pieces are the output's `text` (with line ends as LF). Sent again with the last event's id, it goes on after that; an output that is
+/// no text is sent whole, unless the id is that of its event. Comments keep the connection alive.
 #[utoipa::path(
     get,
     path = "/v1/predictions/{id}/stream", operation_id = "streamPrediction",

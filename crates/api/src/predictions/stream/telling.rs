@@ -126,11 +126,11 @@ impl Telling {
     }
 
     async fn output(&mut self, output: &str) -> Result<(), Over> {
-        self.begin_again();
         let text = self.writes_text.then(|| serde_json::from_str::<Written>(output).ok()).flatten();
         let Some(Written { text }) = text else {
-            return self.text(output).await;
+            return self.whole(output).await;
         };
+        self.begin_again();
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (part, after) = rest.split_at(rest.floor_char_boundary(LONGEST_TEXT));
@@ -138,6 +138,20 @@ impl Telling {
             rest = after;
         }
         if self.source.bytes < self.told.bytes { self.fail(&differs()).await } else { Ok(()) }
+    }
+
+    /// Tells an output that is no text, in one event: to everyone but those who have read that very event.
+    async fn whole(&mut self, output: &str) -> Result<(), Over> {
+        let mut end = Mark::default();
+        end.read(output);
+        if self.told == end {
+            return Ok(());
+        }
+        if self.writes_text && self.told != Mark::default() {
+            return self.fail(&differs()).await;
+        }
+        self.told = end;
+        self.send(event("output", &end.id(self.attempt), &with_line_feeds(output, false))).await
     }
 
     /// Another text is read from its beginning.
