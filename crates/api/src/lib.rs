@@ -20,6 +20,7 @@ mod models;
 mod pace;
 mod pages;
 mod patience;
+mod places;
 mod predictions;
 mod problem;
 mod query;
@@ -59,7 +60,7 @@ pub struct Config {
     pub key_share: f64,
     /// Whether requests need an API key even while none was ever made.
     pub require_keys: bool,
-    /// The most predictions that are followed as streams at once.
+    /// The most streams at once that follow predictions.
     pub stream_limit: usize,
     /// How long request headers, and then the body, may take to arrive.
     pub read_timeout: Duration,

@@ -9,7 +9,10 @@ use serde_json::{Value, json, value::RawValue};
 use store::{Outcome, Run, RunMetrics};
 use tokio::{sync::broadcast, time::timeout};
 
-use crate::harness::{PATIENCE, Server, config, echo, header, id_of, json_of, name, problem, version};
+use crate::{
+    harness::{PATIENCE, Server, config, echo, header, id_of, json_of, name, problem, version},
+    keys::{Asking, keyed},
+};
 
 fn generator() -> ModelSpec {
     ModelSpec { name: name("my/writer"), version: version('e'), task: "text-generation".to_owned(), ..echo('e') }
@@ -200,7 +203,9 @@ async fn streams_are_bounded_and_end_with_the_server() {
     let (_, address) = create(&server, "augur/echo").await;
     let one = opened(server.client.get(&address)).await;
     let mut other = opened(server.client.get(&address)).await;
-    problem(server.client.get(&address).send().await.unwrap(), 503, "too_many_streams").await;
+    let response = server.client.get(&address).send().await.unwrap();
+    assert_eq!(header(&response, "retry-after"), "5");
+    problem(response, 503, "too_many_streams").await;
     drop(one);
     // Its place is free again once the server has seen that.
     let mut third = crate::harness::until(|| async {
@@ -211,4 +216,46 @@ async fn streams_are_bounded_and_end_with_the_server() {
     server.stop.cancel();
     assert_eq!((events(&mut other, 9).await, events(&mut third, 9).await), (vec![], vec![]));
     timeout(PATIENCE, server.serving).await.expect("it stops").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn neither_a_key_nor_an_address_takes_every_place() {
+    let shares = [None, Some(0.3)];
+    let (server, keys) = keyed(None, api::Config { stream_limit: 12, ..config() }, &shares).await;
+    let [one, other] = [0, 1].map(|index| Asking { server: &server, key: &keys[index] });
+    let of = async |asking: Asking<'_>| {
+        let id = asking.create(&json!({"model": "augur/echo", "input": {"value": 1}})).await;
+        let found = asking.read(&format!("/v1/predictions/{id}")).await;
+        (format!("/v1/predictions/{id}/stream"), found["urls"]["stream"].as_str().unwrap().to_owned())
+    };
+    let (path, address) = of(one).await;
+    let mut open = Vec::new();
+    // With the key or with the address, it is one prediction's.
+    for _ in 0..2 {
+        open.push(opened(server.client.get(&address)).await);
+        let response = one.get(&path).await;
+        assert_eq!(response.status(), 200);
+        open.push(response);
+    }
+    let refused = async |response: Response| {
+        assert_eq!(header(&response, "retry-after"), "5");
+        problem(response, 429, "stream_share_full").await["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(refused(server.client.get(&address).send().await.unwrap()).await.contains("this prediction"));
+    assert!(refused(one.get(&path).await).await.contains("this prediction"));
+    // A half is one key's, whoever reads.
+    let (_, second) = of(one).await;
+    for _ in 0..2 {
+        open.push(opened(server.client.get(&second)).await);
+    }
+    assert!(refused(server.client.get(&second).send().await.unwrap()).await.contains("this key's"));
+    assert!(refused(one.get(&path).await).await.contains("this key's"));
+    // The other key has its own share.
+    let (_, others) = of(other).await;
+    for _ in 0..3 {
+        open.push(opened(server.client.get(&others)).await);
+    }
+    assert!(refused(server.client.get(&others).send().await.unwrap()).await.contains("this key's"));
+    drop(open);
+    crate::harness::until(|| async { (one.get(&path).await.status() == 200).then_some(()) }).await;
 }
