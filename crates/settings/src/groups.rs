@@ -172,6 +172,10 @@ pub struct ApiSettings {
     #[arg(long, env = "AUGUR_READ_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     #[arg(value_name = "DURATION")]
     pub read_timeout: Duration,
+    /// How long a client may read nothing of its answer, or of a stream, before its connection or stream is cut.
+    #[arg(long, env = "AUGUR_WRITE_TIMEOUT", default_value = "60s", value_parser = positive_duration)]
+    #[arg(value_name = "DURATION")]
+    pub write_timeout: Duration,
     /// How long the record of a finished prediction is kept.
     #[arg(long, env = "AUGUR_RETENTION", default_value = "7d", value_parser = positive_duration, value_name = "DURATION")]
     pub retention: Duration,

@@ -6,10 +6,7 @@ use axum::body::Bytes;
 use prediction::{Failure, FailureCode, Prediction, PredictionId, Status};
 use queue::Piece;
 use serde::Deserialize;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     event::{COMMENT, event, with_line_feeds},
@@ -19,8 +16,6 @@ use crate::{api::Api, waiters::Waiting};
 
 /// How long nothing is said at most: shorter than what proxies take for a connection that is dead.
 const SILENCE: Duration = Duration::from_secs(15);
-/// How long a client may take to read on.
-const STALLED: Duration = Duration::from_secs(60);
 /// The most bytes of one event's text.
 const LONGEST_TEXT: usize = 16 << 10;
 
@@ -198,10 +193,8 @@ impl Telling {
     }
 
     async fn send(&self, event: Bytes) -> Result<(), Over> {
-        match timeout(STALLED, self.events.send(event)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Over),
-        }
+        // It is closed when the client is gone, or has not read on for too long.
+        self.events.send(event).await.map_err(|_| Over)
     }
 }
 
