@@ -1,12 +1,22 @@
 //! Tokens on their way from real workers through Redis and the API to those who read along: what is told is the output, whatever
 //! is lost and whoever dies on the way.
 
-use std::{ffi::OsString, fs, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use servers::Process;
 use tests::{Cluster, PATIENCE, Plan, program};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::AsyncReadExt as _,
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
 
 const MODEL: &str = "tiny/writer";
 
@@ -195,4 +205,79 @@ async fn another_run_goes_on_where_the_reader_is() {
     assert_eq!(text(&told), output);
     assert!(found["attempt"].as_u64() >= Some(2), "it was killed while it ran: {}", found["attempt"]);
     assert!(told.last().expect("one")[1].starts_with("2:"), "{:?}", told.last());
+}
+
+/// `augur predict --stream` as it prints into a pipe.
+struct Printing {
+    augur: Child,
+    printed: String,
+}
+
+impl Printing {
+    fn start(address: &str, tokens: usize) -> Self {
+        let input = json!({"prompt": "The", "max_tokens": tokens, "temperature": 0}).to_string();
+        let mut command = Command::new(program("augur"));
+        command.args(["predict", MODEL, &input, "--stream", "--wait=300s", "--server", address]);
+        command.env_remove("AUGUR_API_KEY").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { augur: command.kill_on_drop(true).spawn().expect("it starts"), printed: String::new() }
+    }
+
+    /// Reads on until so much is printed.
+    async fn until(&mut self, bytes: usize) {
+        let out = self.augur.stdout.as_mut().expect("a pipe");
+        let mut unread = Vec::new();
+        while self.printed.len() + unread.len() < bytes || str::from_utf8(&unread).is_err() {
+            unread.push(timeout(PATIENCE, out.read_u8()).await.expect("something comes").expect("it goes on"));
+        }
+        self.printed.push_str(str::from_utf8(&unread).expect("UTF-8"));
+    }
+
+    /// How it ended, and all that it printed.
+    async fn end(self) -> (Output, String) {
+        let output = timeout(PATIENCE, self.augur.wait_with_output()).await.expect("it ends").expect("it was started");
+        let printed = self.printed + str::from_utf8(&output.stdout).expect("UTF-8");
+        (output, printed)
+    }
+}
+
+/// The one prediction there is.
+async fn only(address: &str) -> Value {
+    let list = get(address, "/v1/predictions").await.expect("a list");
+    assert_eq!(list["results"].as_array().map(Vec::len), Some(1), "{list}");
+    list["results"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_prints_all_of_a_text_once_through_restarts() {
+    let mut cluster = cluster(Plan { workers: 1, ..Plan::default() }).await;
+    let mut printing = Printing::start(&cluster.address, 12_000);
+    printing.until(1).await;
+    cluster.api.end("KILL").await;
+    cluster.start_api().await;
+    let so_far = printing.printed.len();
+    printing.until(so_far + 1).await;
+    // An API that stops tells its readers nothing but that.
+    cluster.api.end("TERM").await;
+    cluster.start_api().await;
+    cluster.kill_worker(0).await;
+    cluster.start_worker(0).await;
+    let (output, printed) = printing.end().await;
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+    assert_eq!(printed, stored(&cluster.address, &only(&cluster.address).await).await.0 + "\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_tells_of_a_cancellation_and_leaves_what_is_printed() {
+    let cluster = cluster(Plan { workers: 1, ..Plan::default() }).await;
+    let mut printing = Printing::start(&cluster.address, 30_000);
+    printing.until(10).await;
+    let prediction = only(&cluster.address).await;
+    let cancel = prediction["urls"]["cancel"].as_str().expect("an address");
+    let canceled = reqwest::Client::new().post(cancel).send().await.expect("the API answers");
+    assert_eq!(canceled.status(), 200);
+    let (output, printed) = printing.end().await;
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: the prediction ") && said.contains("is canceled"), "{said}");
+    assert!(printed.len() > 10 && printed.ends_with('\n'), "{printed:?}");
 }

@@ -19,6 +19,7 @@ use crate::{
     extract::BodyBounds,
     keys::{Caller, Keys},
     patience::from_store,
+    places::Places,
     problem::{Kind, Problem},
     queue::Counted,
     waiters::Waiters,
@@ -49,8 +50,8 @@ pub(crate) struct Api {
     pub(crate) admission: Admission,
     bodies: Bodies,
     look_ups: Semaphore,
-    /// Room for predictions that are followed.
-    pub(crate) streams: Arc<Semaphore>,
+    /// Room for streams that follow predictions.
+    pub(crate) streams: Arc<Places>,
     pub(crate) catalog: Catalog,
     pub(crate) queues: Cached<Counted>,
     pub(crate) waiters: Waiters,
@@ -86,7 +87,7 @@ impl Api {
             // The largest body must fit at least while there is no other.
             bodies: Bodies::new(config.body_memory.max(config.body_limit)),
             look_ups: Semaphore::new(LOOK_UPS),
-            streams: Arc::new(Semaphore::new(config.stream_limit)),
+            streams: Places::new(config.stream_limit),
             catalog: Catalog::new(store.clone()),
             queues: Cached::empty(),
             waiters: Waiters::default(),
@@ -114,6 +115,12 @@ impl Api {
     /// The prediction, if it exists, whosever it is: for whoever has shown that it may be read.
     pub(crate) async fn find_any(&self, id: PredictionId) -> Result<Option<prediction::Prediction>, Problem> {
         Ok(from_store(self.store.predictions(&[id])).await?.pop())
+    }
+
+    /// Whose the prediction is.
+    pub(crate) async fn owner(&self, id: PredictionId) -> Result<Caller, Problem> {
+        let tenant = from_store(self.store.tenant_of(id)).await?;
+        tenant.map(|tenant| self.keys.owner(&tenant)).ok_or_else(Problem::not_found)
     }
 
     /// Stores a new prediction, whose body has this room.

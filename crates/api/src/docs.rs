@@ -212,7 +212,7 @@ problem_sets! {
     /// Of reading a prediction.
     ReadProblems: MalformedRequest, NotFound, StoreUnavailable, Internal;
     /// Of following a prediction.
-    StreamProblems: MalformedRequest, NotFound, NotAcceptable, TooManyStreams, StoreUnavailable, Internal;
+    StreamProblems: MalformedRequest, NotFound, NotAcceptable, StreamShareFull, TooManyStreams, StoreUnavailable, Internal;
     /// Of canceling a prediction.
     CancelProblems: NotFound, StoreUnavailable, Internal;
     /// Of listing predictions.

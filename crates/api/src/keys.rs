@@ -70,7 +70,7 @@ impl fmt::Debug for PlainKey {
 pub(crate) struct Caller {
     /// Whose the predictions are that the caller makes and sees; empty where requests need no key.
     pub(crate) tenant: Arc<str>,
-    /// The most of the queue that may be filled with the key; none where requests need no key.
+    /// The most of the queue, and of the places for streams, that may be filled with the key; none where requests need no key.
     pub(crate) share: Option<f64>,
 }
 
@@ -153,6 +153,17 @@ impl Keys {
             let detail = "This call needs a valid API key: Authorization: Bearer KEY. `augur keys create` makes one.";
             Problem::new(Kind::InvalidApiKey, detail)
         })
+    }
+
+    /// Whose what this tenant's key made is: with the usual share when the key is not valid any more.
+    pub(crate) fn owner(&self, tenant: &str) -> Caller {
+        if tenant.is_empty() {
+            return self.anybody.clone();
+        }
+        let known = self.known.latest();
+        let valid =
+            known.iter().flat_map(|known| known.values().flatten()).find(|valid| valid.caller.tenant() == tenant);
+        valid.map_or_else(|| Caller::with_key(tenant, self.usual_share), |valid| valid.caller.clone())
     }
 
     /// Reads the keys as they are now.

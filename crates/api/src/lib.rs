@@ -17,9 +17,11 @@ mod health;
 mod json;
 mod keys;
 mod models;
+mod offer;
 mod pace;
 mod pages;
 mod patience;
+mod places;
 mod predictions;
 mod problem;
 mod query;
@@ -40,7 +42,7 @@ use store::Store;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{api::Api, respond::Responder};
+use crate::{api::Api, respond::Responder, server::Timeouts};
 
 /// How the API behaves.
 #[derive(Clone, Debug)]
@@ -59,10 +61,12 @@ pub struct Config {
     pub key_share: f64,
     /// Whether requests need an API key even while none was ever made.
     pub require_keys: bool,
-    /// The most predictions that are followed as streams at once.
+    /// The most streams at once that follow predictions.
     pub stream_limit: usize,
     /// How long request headers, and then the body, may take to arrive.
     pub read_timeout: Duration,
+    /// How long a client may read nothing of its answer.
+    pub write_timeout: Duration,
     /// How long records of finished predictions are kept.
     pub retention: Duration,
     /// Whether predictions for a known version that no live worker serves are accepted.
@@ -100,7 +104,8 @@ pub async fn serve(
     document.merge(docs::with_keys(of_keyed));
     document.merge(docs::with_keys(of_streams));
     let document = docs::render(document, &base)?;
-    let (read_timeout, grace) = (config.read_timeout, config.grace);
+    let grace = config.grace;
+    let timeouts = Timeouts { read: config.read_timeout, write: config.write_timeout };
     let api = Arc::new(Api::new(store, queue, config, base, document, stop.clone()));
     let keyed = keyed.route_layer(from_fn_with_state(Arc::clone(&api), keys::require));
     // So that the first requests find the keys. Without an answer they are told that the store is away, until there is one.
@@ -113,7 +118,7 @@ pub async fn serve(
     background.spawn(deadlines::keep(Arc::clone(&api)));
     background.spawn(admission::keep_counting(Arc::clone(&api)));
     let responder = Responder::new(open.merge(streams).merge(keyed).with_state(Arc::clone(&api)), &api.base);
-    server::run(listener, responder, read_timeout, grace, stop).await;
+    server::run(listener, responder, timeouts, grace, stop).await;
 
     api.tasks.close();
     let finishing = async { tokio::join!(api.tasks.wait(), api.accepter.drain()) };

@@ -47,6 +47,7 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
         key_share: settings.api.key_share,
         require_keys: settings.listen.requires_keys(),
         read_timeout: settings.api.read_timeout,
+        write_timeout: settings.api.write_timeout,
         retention: settings.api.retention,
         queue_unserved: settings.api.queue_unserved,
         grace: settings.grace.grace,

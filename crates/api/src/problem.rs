@@ -92,13 +92,15 @@ problems! {
     /// As much of this key's waits as its share of the queue has room for: predictions, or work for this model version. Nothing was
     /// stored.
     ShareFull = "share_full", TOO_MANY_REQUESTS, "Share of the queue full";
+    /// As many streams are open on this key's predictions, or on this one, as their share of all streams has room for.
+    StreamShareFull = "stream_share_full", TOO_MANY_REQUESTS, "Share of the streams full";
     /// A fault of the server's own.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// As much waits as this server lets wait: predictions in all, or work for this model version. Nothing was stored.
     QueueFull = "queue_full", SERVICE_UNAVAILABLE, "Queue full";
     /// As many requests with bodies are under way as this server takes at once. Nothing was stored.
     Busy = "busy", SERVICE_UNAVAILABLE, "Server busy";
-    /// As many predictions are followed as streams as this server follows at once.
+    /// As many streams are open as this server keeps at once.
     TooManyStreams = "too_many_streams", SERVICE_UNAVAILABLE, "Too many streams";
     /// The model is known, but no worker serves it now.
     ModelUnavailable = "model_unavailable", SERVICE_UNAVAILABLE, "Model unavailable";

@@ -20,7 +20,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::respond::Responder;
+use crate::{
+    offer::{Offers, Socket},
+    respond::Responder,
+};
 
 /// How long to wait after the system refused a connection (it is out of file descriptors, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -32,29 +35,38 @@ const READ_AHEAD: usize = 64 * 1024;
 /// The most requests at once on one HTTP/2 connection.
 const MOST_STREAMS: u32 = 200;
 
+/// How long clients may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Timeouts {
+    /// To send headers, or anything at all.
+    pub(crate) read: Duration,
+    /// To read some of what they are sent.
+    pub(crate) write: Duration,
+}
+
 /// Serves connections until `stop`, then lets requests finish within `grace`.
 pub(crate) async fn run(
     listener: TcpListener,
     responder: Responder,
-    read_timeout: Duration,
+    timeouts: Timeouts,
     grace: Duration,
     stop: CancellationToken,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(read_timeout).max_buf_size(READ_AHEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.read).max_buf_size(READ_AHEAD);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(LONGEST_HEADERS)
         .max_concurrent_streams(MOST_STREAMS)
-        .keep_alive_interval(read_timeout)
-        .keep_alive_timeout(read_timeout);
+        .keep_alive_interval(timeouts.read)
+        .keep_alive_timeout(timeouts.read);
     let builder = Arc::new(builder);
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
-                let serving = connection(stream, Arc::clone(&builder), responder.clone(), read_timeout, stop.clone());
+                let serving = connection(stream, Arc::clone(&builder), responder.clone(), timeouts, stop.clone());
                 connections.spawn(serving);
                 // Those that have ended are forgotten.
                 while connections.try_join_next().is_some() {}
@@ -83,28 +95,29 @@ async fn connection(
     stream: TcpStream,
     builder: Arc<Builder<TokioExecutor>>,
     responder: Responder,
-    idle_timeout: Duration,
+    timeouts: Timeouts,
     stop: CancellationToken,
 ) {
     // Answers are small and somebody waits for each.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let activity = Arc::new(Activity::default());
-    let of_service = Arc::clone(&activity);
+    let (activity, offers) = (Arc::new(Activity::default()), Arc::new(Offers::default()));
+    let (of_service, to_offers) = (Arc::clone(&activity), Arc::clone(&offers));
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let busy = of_service.begin();
-        let responder = responder.clone();
+        let (responder, offers) = (responder.clone(), Arc::clone(&to_offers));
         async move {
             let response = responder.respond(request.map(Body::new)).await;
             drop(busy);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| offers.offer(body)))
         }
     });
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    let serving = builder.serve_connection(TokioIo::new(Socket::new(stream, timeouts.write)), service);
     tokio::pin!(serving);
     let mut is_closing = false;
-    let mut look = Instant::now() + idle_timeout;
+    let mut look = Instant::now() + timeouts.read;
+    let mut look_at_offers = Instant::now() + timeouts.write;
     loop {
         tokio::select! {
             biased;
@@ -114,10 +127,15 @@ async fn connection(
                 }
                 return;
             }
+            () = sleep_until(look_at_offers) => {
+                offers.take_back(timeouts.write);
+                look_at_offers = Instant::now() + timeouts.write;
+                continue;
+            }
             () = stop.cancelled(), if !is_closing => is_closing = true,
             () = sleep_until(look), if !is_closing => {
                 let idle_since = activity.idle_since();
-                look = idle_since.unwrap_or_else(Instant::now) + idle_timeout;
+                look = idle_since.unwrap_or_else(Instant::now) + timeouts.read;
                 if idle_since.is_none() || look > Instant::now() {
                     continue;
                 }

@@ -4,12 +4,13 @@ use std::{error::Error, time::Duration};
 
 use prediction::{Failure, ModelName, Status};
 use reqwest::{
-    RequestBuilder, Url,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+    RequestBuilder, Response, Url,
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use settings::ApiKey;
+use tokio::time::timeout;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,10 +55,29 @@ pub(crate) enum ClientError {
     Unreachable { server: String, cause: String },
     /// The server refuses the request.
     #[error("{title} ({status}): {detail}{}", .faults.iter().map(ToString::to_string).collect::<String>())]
-    Refused { status: u16, title: String, detail: String, faults: Vec<Fault> },
+    Refused { status: u16, title: String, detail: String, faults: Vec<Fault>, retry_after: Option<Duration> },
     /// What answers is not this API.
     #[error("{server} answers {status}, and not as an augur server does")]
     Foreign { server: String, status: u16 },
+}
+
+impl ClientError {
+    /// Whether it may go well a moment later: the server restarts, or has too much to do.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } | Self::Foreign { status, .. } => *status == 429 || *status >= 500,
+            Self::Address(_) | Self::Key => false,
+        }
+    }
+
+    /// When to try again, where the server said so.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Fault {
@@ -172,23 +192,47 @@ impl Client {
         self.send(self.http.get(self.get_url(id)), wait).await
     }
 
+    /// Follows a prediction: the events after the one with this id, or all.
+    pub(crate) async fn stream(&self, id: &str, after: Option<&str>) -> Result<Response, ClientError> {
+        let mut call = self.http.get(format!("{}/stream", self.get_url(id))).header(ACCEPT, "text/event-stream");
+        if let Some(after) = after {
+            call = call.header("Last-Event-ID", after);
+        }
+        // For its beginning alone: the events take as long as they take.
+        let late = || ClientError::Unreachable { server: self.server.clone(), cause: "it took too long".to_owned() };
+        timeout(ANSWER_TIMEOUT, self.answered(call)).await.map_err(|_| late())?
+    }
+
     async fn send<T: DeserializeOwned>(&self, call: RequestBuilder, wait: Option<Duration>) -> Result<T, ClientError> {
         let seconds = wait.map_or(0, |wait| wait.as_secs().clamp(1, LONGEST_WAIT));
         let call = if seconds == 0 { call } else { call.header("Prefer", format!("wait={seconds}")) };
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            server: self.server.clone(),
-            cause: first_cause(&error),
-        };
-        let timeout = Duration::from_secs(seconds) + ANSWER_TIMEOUT;
-        let response = call.timeout(timeout).send().await.map_err(unreachable)?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
-        let foreign = |_| ClientError::Foreign { server: self.server.clone(), status: status.as_u16() };
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(foreign);
+        let response = self.answered(call.timeout(Duration::from_secs(seconds) + ANSWER_TIMEOUT)).await?;
+        let status = response.status().as_u16();
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&body).map_err(|_| self.foreign(status))
+    }
+
+    /// The answer to a call that the server does not refuse.
+    async fn answered(&self, call: RequestBuilder) -> Result<Response, ClientError> {
+        let response = call.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
         }
-        let Problem { title, detail, errors } = serde_json::from_slice(&body).map_err(foreign)?;
-        Err(ClientError::Refused { status: status.as_u16(), title, detail, faults: errors })
+        let status = response.status().as_u16();
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let problem = serde_json::from_slice(&body).map_err(|_| self.foreign(status))?;
+        let Problem { title, detail, errors } = problem;
+        let retry_after = seconds.map(Duration::from_secs);
+        Err(ClientError::Refused { status, title, detail, faults: errors, retry_after })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        ClientError::Unreachable { server: self.server.clone(), cause: first_cause(error) }
+    }
+
+    fn foreign(&self, status: u16) -> ClientError {
+        ClientError::Foreign { server: self.server.clone(), status }
     }
 }
 

@@ -3,6 +3,8 @@
 mod client;
 mod demo;
 mod doctor;
+mod events;
+mod follow;
 mod keys;
 mod migrate;
 mod models;

@@ -9,9 +9,12 @@ use std::{
 use prediction::Status;
 use serde_json::value::RawValue;
 use settings::{Fatal, Predict, say};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::client::{Answer, Client, ClientError};
+use crate::{
+    client::{Answer, Client, ClientError},
+    follow::{End, Printed, follow},
+};
 
 /// The exit status when the call was wrong, or there is no server to take it.
 const NOT_ASKED: u8 = 2;
@@ -22,41 +25,79 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) async fn predict(settings: Predict) -> Result<(), Fatal> {
     let input = read_input(&settings.input).map_err(|error| error.with_status(NOT_ASKED))?;
     let client = Client::new(&settings.server, settings.api_key.as_ref()).map_err(not_asked)?;
-    let deadline = Instant::now() + settings.wait;
-    let mut answer = client.submit(&settings.model, &input, Some(settings.wait)).await.map_err(not_asked)?;
-    while !answer.status.is_terminal() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Fatal::new(format!(
-                "not finished after {:?}; it goes on, and this asks for it: curl {}",
-                settings.wait,
-                client.get_url(&answer.id)
-            )));
-        }
-        answer = match client.get(&answer.id, Some(left)).await {
-            Ok(answer) => answer,
-            // It was accepted, so it is kept; a server that restarts will know it.
-            Err(ClientError::Unreachable { .. }) => {
-                sleep(RETRY.min(left)).await;
-                answer
-            }
-            Err(error) => return Err(not_asked(error)),
-        };
-    }
-    finished(answer)
+    let waiting = Waiting { client, wait: settings.wait, deadline: Instant::now() + settings.wait };
+    let wait = (!settings.stream).then_some(settings.wait);
+    let answer = waiting.client.submit(&settings.model, &input, wait).await.map_err(not_asked)?;
+    if settings.stream { waiting.follow(answer).await } else { print(&waiting.for_end(answer).await?) }
 }
 
-fn finished(answer: Answer) -> Result<(), Fatal> {
-    match (answer.status, answer.output) {
-        (Status::Succeeded, Some(output)) => {
-            say(output.get());
-            Ok(())
-        }
-        (status, _) => {
-            let why = answer.failure.map_or_else(String::new, |failure| format!(": {failure}"));
-            Err(Fatal::new(format!("the prediction {} is {status}{why}", answer.id)))
+/// Waiting for a prediction.
+struct Waiting {
+    client: Client,
+    wait: Duration,
+    deadline: Instant,
+}
+
+impl Waiting {
+    /// Prints what it writes until its end.
+    async fn follow(&self, answer: Answer) -> Result<(), Fatal> {
+        let mut printed = Printed::new();
+        let followed = timeout_at(self.deadline, follow(&self.client, &answer.id, &mut printed)).await;
+        printed.end().await;
+        let failure = match followed {
+            Ok(Ok(End::Whole)) => return Ok(()),
+            Ok(Ok(End::Broken(failure))) => failure,
+            Ok(Err(error)) => return Err(not_asked(error)),
+            Err(_) => return Err(self.over(&answer)),
+        };
+        let answer = self.for_end(answer).await?;
+        match (answer.status, failure) {
+            (Status::Succeeded, Some(failure)) => Err(Fatal::new(format!("the prediction {}: {failure}", answer.id))),
+            _ => Err(unsuccessful(&answer)),
         }
     }
+
+    /// Its answer when it is finished.
+    async fn for_end(&self, mut answer: Answer) -> Result<Answer, Fatal> {
+        while !answer.status.is_terminal() {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.over(&answer));
+            }
+            answer = match self.client.get(&answer.id, Some(left)).await {
+                Ok(answer) => answer,
+                // It was accepted, so it is kept; a server that restarts will know it.
+                Err(ClientError::Unreachable { .. }) => {
+                    sleep(RETRY.min(left)).await;
+                    answer
+                }
+                Err(error) => return Err(not_asked(error)),
+            };
+        }
+        Ok(answer)
+    }
+
+    fn over(&self, answer: &Answer) -> Fatal {
+        Fatal::new(format!(
+            "not finished after {:?}; it goes on, and this asks for it: curl {}",
+            self.wait,
+            self.client.get_url(&answer.id)
+        ))
+    }
+}
+
+fn print(answer: &Answer) -> Result<(), Fatal> {
+    if answer.status != Status::Succeeded {
+        return Err(unsuccessful(answer));
+    }
+    // An output that is null is read as none.
+    say(answer.output.as_deref().map_or("null", RawValue::get));
+    Ok(())
+}
+
+fn unsuccessful(answer: &Answer) -> Fatal {
+    let why = answer.failure.as_ref().map_or_else(String::new, |failure| format!(": {failure}"));
+    Fatal::new(format!("the prediction {} is {}{why}", answer.id, answer.status))
 }
 
 fn not_asked(error: ClientError) -> Fatal {

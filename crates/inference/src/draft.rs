@@ -33,6 +33,7 @@ impl Audience {
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Draft {
+    id: u64,
     seed: u64,
     text: Arc<Mutex<String>>,
     audience: Audience,
@@ -49,7 +50,13 @@ impl Draft {
     /// An empty one.
     #[must_use]
     pub fn new(seed: u64, audience: Audience) -> Self {
-        Self { seed, text: Arc::default(), audience }
+        Self { id: rand::random(), seed, text: Arc::default(), audience }
+    }
+
+    /// What tells it from the drafts of other runs, by chance.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// What comes after the first `from` bytes, up to `most` bytes of it, cut between characters; nothing when there is

@@ -32,7 +32,9 @@ pub struct Ask {
     pub id: PredictionId,
     /// Of which run it has something; 0 when of none.
     pub epoch: i32,
-    /// How many bytes of that run's text it has.
+    /// Of which draft.
+    pub draft: u64,
+    /// How many bytes of that draft it has.
     pub from: u64,
 }
 
@@ -43,6 +45,9 @@ pub struct Piece {
     pub id: PredictionId,
     /// The run: later ones have higher numbers, and their texts begin again.
     pub epoch: i32,
+    /// Names the run's text. When the database crashes and forgets a claim, two runs come to have one epoch; whoever mixed their
+    /// texts would read what none has written.
+    pub draft: u64,
     /// How many bytes of the text come before it.
     pub from: u64,
     /// At most [`LONGEST_PIECE`].
@@ -84,8 +89,9 @@ pub struct Reader {
     queue: Queue,
     id: PredictionId,
     inbox: mpsc::Receiver<Piece>,
-    /// The latest run seen, and how many bytes of its text were read.
+    /// The latest run seen, its draft, and how many bytes of that were read.
     epoch: i32,
+    draft: u64,
     have: u64,
     asked_at: Option<Instant>,
     has_missed: bool,
@@ -95,12 +101,13 @@ impl Reader {
     pub(crate) fn new(queue: Queue, id: PredictionId) -> Self {
         let (sender, inbox) = mpsc::channel(WAITING);
         queue.readers.lock().entry(id).or_default().push(sender);
-        Self { queue, id, inbox, epoch: 0, have: 0, asked_at: None, has_missed: false }
+        Self { queue, id, inbox, epoch: 0, draft: 0, have: 0, asked_at: None, has_missed: false }
     }
 
-    /// The next piece. Those of one run come in order, without gaps and from its text's beginning; once a piece of a later run
-    /// has come, none of an earlier one does. What a lost queue or worker leaves out is for the reader to find in the store.
-    /// Dropping the future loses nothing.
+    /// The next piece. Those of one draft come in order, without gaps and from its beginning; once a piece of a later run has come,
+    /// none of an earlier one does. Which of two drafts of one epoch is the later nobody can tell: each takes the other's place when
+    /// its beginning comes. What a lost queue or worker leaves out is for the reader to find in the store. Dropping the future
+    /// loses nothing.
     pub async fn next(&mut self) -> Piece {
         loop {
             let pause = if self.has_missed { ASK_AGAIN_AFTER } else { ASK_EVERY };
@@ -114,8 +121,8 @@ impl Reader {
                 }
                 () = tokio::time::sleep_until(ask_at) => {
                     (self.asked_at, self.has_missed) = (Some(Instant::now()), false);
-                    let ask =
-                        Ask { reader: self.queue.readers.name, id: self.id, epoch: self.epoch, from: self.have };
+                    let Self { id, epoch, draft, have: from, .. } = *self;
+                    let ask = Ask { reader: self.queue.readers.name, id, epoch, draft, from };
                     self.queue.tell(Notice::Asked([ask].into())).await;
                 }
             }
@@ -124,10 +131,11 @@ impl Reader {
 
     /// What is new in a piece.
     fn take(&mut self, piece: Piece) -> Option<Piece> {
-        if piece.epoch > self.epoch {
-            (self.epoch, self.have) = (piece.epoch, 0);
-        }
-        if piece.epoch < self.epoch {
+        let is_another = piece.draft != self.draft;
+        if piece.epoch > self.epoch || piece.epoch == self.epoch && is_another && piece.from == 0 {
+            (self.epoch, self.draft, self.have) = (piece.epoch, piece.draft, 0);
+        } else if piece.epoch < self.epoch || is_another {
+            // Whoever writes the latter hears with the next asking that its beginning is missing.
             return None;
         }
         let Some(known) = self.have.checked_sub(piece.from) else {

@@ -1,9 +1,14 @@
 //! How every queue brings pieces of texts to those who read along, Redis's and the one in the process.
 
 use prediction::PredictionId;
-use queue::{Ask, Config, Location, Notice, Piece, Queue};
+use queue::{Ask, Config, LONGEST_PIECE, Location, Notice, Piece, Queue};
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+    sync::{broadcast, mpsc},
+};
+use uuid::Uuid;
 
 /// How long a test waits for what must happen: so long that only what never happens takes it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,10 +48,11 @@ both! {
     pieces_reach_those_who_ask;
     a_reader_asks_again_for_what_it_missed;
     a_later_run_is_read_from_its_beginning;
+    drafts_of_one_epoch_are_not_mixed;
 }
 
 fn piece(id: PredictionId, epoch: i32, from: usize, text: &str) -> Piece {
-    Piece { id, epoch, from: from as u64, text: text.into() }
+    Piece { id, epoch, draft: 1, from: from as u64, text: text.into() }
 }
 
 /// The next asking for this prediction that is as wanted.
@@ -145,4 +151,62 @@ async fn a_later_run_is_read_from_its_beginning([first, second]: [Queue; 2]) {
     assert_eq!(ask.from, 0);
     first.send(ask.reader, vec![piece(id, 3, 0, "The new")]);
     assert_eq!(next(&mut read).await, piece(id, 3, 0, "The new"));
+}
+
+async fn drafts_of_one_epoch_are_not_mixed([first, second]: [Queue; 2]) {
+    let (mut notices, id) = (first.listen(), PredictionId::generate());
+    let other = |from: usize, text: &str| Piece { draft: 2, ..piece(id, 1, from, text) };
+    let mut read = read_in_background(&second, id);
+    let ask = asked(&mut notices, |ask| ask.id == id).await;
+    // The other run is as far, and then has more: none of it belongs to what was read.
+    first.send(ask.reader, vec![piece(id, 1, 0, "The one"), other(7, " is not"), piece(id, 1, 7, " is")]);
+    assert_eq!(next(&mut read).await, piece(id, 1, 0, "The one"));
+    assert_eq!(next(&mut read).await, piece(id, 1, 7, " is"));
+    let ask = asked(&mut notices, |ask| ask.id == id && ask.from == 10).await;
+    assert_eq!((ask.epoch, ask.draft), (1, 1));
+    // So the other one begins again, and is read from there.
+    first.send(ask.reader, vec![other(0, "The other"), piece(id, 1, 10, " of"), other(9, " begins")]);
+    assert_eq!(next(&mut read).await, other(0, "The other"));
+    assert_eq!(next(&mut read).await, other(9, " begins"));
+    let ask = asked(&mut notices, |ask| ask.id == id && ask.from == 16).await;
+    assert_eq!((ask.epoch, ask.draft), (1, 2));
+}
+
+/// A way to Redis on which a connection gets through no more than so many bytes.
+async fn narrow(url: &str, most: usize) -> String {
+    let redis = url.trim_start_matches("redis://").split('/').next().expect("a host").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&redis).await.expect("Redis is there");
+            let ((client, mut answers), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut answers).await });
+            tokio::spawn(async move {
+                let mut client = client.take(most as u64);
+                let _ = tokio::io::copy(&mut client, &mut to_server).await;
+                // Neither side is told.
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    format!("redis://127.0.0.1:{port}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_hold_up_no_notice() {
+    let (url, namespace) = servers::redis().await;
+    let open = async |url: String| {
+        let location = Location::Redis { url, namespace: namespace.clone() };
+        Queue::open(&location, Config::default()).await.expect("a good URL")
+    };
+    let (first, second) = (open(narrow(&url, 256 << 10).await).await, open(url.clone()).await);
+    let (mut notices, id) = (second.listen(), PredictionId::generate());
+    let text = "x".repeat(LONGEST_PIECE);
+    for _ in 0..100 {
+        first.send(Uuid::new_v4(), (0..64).map(|number| piece(id, 1, number * LONGEST_PIECE, &text)).collect());
+    }
+    first.tell(Notice::Finished([id].into())).await;
+    let heard = tokio::time::timeout(PATIENCE, notices.recv()).await.expect("it comes").expect("the queue is there");
+    assert_eq!(heard, Notice::Finished([id].into()));
 }

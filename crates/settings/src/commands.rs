@@ -29,6 +29,7 @@ pub enum AugurCommand {
     /// cannot be reached or refuses the request.
     #[command(after_help = "Examples:\n  \
         augur predict augur/iris @flower.json\n  \
+        augur predict my/writer '{\"prompt\": \"The lighthouse\"}' --stream\n  \
         augur predict augur/digits '{\"image\": \"data:image/png;base64,…\"}'")]
     Predict(Predict),
     /// Lists, shows, adds and fetches models
@@ -116,6 +117,9 @@ pub struct Predict {
     /// The input as JSON, or @FILE to read it from a file, or - to read it from standard input.
     #[arg(default_value = "-", value_name = "INPUT_JSON|@FILE|-")]
     pub input: String,
+    /// Prints a text as it is written, and not as JSON; every other output as without it, when it is there.
+    #[arg(long)]
+    pub stream: bool,
     /// The longest to wait for the result.
     #[arg(long, default_value = "60s", value_parser = positive_duration, value_name = "DURATION")]
     pub wait: Duration,

@@ -163,7 +163,8 @@ pub struct ApiSettings {
     /// above 0, up to 1. New predictions with that key beyond it are answered 429, with a time to come back.
     #[arg(long, env = "AUGUR_KEY_SHARE", default_value_t = 0.5, value_parser = share, value_name = "FRACTION")]
     pub key_share: f64,
-    /// The most predictions that are followed as streams of events at once; further ones are answered 503. Each is a connection.
+    /// The most streams of events at once that follow predictions; further ones are answered 503. Each is a connection. An API key
+    /// has its share of them, as of the queue, and one prediction a tenth; further ones are answered 429.
     #[arg(long, env = "AUGUR_STREAM_LIMIT", default_value_t = 500, value_parser = value_parser!(u32).range(1..))]
     #[arg(value_name = "N")]
     pub stream_limit: u32,
@@ -171,6 +172,10 @@ pub struct ApiSettings {
     #[arg(long, env = "AUGUR_READ_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     #[arg(value_name = "DURATION")]
     pub read_timeout: Duration,
+    /// How long a client may read nothing of its answer, or of a stream, before its connection or stream is cut.
+    #[arg(long, env = "AUGUR_WRITE_TIMEOUT", default_value = "60s", value_parser = positive_duration)]
+    #[arg(value_name = "DURATION")]
+    pub write_timeout: Duration,
     /// How long the record of a finished prediction is kept.
     #[arg(long, env = "AUGUR_RETENTION", default_value = "7d", value_parser = positive_duration, value_name = "DURATION")]
     pub retention: Duration,

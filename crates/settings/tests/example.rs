@@ -195,6 +195,7 @@ fn what_is_no_setting_is_of_one_call_only() {
         "replace",
         "repository",
         "share",
+        "stream",
         "to",
         "wait",
         "yes",

@@ -306,6 +306,11 @@ impl Store {
         on_backend!(self, backend => backend.get(tenant, ids).await)
     }
 
+    /// Whose the prediction is, if it exists.
+    pub async fn tenant_of(&self, id: PredictionId) -> Result<Option<String>, StoreError> {
+        on_backend!(self, backend => backend.tenant_of(id).await)
+    }
+
     /// The ids among `ids` that are terminal: one batched poll for all who wait.
     pub async fn finished(&self, ids: &[PredictionId]) -> Result<Vec<PredictionId>, StoreError> {
         if ids.is_empty() {

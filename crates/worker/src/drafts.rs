@@ -32,8 +32,9 @@ const MOST_READERS: usize = 1 << 16;
 struct Readings(HashMap<(PredictionId, Uuid), Reading>);
 
 struct Reading {
-    /// The run that it has something of, and how many bytes.
+    /// The run that it has something of, of which draft, and how many bytes.
     epoch: i32,
+    draft: u64,
     sent: usize,
     until: Instant,
 }
@@ -80,6 +81,7 @@ impl Readings {
             let known = self.0.len();
             let reading = Reading {
                 epoch: ask.epoch,
+                draft: ask.draft,
                 sent: usize::try_from(ask.from).unwrap_or(usize::MAX),
                 until: now + ASKED_FOR,
             };
@@ -101,14 +103,14 @@ impl Readings {
         let now = Instant::now();
         self.0.retain(|(id, reader), reading| {
             if let Some((epoch, draft)) = node.held.draft(*id) {
-                if reading.epoch != epoch {
-                    (reading.epoch, reading.sent) = (epoch, 0);
+                if (reading.epoch, reading.draft) != (epoch, draft.id()) {
+                    (reading.epoch, reading.draft, reading.sent) = (epoch, draft.id(), 0);
                 }
                 if let Some(text) = draft.after(reading.sent, LONGEST_PIECE.min(room)) {
                     let from = reading.sent as u64;
                     reading.sent += text.len();
                     room -= text.len();
-                    parcels.entry(*reader).or_default().push(Piece { id: *id, epoch, from, text });
+                    parcels.entry(*reader).or_default().push(Piece { id: *id, epoch, draft: draft.id(), from, text });
                 }
             }
             reading.until > now
@@ -126,8 +128,10 @@ mod tests {
     #[test]
     fn readers_are_bounded_and_known_ones_ask_again() {
         let (mut readings, now) = (Readings::default(), Instant::now());
-        let ask =
-            |number: u128, from| Ask { reader: Uuid::nil(), id: PredictionId(Uuid::from_u128(number)), epoch: 1, from };
+        let ask = |number: u128, from| {
+            let id = PredictionId(Uuid::from_u128(number));
+            Ask { reader: Uuid::nil(), id, epoch: 1, draft: 1, from }
+        };
         let all: Vec<_> = (0..MOST_READERS as u128 + 5).map(|number| ask(number, 0)).collect();
         readings.ask(&all, now);
         assert_eq!(readings.0.len(), MOST_READERS);

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::harness::{PATIENCE, Server, config, gone, id_of, json_of, problem, rest};
-use serde_json::json;
+use crate::harness::{PATIENCE, Server, config, gone, id_of, json_of, problem, rest, until};
+use serde_json::{json, value::RawValue};
+use store::{Outcome, RunMetrics};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
     time::timeout,
 };
 
@@ -134,5 +136,64 @@ async fn many_idle_connections_harm_nobody() {
     server.create(1).await;
     for stream in &mut idle {
         gone(stream).await;
+    }
+}
+
+#[tokio::test]
+async fn who_reads_nothing_is_cut() {
+    let (write_timeout, grace) = (Duration::from_millis(300), Duration::from_secs(3600));
+    let server = Server::start_with(api::Config { write_timeout, grace, stream_limit: 1, ..config() }).await;
+    let id = server.create(1).await;
+    // More than the system takes from the server without anybody reading.
+    let output = RawValue::from_string(json!("x".repeat(24 << 20)).to_string()).unwrap();
+    let outcome = Outcome::Succeeded { run: server.claim(id).await, output, metrics: RunMetrics::default() };
+    assert_eq!(server.store.complete(server.worker, vec![outcome]).await.unwrap(), [store::Written::Applied]);
+    let ask = async |path: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(server.base.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).await.unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200");
+        stream
+    };
+    let path = format!("/v1/predictions/{id}/stream");
+    let is_open = async || (server.get(&path).send().await.unwrap().status() == 200).then_some(());
+
+    let stalled = ask(&path).await;
+    until(is_open).await;
+    drop(stalled);
+    // With HTTP/2 the connection is read, and only that answer is not.
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let stalled = until(|| async {
+        let response = client.get(server.url(&path)).send().await.unwrap();
+        (response.status() == 200).then_some(response)
+    })
+    .await;
+    until(is_open).await;
+    assert_eq!(client.get(server.url("/health/live")).send().await.unwrap().status(), 200);
+    assert!(stalled.bytes().await.is_err(), "it was taken back");
+    drop(client);
+
+    // A plain answer, too: nobody waits for it for ever.
+    let stalled = ask(&format!("/v1/predictions/{id}")).await;
+    server.stop.cancel();
+    timeout(PATIENCE, server.serving).await.expect("it stops").unwrap().unwrap();
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn a_large_answer_is_read_whole() {
+    let server = Server::start().await;
+    let id = server.create(1).await;
+    let text = "x".repeat(5_000_000);
+    let output = RawValue::from_string(json!(text).to_string()).unwrap();
+    let outcome = Outcome::Succeeded { run: server.claim(id).await, output, metrics: RunMetrics::default() };
+    assert_eq!(server.store.complete(server.worker, vec![outcome]).await.unwrap(), [store::Written::Applied]);
+    for client in [reqwest::Client::builder(), reqwest::Client::builder().http2_prior_knowledge()] {
+        let response = client.build().unwrap().get(server.url(&format!("/v1/predictions/{id}"))).send().await.unwrap();
+        assert!(response.content_length().is_some_and(|bytes| bytes > 5_000_000));
+        assert!(json_of(response, 200).await["output"] == text);
     }
 }

@@ -43,6 +43,7 @@ pub(crate) fn config() -> Config {
         key_share: 0.5,
         require_keys: false,
         read_timeout: Duration::from_secs(30),
+        write_timeout: Duration::from_secs(60),
         retention: Duration::from_secs(3600),
         queue_unserved: false,
         grace: Duration::from_secs(20),

@@ -9,7 +9,10 @@ use serde_json::{Value, json, value::RawValue};
 use store::{Outcome, Run, RunMetrics};
 use tokio::{sync::broadcast, time::timeout};
 
-use crate::harness::{PATIENCE, Server, config, echo, header, id_of, json_of, name, problem, version};
+use crate::{
+    harness::{PATIENCE, Server, config, echo, header, id_of, json_of, name, problem, version},
+    keys::{Asking, keyed},
+};
 
 fn generator() -> ModelSpec {
     ModelSpec { name: name("my/writer"), version: version('e'), task: "text-generation".to_owned(), ..echo('e') }
@@ -70,7 +73,7 @@ async fn write(
     };
     let mut from = 0;
     for text in texts {
-        server.queue.send(ask.reader, vec![Piece { id, epoch, from, text: (*text).into() }]);
+        server.queue.send(ask.reader, vec![Piece { id, epoch, draft: 1, from, text: (*text).into() }]);
         from += text.len() as u64;
     }
 }
@@ -115,6 +118,28 @@ async fn a_text_is_told_as_it_is_written() {
         assert_eq!(texts(&all[..=number]) + &texts(&late), "The light\nh\u{f6}use is dark");
         assert_eq!(late.last().unwrap()[0], "done");
     }
+}
+
+#[tokio::test]
+async fn the_text_of_a_version_that_nobody_serves_any_more_is_a_text() {
+    let server = start().await;
+    let (id, address) = create(&server, "my/writer").await;
+    let mut notices = server.queue.listen();
+    let mut response = opened(server.client.get(&address)).await;
+    let run = server.claim(id).await;
+    write(&server, &mut notices, id, run.epoch, &["The light"]).await;
+    let first = events(&mut response, 1).await;
+    complete(&server, run, "The lighthouse").await;
+    server.store.withdraw(server.worker).await.unwrap();
+    let is_unserved = async || {
+        let body = json!({"model": "my/writer", "input": {"value": 1}});
+        (server.post("/v1/predictions", &body).send().await.unwrap().status() == 503).then_some(())
+    };
+    crate::harness::until(is_unserved).await;
+    let mut whole = opened(server.client.get(&address)).await;
+    assert_eq!(texts(&events(&mut whole, 9).await), "The lighthouse");
+    let mut rest = opened(server.client.get(&address).header("Last-Event-ID", &first[0][1])).await;
+    assert_eq!(texts(&events(&mut rest, 9).await), "house");
 }
 
 #[tokio::test]
@@ -178,7 +203,9 @@ async fn streams_are_bounded_and_end_with_the_server() {
     let (_, address) = create(&server, "augur/echo").await;
     let one = opened(server.client.get(&address)).await;
     let mut other = opened(server.client.get(&address)).await;
-    problem(server.client.get(&address).send().await.unwrap(), 503, "too_many_streams").await;
+    let response = server.client.get(&address).send().await.unwrap();
+    assert_eq!(header(&response, "retry-after"), "5");
+    problem(response, 503, "too_many_streams").await;
     drop(one);
     // Its place is free again once the server has seen that.
     let mut third = crate::harness::until(|| async {
@@ -189,4 +216,46 @@ async fn streams_are_bounded_and_end_with_the_server() {
     server.stop.cancel();
     assert_eq!((events(&mut other, 9).await, events(&mut third, 9).await), (vec![], vec![]));
     timeout(PATIENCE, server.serving).await.expect("it stops").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn neither_a_key_nor_an_address_takes_every_place() {
+    let shares = [None, Some(0.3)];
+    let (server, keys) = keyed(None, api::Config { stream_limit: 12, ..config() }, &shares).await;
+    let [one, other] = [0, 1].map(|index| Asking { server: &server, key: &keys[index] });
+    let of = async |asking: Asking<'_>| {
+        let id = asking.create(&json!({"model": "augur/echo", "input": {"value": 1}})).await;
+        let found = asking.read(&format!("/v1/predictions/{id}")).await;
+        (format!("/v1/predictions/{id}/stream"), found["urls"]["stream"].as_str().unwrap().to_owned())
+    };
+    let (path, address) = of(one).await;
+    let mut open = Vec::new();
+    // With the key or with the address, it is one prediction's.
+    for _ in 0..2 {
+        open.push(opened(server.client.get(&address)).await);
+        let response = one.get(&path).await;
+        assert_eq!(response.status(), 200);
+        open.push(response);
+    }
+    let refused = async |response: Response| {
+        assert_eq!(header(&response, "retry-after"), "5");
+        problem(response, 429, "stream_share_full").await["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(refused(server.client.get(&address).send().await.unwrap()).await.contains("this prediction"));
+    assert!(refused(one.get(&path).await).await.contains("this prediction"));
+    // A half is one key's, whoever reads.
+    let (_, second) = of(one).await;
+    for _ in 0..2 {
+        open.push(opened(server.client.get(&second)).await);
+    }
+    assert!(refused(server.client.get(&second).send().await.unwrap()).await.contains("this key's"));
+    assert!(refused(one.get(&path).await).await.contains("this key's"));
+    // The other key has its own share.
+    let (_, others) = of(other).await;
+    for _ in 0..3 {
+        open.push(opened(server.client.get(&others)).await);
+    }
+    assert!(refused(server.client.get(&others).send().await.unwrap()).await.contains("this key's"));
+    drop(open);
+    crate::harness::until(|| async { (one.get(&path).await.status() == 200).then_some(()) }).await;
 }

@@ -100,6 +100,7 @@ fn plan(settings: &Demo, listen: ListenSettings, directory: &Path) -> Result<Pla
             key_share: 1.0,
             require_keys: false,
             read_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(60),
             retention: Duration::from_secs(3600),
             queue_unserved: false,
             grace,

@@ -57,6 +57,31 @@ async fn its_status_says_what_happened() {
     served.process.end("KILL").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_text_is_printed_alike_with_and_without_stream() {
+    let served = serve(&[]).await;
+    for input in
+        [r#"{"value": {"b": 1, "a": [2.50, "\u00e4\r\n\u001b"]}}"#, r#"{"value": "a text"}"#, r#"{"value": null}"#]
+    {
+        let (without, with) =
+            (predict(&served, &["echo", input]).await, predict(&served, &["echo", input, "--stream"]).await);
+        assert_eq!((with.status, &with.out, with.err.as_str()), (Some(0), &without.out, ""), "{with:?}");
+    }
+    for (input, status, wait) in [
+        (r#"{"value": 1, "fail": "permanent"}"#, 1, "60s"),
+        (r#"{"value": 1, "sleep_ms": 30000}"#, 1, "1s"),
+        (r#"{"worth": 1}"#, 2, "60s"),
+    ] {
+        let without = predict(&served, &["echo", input, "--wait", wait]).await;
+        let with = predict(&served, &["echo", input, "--wait", wait, "--stream"]).await;
+        assert_eq!((with.status, with.out.as_str()), (Some(status), ""), "{with:?}");
+        // Their ids differ.
+        let masked = |ran: &Ran| ran.err.replace(|character: char| character.is_ascii_hexdigit(), "0");
+        assert_eq!(masked(&with), masked(&without));
+    }
+    served.process.end("KILL").await;
+}
+
 #[tokio::test]
 async fn a_wrong_call_is_told_apart_from_a_failure() {
     let nobody = format!("http://127.0.0.1:{}", servers::free_port());

@@ -15,11 +15,17 @@ const DELIVERIES_DUE: u8 = b'd';
 const ASKED: u8 = b'a';
 const PIECES: u8 = b'p';
 
-/// An id, an epoch, and a number of bytes.
-const ASK_BYTES: usize = 16 + 4 + 8;
+/// An id, an epoch, a draft, and a number of bytes.
+const PLACE_BYTES: usize = 16 + 4 + 8 + 8;
 
-/// A place in the text of a run: the prediction, the run's epoch, and how many bytes come before.
-type Place = (PredictionId, i32, u64);
+/// A place in the text of a run.
+struct Place {
+    id: PredictionId,
+    epoch: i32,
+    draft: u64,
+    /// How many bytes come before.
+    from: u64,
+}
 
 /// What another process tells.
 #[derive(Debug, PartialEq)]
@@ -49,18 +55,21 @@ pub(crate) fn of_notices(origin: Uuid, notices: Vec<Notice>) -> Vec<Vec<u8>> {
     }
     for asks in asks.chunks(MOST_TOGETHER) {
         let mut message = begun(ASKED, origin);
-        asks.iter().for_each(|ask| message.extend_from_slice(&place(ask.id, ask.epoch, ask.from)));
+        for Ask { id, epoch, draft, from, .. } in asks.iter().copied() {
+            message.extend_from_slice(&Place { id, epoch, draft, from }.bytes());
+        }
         messages.push(message);
     }
     messages.extend(is_due.then(|| begun(DELIVERIES_DUE, origin)));
     messages
 }
 
-/// Each piece as its id, epoch and place, the bytes of its text (4 bytes), and these.
+/// Each piece as its place, the bytes of its text (4 bytes), and these.
 pub(crate) fn of_pieces(origin: Uuid, pieces: &[Piece]) -> Vec<u8> {
     let mut message = begun(PIECES, origin);
     for piece in pieces {
-        message.extend_from_slice(&place(piece.id, piece.epoch, piece.from));
+        let Piece { id, epoch, draft, from, .. } = *piece;
+        message.extend_from_slice(&Place { id, epoch, draft, from }.bytes());
         message.extend_from_slice(&u32::try_from(piece.text.len()).unwrap_or(u32::MAX).to_be_bytes());
         message.extend_from_slice(piece.text.as_bytes());
     }
@@ -93,28 +102,37 @@ fn begun(kind: u8, origin: Uuid) -> Vec<u8> {
     [&[kind], origin.as_bytes().as_slice()].concat()
 }
 
-fn place(id: PredictionId, epoch: i32, from: u64) -> [u8; ASK_BYTES] {
-    let mut bytes = [0; ASK_BYTES];
-    bytes[..16].copy_from_slice(id.0.as_bytes());
-    bytes[16..20].copy_from_slice(&epoch.to_be_bytes());
-    bytes[20..].copy_from_slice(&from.to_be_bytes());
-    bytes
-}
+impl Place {
+    fn bytes(&self) -> [u8; PLACE_BYTES] {
+        let mut bytes = [0; PLACE_BYTES];
+        bytes[..16].copy_from_slice(self.id.0.as_bytes());
+        bytes[16..20].copy_from_slice(&self.epoch.to_be_bytes());
+        bytes[20..28].copy_from_slice(&self.draft.to_be_bytes());
+        bytes[28..].copy_from_slice(&self.from.to_be_bytes());
+        bytes
+    }
 
-/// What [`place`] wrote, and what follows.
-fn read_place(bytes: &[u8]) -> Option<(Place, &[u8])> {
-    let (id, bytes) = bytes.split_first_chunk::<16>()?;
-    let (epoch, bytes) = bytes.split_first_chunk::<4>()?;
-    let (from, bytes) = bytes.split_first_chunk::<8>()?;
-    let id = PredictionId(Uuid::from_bytes(*id));
-    Some(((id, i32::from_be_bytes(*epoch), u64::from_be_bytes(*from)), bytes))
+    /// The place that these begin with, and what follows.
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (id, bytes) = bytes.split_first_chunk::<16>()?;
+        let (epoch, bytes) = bytes.split_first_chunk::<4>()?;
+        let (draft, bytes) = bytes.split_first_chunk::<8>()?;
+        let (from, bytes) = bytes.split_first_chunk::<8>()?;
+        let place = Self {
+            id: PredictionId(Uuid::from_bytes(*id)),
+            epoch: i32::from_be_bytes(*epoch),
+            draft: u64::from_be_bytes(*draft),
+            from: u64::from_be_bytes(*from),
+        };
+        Some((place, bytes))
+    }
 }
 
 fn asks(reader: Uuid, mut bytes: &[u8]) -> Option<Arc<[Ask]>> {
     let mut asks = Vec::new();
     while !bytes.is_empty() {
-        let ((id, epoch, from), rest) = read_place(bytes)?;
-        asks.push(Ask { reader, id, epoch, from });
+        let (Place { id, epoch, draft, from }, rest) = Place::read(bytes)?;
+        asks.push(Ask { reader, id, epoch, draft, from });
         bytes = rest;
     }
     (!asks.is_empty()).then(|| asks.into())
@@ -123,11 +141,11 @@ fn asks(reader: Uuid, mut bytes: &[u8]) -> Option<Arc<[Ask]>> {
 fn pieces(mut bytes: &[u8]) -> Option<Vec<Piece>> {
     let mut pieces = Vec::new();
     while !bytes.is_empty() {
-        let ((id, epoch, from), rest) = read_place(bytes)?;
+        let (Place { id, epoch, draft, from }, rest) = Place::read(bytes)?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok().filter(|length| *length <= LONGEST_PIECE)?;
         let (text, rest) = rest.split_at_checked(length)?;
-        pieces.push(Piece { id, epoch, from, text: std::str::from_utf8(text).ok()?.into() });
+        pieces.push(Piece { id, epoch, draft, from, text: std::str::from_utf8(text).ok()?.into() });
         bytes = rest;
     }
     (!pieces.is_empty()).then_some(pieces)
@@ -138,11 +156,11 @@ mod tests {
     use super::*;
 
     fn ask(reader: Uuid) -> Ask {
-        Ask { reader, id: PredictionId::generate(), epoch: 7, from: 1 << 40 }
+        Ask { reader, id: PredictionId::generate(), epoch: 7, draft: u64::MAX - 1, from: 1 << 40 }
     }
 
     fn piece(text: &str) -> Piece {
-        Piece { id: PredictionId::generate(), epoch: i32::MAX, from: 3, text: text.into() }
+        Piece { id: PredictionId::generate(), epoch: i32::MAX, draft: 1 << 50, from: 3, text: text.into() }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod link;
 mod messages;
 mod names;
 mod notices;
+mod parcels;
 mod reader;
 mod scripts;
 

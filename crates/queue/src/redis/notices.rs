@@ -1,10 +1,11 @@
-//! Notices and pieces over Redis's publish and subscribe: sent together by one task, received by another.
+//! Notices and pieces over Redis's publish and subscribe: notices are sent together by one task, both are received by another.
 
 use super::{
     connection::{self, Backoff},
     link::Link,
     messages::{self, Message},
     names::Names,
+    parcels::Parcels,
 };
 use crate::{NOTICES_KEPT, Notice, Piece, pieces::Readers};
 use futures::StreamExt;
@@ -17,15 +18,13 @@ use uuid::Uuid;
 /// How often a silent subscription is tried: a connection that is gone may look like one on which nothing happens.
 const PING_EVERY: Duration = Duration::from_secs(1);
 
-/// What this process has to say.
-enum Outgoing {
-    Notice(Notice),
-    Pieces(Uuid, Vec<Piece>),
-}
-
 pub(crate) struct Notices {
     heard: broadcast::Sender<Notice>,
-    outgoing: mpsc::Sender<Outgoing>,
+    outgoing: mpsc::Sender<Notice>,
+    /// Names this process in what it sends.
+    origin: Uuid,
+    names: Names,
+    parcels: Parcels,
     _subscriber: AbortOnDropHandle<()>,
 }
 
@@ -37,26 +36,27 @@ impl Notices {
         let (subscribed, is_subscribed) = oneshot::channel();
         let channels = [names.notices(), names.reader(readers.name)];
         // It sends what is left when the last handle is gone, and then ends by itself.
-        tokio::spawn(publish(Arc::clone(link), names.clone(), readers.name, queued));
+        tokio::spawn(publish(Arc::clone(link), names.notices(), readers.name, queued));
+        let (origin, parcels) = (readers.name, Parcels::open(client.clone()));
         let subscriber = Subscriber { client: client.clone(), channels, readers, heard: heard.clone() };
         let subscriber = AbortOnDropHandle::new(tokio::spawn(subscriber.run(Arc::clone(link), subscribed)));
         if link.is_up() {
             // Late is no error: listeners look into the store as well.
             let _ = tokio::time::timeout(connection::CALL_TIMEOUT, is_subscribed).await;
         }
-        Self { heard, outgoing, _subscriber: subscriber }
+        Self { heard, outgoing, origin, names: names.clone(), parcels, _subscriber: subscriber }
     }
 
     pub(crate) fn tell(&self, notice: Notice) {
         // Without listeners here there are some elsewhere; with a full queue, others are told by what they see in the
         // store.
         let _ = self.heard.send(notice.clone());
-        let _ = self.outgoing.try_send(Outgoing::Notice(notice));
+        let _ = self.outgoing.try_send(notice);
     }
 
     pub(crate) fn send(&self, reader: Uuid, pieces: Vec<Piece>) {
-        // What is lost is asked for again.
-        let _ = self.outgoing.try_send(Outgoing::Pieces(reader, pieces));
+        // Without room they are lost, and asked for again.
+        let _ = self.parcels.send(self.names.reader(reader), messages::of_pieces(self.origin, &pieces));
     }
 
     pub(crate) fn listen(&self) -> broadcast::Receiver<Notice> {
@@ -65,22 +65,11 @@ impl Notices {
 }
 
 /// `origin` names this process in its messages, so that its own listeners, who were told directly, hear nothing twice.
-async fn publish(link: Arc<Link>, names: Names, origin: Uuid, mut queued: mpsc::Receiver<Outgoing>) {
-    let channel = names.notices();
+async fn publish(link: Arc<Link>, channel: String, origin: Uuid, mut queued: mpsc::Receiver<Notice>) {
     let mut batch = Vec::new();
     while queued.recv_many(&mut batch, NOTICES_KEPT).await > 0 {
         let mut pipeline = Pipeline::new();
-        let mut notices = Vec::new();
-        for outgoing in batch.drain(..) {
-            match outgoing {
-                Outgoing::Notice(notice) => notices.push(notice),
-                Outgoing::Pieces(reader, pieces) => {
-                    let message = messages::of_pieces(origin, &pieces);
-                    pipeline.cmd("PUBLISH").arg(names.reader(reader)).arg(message).ignore();
-                }
-            }
-        }
-        for message in messages::of_notices(origin, notices) {
+        for message in messages::of_notices(origin, std::mem::take(&mut batch)) {
             pipeline.cmd("PUBLISH").arg(&channel).arg(message).ignore();
         }
         if let Err(error) = link.query::<()>(&pipeline).await {

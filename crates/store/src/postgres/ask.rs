@@ -31,6 +31,8 @@ const GET: &str = select_predictions!("WHERE predictions.id = ANY($1) AND predic
 
 const GET_ANY: &str = select_predictions!("WHERE predictions.id = ANY($1)");
 
+const TENANT_OF: &str = "SELECT tenant FROM predictions WHERE id = $1";
+
 const FINISHED: &str = "SELECT id FROM predictions WHERE id = ANY($1) AND completed_at IS NOT NULL";
 
 const POSITION: &str = "
@@ -75,6 +77,10 @@ impl Postgres {
         let records: Vec<Record<OffsetDateTime>> =
             on_connection!(self, |connection| sqlx::query_as(GET_ANY).bind(&ids).fetch_all(connection).await)?;
         records.into_iter().map(Record::into_prediction).collect()
+    }
+
+    pub(crate) async fn tenant_of(&self, id: PredictionId) -> Result<Option<String>, StoreError> {
+        on_connection!(self, |connection| sqlx::query_scalar(TENANT_OF).bind(id.0).fetch_optional(connection).await)
     }
 
     pub(crate) async fn finished(&self, ids: &[PredictionId]) -> Result<Vec<PredictionId>, StoreError> {

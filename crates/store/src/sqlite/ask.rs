@@ -38,6 +38,8 @@ const GET: &str = select_predictions!(
 const GET_ANY: &str =
     select_predictions!("json_each(?1) AS wanted CROSS JOIN predictions ON predictions.id = unhex(wanted.value)", "");
 
+const TENANT_OF: &str = "SELECT tenant FROM predictions WHERE id = ?1";
+
 const FINISHED: &str = "
     SELECT predictions.id
     FROM json_each(?1) AS wanted CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
@@ -81,6 +83,10 @@ impl Sqlite {
     pub(crate) async fn predictions(&self, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
         let records: Vec<Record<Stamp>> = sqlx::query_as(GET_ANY).bind(id_list(ids)).fetch_all(&self.readers).await?;
         records.into_iter().map(Record::into_prediction).collect()
+    }
+
+    pub(crate) async fn tenant_of(&self, id: PredictionId) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(TENANT_OF).bind(id.0).fetch_optional(&self.readers).await?)
     }
 
     pub(crate) async fn finished(&self, ids: &[PredictionId]) -> Result<Vec<PredictionId>, StoreError> {

@@ -14,7 +14,9 @@ fn ids(page: &Page) -> Vec<PredictionId> {
 }
 
 async fn pages_go_both_ways(fixture: Fixture) {
-    fixture.accept([NewPrediction { tenant: "other".into(), ..new() }]).await;
+    let others = fixture.accept([NewPrediction { tenant: "other".into(), ..new() }]).await;
+    assert_eq!(fixture.store.tenant_of(others[0]).await.unwrap().as_deref(), Some("other"));
+    assert_eq!(fixture.store.tenant_of(PredictionId::generate()).await.unwrap(), None);
     let mut newest_first = Vec::new();
     for _ in 0..3 {
         // Those of one batch are equally old: their ids decide.

@@ -33,8 +33,6 @@ use crate::{
 /// The task whose outputs are texts that are told piece by piece.
 const GENERATES_TEXT: &str = "text-generation";
 
-/// Seconds after which it is worth trying again when there are too many streams.
-const RETRY_AFTER: u32 = 5;
 /// Events that wait for a client to read on.
 const EVENTS_WAITING: usize = 4;
 
@@ -46,8 +44,8 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 ///
 /// Server-sent events: `output` with pieces of a text as it is generated (of other models, the whole output as JSON), `error` with
 /// the failure, and `done` at the end, with `{}` or the reason: `{"reason":"error"}` or `{"reason":"canceled"}`. Put together, the
-/// pieces are the output's `text` (with line ends as LF). Sent again with the last event's id, it goes on after that. Comments
-/// keep the connection alive.
+/// pieces are the output's `text` (with line ends as LF). Sent again with the last event's id, it goes on after that; an output that is
+/// no text is sent whole, unless the id is that of its event. Comments keep the connection alive.
 #[utoipa::path(
     get,
     path = "/v1/predictions/{id}/stream", operation_id = "streamPrediction",
@@ -78,18 +76,14 @@ pub(super) async fn stream(
         return Err(Problem::new(Kind::NotAcceptable, "This address answers with text/event-stream alone."));
     }
     let told = read_from(&headers)?;
-    let too_many = || {
-        Problem::new(Kind::TooManyStreams, "This server follows as many predictions as it can.")
-            .retry_after(RETRY_AFTER)
-    };
-    let room = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| too_many())?;
     // Before looking, so that an end in between is not missed.
     let waiting = api.waiters.wait_for(id);
-    let prediction = match &caller {
-        Some(caller) => api.find(caller, id).await?,
-        None => api.find_any(id).await?,
+    let (owner, prediction) = match caller {
+        Some(caller) => (caller.clone(), api.find(&caller, id).await?),
+        None => (api.owner(id).await?, api.find_any(id).await?),
     };
     let prediction = prediction.ok_or_else(Problem::not_found)?;
+    let place = api.streams.take(&owner, id)?;
     let writes_text = writes_text(&api, &prediction).await?;
 
     let (events, mut sent) = mpsc::channel(EVENTS_WAITING);
@@ -97,8 +91,8 @@ pub(super) async fn stream(
     let following = Following { api: Arc::clone(&api), id, telling, waiting };
     api.tasks.spawn(following.follow(prediction));
     let events = stream::poll_fn(move |context| {
-        // The place is taken for as long as there is anything that the client has not read.
-        let _place = &room;
+        // It is taken for as long as there is anything that the client has not read.
+        let _place = &place;
         sent.poll_recv(context).map(|event| event.map(Ok::<_, Infallible>))
     });
     let mut response = Response::new(Body::from_stream(events));

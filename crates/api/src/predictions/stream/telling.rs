@@ -6,10 +6,7 @@ use axum::body::Bytes;
 use prediction::{Failure, FailureCode, Prediction, PredictionId, Status};
 use queue::Piece;
 use serde::Deserialize;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     event::{COMMENT, event, with_line_feeds},
@@ -19,8 +16,6 @@ use crate::{api::Api, waiters::Waiting};
 
 /// How long nothing is said at most: shorter than what proxies take for a connection that is dead.
 const SILENCE: Duration = Duration::from_secs(15);
-/// How long a client may take to read on.
-const STALLED: Duration = Duration::from_secs(60);
 /// The most bytes of one event's text.
 const LONGEST_TEXT: usize = 16 << 10;
 
@@ -126,11 +121,11 @@ impl Telling {
     }
 
     async fn output(&mut self, output: &str) -> Result<(), Over> {
-        self.begin_again();
         let text = self.writes_text.then(|| serde_json::from_str::<Written>(output).ok()).flatten();
         let Some(Written { text }) = text else {
-            return self.text(output).await;
+            return self.whole(output).await;
         };
+        self.begin_again();
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (part, after) = rest.split_at(rest.floor_char_boundary(LONGEST_TEXT));
@@ -138,6 +133,20 @@ impl Telling {
             rest = after;
         }
         if self.source.bytes < self.told.bytes { self.fail(&differs()).await } else { Ok(()) }
+    }
+
+    /// Tells an output that is no text, in one event: to everyone but those who have read that very event.
+    async fn whole(&mut self, output: &str) -> Result<(), Over> {
+        let mut end = Mark::default();
+        end.read(output);
+        if self.told == end {
+            return Ok(());
+        }
+        if self.writes_text && self.told != Mark::default() {
+            return self.fail(&differs()).await;
+        }
+        self.told = end;
+        self.send(event("output", &end.id(self.attempt), &with_line_feeds(output, false))).await
     }
 
     /// Another text is read from its beginning.
@@ -184,10 +193,8 @@ impl Telling {
     }
 
     async fn send(&self, event: Bytes) -> Result<(), Over> {
-        match timeout(STALLED, self.events.send(event)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Over),
-        }
+        // It is closed when the client is gone, or has not read on for too long.
+        self.events.send(event).await.map_err(|_| Over)
     }
 }
 

@@ -32,7 +32,7 @@ fn texts(told: &Told) -> String {
 }
 
 fn piece(epoch: i32, from: usize, text: &str) -> Piece {
-    Piece { id: PredictionId(uuid::Uuid::nil()), epoch, from: from as u64, text: text.into() }
+    Piece { id: PredictionId(uuid::Uuid::nil()), epoch, draft: 1, from: from as u64, text: text.into() }
 }
 
 fn finished(status: Status, output: Option<&serde_json::Value>, failure: Option<Failure>) -> Prediction {
@@ -163,6 +163,19 @@ async fn what_is_no_text_is_told_whole() {
     let (mut again, mut sent) = telling(Mark::parse(&told[0].1).expect("an id"), false);
     assert!(again.end(&finished(Status::Succeeded, Some(&output), None)).await.is_err());
     assert_eq!(read(&mut sent).len(), 1, "only the end");
+    // Ids that are none of this output's.
+    for id in ["1:5:bf9cf968", "1:99999999:bf9cf968", &format!("2:{}:bf9cf968", output.to_string().len())] {
+        let (mut again, mut sent) = telling(Mark::parse(id).expect("an id"), false);
+        assert!(again.end(&finished(Status::Succeeded, Some(&output), None)).await.is_err());
+        let other = read(&mut sent);
+        assert_eq!((other.len(), &other[0].2, &other[1].0), (2, &output.to_string(), &"done".to_owned()), "{id}");
+    }
+    // A generator's whose output is none: what was told of a text was of another.
+    for (id, names) in [("1:0:811c9dc5", ["output", "done"]), ("1:6:bf9cf968", ["error", "done"])] {
+        let (mut again, mut sent) = telling(Mark::parse(id).expect("an id"), true);
+        assert!(again.end(&finished(Status::Succeeded, Some(&output), None)).await.is_err());
+        assert_eq!(read(&mut sent).iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), names);
+    }
     let long = "x".repeat(LONGEST_TEXT * 2 + 1);
     let (mut other, mut sent) = telling(Mark::default(), true);
     assert!(other.end(&wrote(&long)).await.is_err());
