@@ -8,7 +8,7 @@ use std::{
 
 use prediction::Status;
 use serde_json::value::RawValue;
-use settings::{Fatal, Predict, say};
+use settings::{Fatal, Predict, Which, say};
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Answer, Client, ClientError};
@@ -23,7 +23,12 @@ pub(crate) async fn predict(settings: Predict) -> Result<(), Fatal> {
     let input = read_input(&settings.input).map_err(|error| error.with_status(NOT_ASKED))?;
     let client = Client::new(&settings.server, settings.api_key.as_ref()).map_err(not_asked)?;
     let deadline = Instant::now() + settings.wait;
-    let mut answer = client.submit(&settings.model, &input, Some(settings.wait)).await.map_err(not_asked)?;
+    let (model, wait) = (&settings.model, Some(settings.wait));
+    let submitted = match model.which {
+        Which::Default => client.submit(&model.name, &input, wait).await,
+        Which::Labelled(_) | Which::Digits(_) => client.submit_to_version(&model.to_string(), &input, wait).await,
+    };
+    let mut answer = submitted.map_err(not_asked)?;
     while !answer.status.is_terminal() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
