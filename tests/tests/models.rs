@@ -57,22 +57,28 @@ fn flow(cluster: &Cluster, accepted: &Accepted, stop: CancellationToken) -> Join
 
 /// Another version of the bundled model, made beside its place and put there at once.
 fn put(models: &Path, remark: &str, weights: Option<&str>) {
+    let change = |manifest: &str| format!("# {remark}\n{manifest}");
+    put_into(&models.join(MODEL), models, change, weights);
+}
+
+/// The same into a directory of another name, with a manifest that was changed so.
+fn put_into(place: &Path, models: &Path, change: impl Fn(&str) -> String, weights: Option<&str>) {
     let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(MODEL);
-    let (made, place): (PathBuf, _) = (models.join(".made"), models.join(MODEL));
+    let made: PathBuf = models.join(".made");
     fs::create_dir_all(&made).expect("a directory");
     for file in ["model.toml", "input.schema.json", "output.schema.json", WEIGHTS] {
         fs::copy(bundled.join(file), made.join(file)).expect("a copy");
     }
     let manifest = fs::read_to_string(made.join("model.toml")).expect("the manifest");
-    fs::write(made.join("model.toml"), format!("# {remark}\n{manifest}")).expect("writes");
+    fs::write(made.join("model.toml"), change(&manifest)).expect("writes");
     if let Some(weights) = weights {
         fs::write(made.join(WEIGHTS), weights).expect("writes");
     }
     fs::create_dir_all(place.parent().expect("a parent")).expect("a directory");
     if place.exists() {
-        fs::rename(&place, models.join(".old")).expect("moves");
+        fs::rename(place, models.join(".old")).expect("moves");
     }
-    fs::rename(made, &place).expect("moves");
+    fs::rename(made, place).expect("moves");
     let _ = fs::remove_dir_all(models.join(".old"));
 }
 
@@ -157,4 +163,102 @@ async fn models_change_while_predictions_flow() {
     for worker in &cluster.workers {
         assert!(!worker.log().contains("claimed, but not served here"), "what is accepted is run where it is claimed");
     }
+}
+
+/// Asks for this version, and waits for its end.
+async fn answer(cluster: &Cluster, target: &str) -> (String, Value) {
+    let mut body = flower();
+    body["version"] = target.into();
+    let call = reqwest::Client::new().post(format!("{}/v1/predictions", cluster.address)).header("Prefer", "wait=60");
+    let response = call.json(&body).send().await.expect("the API answers");
+    let prediction: Value = response.json().await.expect("JSON");
+    assert_eq!(prediction["status"], "succeeded", "{prediction}");
+    (prediction["version"].as_str().expect("a version").to_owned(), prediction["output"]["label"].clone())
+}
+
+/// Waits until the model's name alone means another version than `not`, on all workers; returns the version.
+async fn default(cluster: &Cluster, not: &str) -> String {
+    served(cluster, cluster.workers.len() as u64, not).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_stand_beside_each_other_and_each_pinned_prediction_gets_its_own() {
+    let cluster = Cluster::start(Plan { workers: 2, ..Plan::default() }).await;
+    let models = cluster.models.path();
+    let look = || cluster.workers.iter().for_each(|worker| worker.signal("HUP"));
+    put(models, "old", None);
+    look();
+    let old = default(&cluster, "").await;
+
+    // Another that calls the first species by the last one's name.
+    let labelled = models.join(format!("{MODEL}@turned"));
+    let turned = |manifest: &str| {
+        manifest.replace(r#"["setosa", "versicolor", "virginica"]"#, r#"["virginica", "versicolor", "setosa"]"#)
+    };
+    put_into(&labelled, models, turned, None);
+    look();
+    logged(&cluster, "served from now on", 2).await;
+    let url = format!("/v1/models/{MODEL}/versions");
+    let new = loop {
+        let (_, page) = cluster.get(&url).await;
+        let of = |version: &Value| {
+            (version["workers"] == 2 && version["is_default"] == false).then(|| version["id"].clone())
+        };
+        let listed = page["results"].as_array().expect("a list").iter().find_map(of);
+        match listed {
+            Some(id) => break id.as_str().expect("an id").to_owned(),
+            None => sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let (setosa, virginica) = (json!("setosa"), json!("virginica"));
+    let each = async |alone: &str| {
+        for _ in 0..20 {
+            let (named, pinned) = (format!("{MODEL}:{}", &new[..12]), [&old, &new]);
+            let (one, other, third, name) = tokio::join!(
+                answer(&cluster, pinned[0]),
+                answer(&cluster, pinned[1]),
+                answer(&cluster, &named),
+                answer(&cluster, MODEL)
+            );
+            assert_eq!(one, (old.clone(), setosa.clone()));
+            assert_eq!(other, (new.clone(), virginica.clone()));
+            assert_eq!((third, name.0.as_str()), (other, alone));
+        }
+    };
+    each(&old).await;
+
+    // The operator declares it the default, and takes it back.
+    fs::write(models.join(format!("{MODEL}@default")), "turned\n").expect("writes");
+    look();
+    assert_eq!(default(&cluster, &old).await, new);
+    logged(&cluster, "the default version from now on", 3).await;
+    each(&new).await;
+    fs::remove_file(models.join(format!("{MODEL}@default"))).expect("removes");
+    look();
+    assert_eq!(default(&cluster, &new).await, old);
+    logged(&cluster, "the default version from now on", 4).await;
+    each(&old).await;
+
+    // What is removed is withdrawn; whoever asks for it is told what there is.
+    fs::remove_dir_all(labelled).expect("removes");
+    look();
+    let begun = Instant::now();
+    loop {
+        let body = json!({"version": new, "input": flower()["input"]});
+        let call = reqwest::Client::new().post(format!("{}/v1/predictions", cluster.address)).json(&body);
+        let response = call.send().await.expect("the API answers");
+        if response.status() == 503 {
+            let refused: Value = response.json().await.expect("JSON");
+            let said = format!("No worker serves {MODEL}:{} now, but {MODEL}:{}.", &new[..12], &old[..12]);
+            assert_eq!(
+                (&refused["error"]["code"], refused["detail"].as_str()),
+                (&json!("model_unavailable"), Some(said.as_str()))
+            );
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it is still served");
+        sleep(Duration::from_millis(50)).await;
+    }
+    cluster.until_finished().await;
+    assert_eq!(answer(&cluster, MODEL).await, (old, setosa));
 }

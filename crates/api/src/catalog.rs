@@ -22,6 +22,8 @@ const ALIVE: Duration = Duration::from_secs(60);
 pub(crate) const REFRESH: Duration = Duration::from_secs(1);
 /// Seconds after which a model without workers is worth asking again.
 const UNSERVED_RETRY_AFTER: u32 = 5;
+/// The most versions that a problem lists.
+const MOST_NAMED: usize = 8;
 
 /// A version that can be, or once could be, asked.
 #[derive(Clone)]
@@ -30,6 +32,16 @@ pub(crate) struct Served {
     pub(crate) published: Arc<Published>,
     /// Live workers that serve it.
     pub(crate) workers: u32,
+    /// Those of them that say that the model's name alone means it.
+    pub(crate) default_workers: u32,
+    /// When a worker last began to say that.
+    default_at: Option<OffsetDateTime>,
+}
+
+/// What was asked for, and whether a live worker serves it as that.
+struct Chosen {
+    version: Served,
+    is_served: bool,
 }
 
 /// What does not change about a version.
@@ -83,20 +95,46 @@ impl Catalog {
 
     /// The version that shall run what is asked for, as far as can be said without asking the store.
     pub(crate) fn known(&self, target: &Target) -> Option<Served> {
-        choose(&self.known.latest()?, target).ok().filter(|served| served.workers > 0)
+        choose(&self.known.latest()?, target).ok().filter(|chosen| chosen.is_served).map(|chosen| chosen.version)
     }
 
-    /// The version that shall run what is asked for: with a name alone, the newest that a live worker serves.
-    /// `unserved`: whether one without workers will do.
+    /// The version that shall run what is asked for: with a name alone, the default one. `unserved`: whether one without workers
+    /// will do.
     pub(crate) async fn resolve(&self, target: &Target, unserved: bool) -> Result<Served, Problem> {
-        let served = choose(&self.versions().await?, target)?;
-        if served.workers == 0 && !unserved {
-            let name = &served.published.spec.name;
-            return Err(Problem::new(Kind::ModelUnavailable, format!("No worker serves {name} now."))
-                .retry_after(UNSERVED_RETRY_AFTER));
+        let versions = self.versions().await?;
+        let Chosen { version, is_served } = choose(&versions, target)?;
+        if is_served || unserved {
+            return Ok(version);
         }
-        Ok(served)
+        let spec = &version.published.spec;
+        let (name, digits) = (&spec.name, spec.version.short());
+        let others = versions.iter().filter(|served| served.published.spec.name == *name && served.workers > 0);
+        let others = named_in_full(others);
+        let missing = match target {
+            Target::Model(_) if others.is_empty() => format!("No worker serves {name} now."),
+            Target::Model(_) => format!("No worker serves the default version of {name} now, but {others}."),
+            _ if others.is_empty() => format!("No worker serves {name}:{digits} now."),
+            _ => format!("No worker serves {name}:{digits} now, but {others}."),
+        };
+        Err(Problem::new(Kind::ModelUnavailable, missing).retry_after(UNSERVED_RETRY_AFTER))
     }
+}
+
+/// The version that the model's name alone means, of all that the model has, newest first: of those that a live worker says it of,
+/// the newest; when there is none, the one that it was last said of.
+pub(crate) fn default_of<'a>(of_model: &[&'a Served]) -> Option<&'a Served> {
+    let live = of_model.iter().find(|served| served.default_workers > 0);
+    let last = || of_model.iter().filter(|served| served.default_at.is_some()).max_by_key(|served| served.default_at);
+    live.or_else(last).copied()
+}
+
+/// Versions as callers name them.
+fn named_in_full<'a>(versions: impl Iterator<Item = &'a Served>) -> String {
+    let named = versions.take(MOST_NAMED).map(|served| {
+        let spec = &served.published.spec;
+        format!("{}:{}", spec.name, spec.version.short())
+    });
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// Takes over what has been compiled already.
@@ -106,34 +144,49 @@ fn remember(model: PublishedModel, known: &[Served]) -> Served {
         .find(|served| served.published.created_at == model.created_at && served.published.spec == model.spec);
     let published = match same {
         Some(served) => Arc::clone(&served.published),
-        None => Arc::new(Published::new(model.spec, model.created_at)),
+        None => Arc::new(Published::new(model.spec.clone(), model.created_at)),
     };
-    Served { published, workers: model.workers }
+    let PublishedModel { workers, default_workers, default_at, .. } = model;
+    Served { published, workers, default_workers, default_at }
 }
 
-fn choose(versions: &[Served], target: &Target) -> Result<Served, Problem> {
+fn choose(versions: &[Served], target: &Target) -> Result<Chosen, Problem> {
     let of_model = |name: &ModelName| versions.iter().filter(|served| served.published.spec.name == *name).collect();
     let mut candidates: Vec<&Served> = match target {
         Target::Model(name) | Target::VersionOfModel(name, _) => of_model(name),
         Target::Version(_) => versions.iter().collect(),
         Target::Nothing(_) => Vec::new(),
     };
-    let unknown_model = candidates.is_empty() && !matches!(target, Target::Version(_));
-    if unknown_model {
-        return Err(Problem::new(Kind::ModelNotFound, format!("There is no model {:?}.", shown(&target.to_string()))));
-    }
-    if let Target::Version(digits) | Target::VersionOfModel(_, digits) = target {
-        candidates.retain(|served| served.published.spec.version.is_named_by(digits));
-        let distinct = |version: &Version| candidates.iter().any(|other| other.published.spec.version != *version);
-        if candidates.first().is_some_and(|first| distinct(&first.published.spec.version)) {
-            return Err(Problem::new(
-                Kind::VersionNotFound,
-                format!("{:?} names more than one version; give more digits.", shown(&target.to_string())),
-            ));
+    let asked = || shown(&target.to_string());
+    let (Target::Version(digits) | Target::VersionOfModel(_, digits)) = target else {
+        if candidates.is_empty() {
+            return Err(Problem::new(Kind::ModelNotFound, format!("There is no model {:?}.", asked())));
         }
+        let default = default_of(&candidates).map(|served| Chosen::new(served, served.default_workers));
+        return default.ok_or_else(|| {
+            let named = named_in_full(candidates.iter().copied());
+            let detail = format!("{} has no default version; name one, as in {named}.", target);
+            Problem::new(Kind::VersionNotFound, detail)
+        });
+    };
+    if candidates.is_empty() && matches!(target, Target::VersionOfModel(..)) {
+        return Err(Problem::new(Kind::ModelNotFound, format!("There is no model {:?}.", asked())));
+    }
+    candidates.retain(|served| served.published.spec.version.is_named_by(digits));
+    let distinct = |version: &Version| candidates.iter().any(|other| other.published.spec.version != *version);
+    if candidates.first().is_some_and(|first| distinct(&first.published.spec.version)) {
+        return Err(Problem::new(
+            Kind::VersionNotFound,
+            format!("{:?} names more than one version; give more digits.", asked()),
+        ));
     }
     let live = candidates.iter().find(|served| served.workers > 0);
-    live.or(candidates.first()).map(|served| (*served).clone()).ok_or_else(|| {
-        Problem::new(Kind::VersionNotFound, format!("There is no version {:?}.", shown(&target.to_string())))
-    })
+    let found = live.or(candidates.first()).map(|served| Chosen::new(served, served.workers));
+    found.ok_or_else(|| Problem::new(Kind::VersionNotFound, format!("There is no version {:?}.", asked())))
+}
+
+impl Chosen {
+    fn new(served: &Served, workers: u32) -> Self {
+        Self { version: served.clone(), is_served: workers > 0 }
+    }
 }

@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::Api,
-    catalog::Served,
+    catalog::{Served, default_of},
     docs::{ModelProblems, StoreProblems},
     extract::Segments,
     json::shown,
@@ -70,8 +70,9 @@ struct ModelView<'a> {
     /// Always null; here because clients demand it.
     #[schema(required, value_type = Option<Object>)]
     default_example: Option<Value>,
-    /// The version that runs predictions which name the model alone.
-    latest_version: VersionView<'a>,
+    /// The default version, which runs predictions that name the model alone; null when there is none.
+    #[schema(required)]
+    latest_version: Option<VersionView<'a>>,
 }
 
 /// A version of a model.
@@ -96,6 +97,8 @@ struct VersionView<'a> {
     limits: LimitsView,
     /// Live workers that serve it.
     workers: u32,
+    /// Whether it is the default version, which runs predictions that name the model alone.
+    is_default: bool,
 }
 
 /// What bounds one prediction.
@@ -185,7 +188,8 @@ async fn versions(
     Segments((owner, name)): Segments<(String, String)>,
 ) -> Result<Response, Problem> {
     let served = api.catalog.versions().await?;
-    let results = named(&served, &owner, &name)?.into_iter().map(VersionView::new).collect();
+    let versions = named(&served, &owner, &name)?;
+    let results = versions.iter().map(|version| VersionView::new(version, &versions)).collect();
     Ok(Json(VersionPage { results, next: None, previous: None }).into_response())
 }
 
@@ -208,9 +212,9 @@ async fn version(
     let served = api.catalog.versions().await?;
     let id = id.to_ascii_lowercase();
     let versions = named(&served, &owner, &name)?;
-    let mut matching = versions.into_iter().filter(|served| served.published.spec.version.is_named_by(&id));
+    let mut matching = versions.iter().filter(|served| served.published.spec.version.is_named_by(&id));
     match (matching.next(), matching.next()) {
-        (Some(found), None) => Ok(Json(VersionView::new(found)).into_response()),
+        (Some(found), None) => Ok(Json(VersionView::new(found, &versions)).into_response()),
         _ => Err(Problem::new(Kind::VersionNotFound, format!("There is no version {:?} of this model.", shown(&id)))),
     }
 }
@@ -232,8 +236,9 @@ fn named<'a>(served: &'a [Served], owner: &str, name: &str) -> Result<Vec<&'a Se
 impl<'a> ModelView<'a> {
     /// A model by its versions, newest first; `None` without any.
     fn new(versions: &[&'a Served], base: &str) -> Option<Self> {
-        let latest = versions.iter().find(|served| served.workers > 0).or(versions.first())?;
-        let spec: &'a ModelSpec = &latest.published.spec;
+        let default = default_of(versions);
+        let described = default.or(versions.iter().find(|served| served.workers > 0).copied());
+        let spec: &'a ModelSpec = &described.or(versions.first().copied())?.published.spec;
         Some(Self {
             url: format!("{base}/v1/models/{}", spec.name),
             owner: spec.name.owner(),
@@ -249,13 +254,14 @@ impl<'a> ModelView<'a> {
             license_url: None,
             cover_image_url: None,
             default_example: None,
-            latest_version: VersionView::new(latest),
+            latest_version: default.map(|default| VersionView::new(default, versions)),
         })
     }
 }
 
 impl<'a> VersionView<'a> {
-    fn new(served: &'a Served) -> Self {
+    /// One of the versions that the model has.
+    fn new(served: &'a Served, of_model: &[&Served]) -> Self {
         let spec = &served.published.spec;
         let Limits { timeout_seconds, max_retries, max_batch, max_input_bytes } = spec.limits;
         Self {
@@ -272,6 +278,7 @@ impl<'a> VersionView<'a> {
             output_schema: &spec.output_schema,
             limits: LimitsView { timeout_seconds, max_retries, max_batch, max_input_bytes },
             workers: served.workers,
+            is_default: default_of(of_model).is_some_and(|default| default.published.spec.version == spec.version),
         }
     }
 }

@@ -61,7 +61,7 @@ problems! {
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// No worker has ever served a model of this name.
     ModelNotFound = "model_not_found", NOT_FOUND, "Model not found";
-    /// No worker has ever served this version.
+    /// No worker has ever served this version; or a model was named alone that has versions, but no default one.
     VersionNotFound = "version_not_found", NOT_FOUND, "Version not found";
     /// The address exists, but not for this method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "Method not allowed";
@@ -102,7 +102,7 @@ problems! {
     Busy = "busy", SERVICE_UNAVAILABLE, "Server busy";
     /// As many streams are open as this server keeps at once.
     TooManyStreams = "too_many_streams", SERVICE_UNAVAILABLE, "Too many streams";
-    /// The model is known, but no worker serves it now.
+    /// The model and its version are known, but no worker serves it now.
     ModelUnavailable = "model_unavailable", SERVICE_UNAVAILABLE, "Model unavailable";
     /// The database does not answer.
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "Service unavailable";

@@ -88,6 +88,9 @@ impl std::fmt::Display for Fault {
 
 #[derive(Serialize)]
 struct Request<'a> {
+    /// Where the address does not name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
     input: &'a RawValue,
     #[serde(flatten)]
     webhook: Option<Webhook<'a>>,
@@ -162,7 +165,19 @@ impl Client {
         input: &RawValue,
         wait: Option<Duration>,
     ) -> Result<Answer, ClientError> {
-        self.send(self.http.post(self.submit_url(model)).json(&Request { input, webhook: None }), wait).await
+        self.send(self.http.post(self.submit_url(model)).json(&Request { version: None, input, webhook: None }), wait)
+            .await
+    }
+
+    /// The same for one version, `owner/name:digits`.
+    pub(crate) async fn submit_to_version(
+        &self,
+        version: &str,
+        input: &RawValue,
+        wait: Option<Duration>,
+    ) -> Result<Answer, ClientError> {
+        let call = self.http.post(format!("{}/v1/predictions", self.server));
+        self.send(call.json(&Request { version: Some(version), input, webhook: None }), wait).await
     }
 
     /// Sends a prediction of which a receiver is told; the answer comes as soon as it is accepted.
@@ -172,7 +187,7 @@ impl Client {
         input: &RawValue,
         webhook: Webhook<'_>,
     ) -> Result<Answer, ClientError> {
-        let request = Request { input, webhook: Some(webhook) };
+        let request = Request { version: None, input, webhook: Some(webhook) };
         self.send(self.http.post(self.submit_url(model)).json(&request), None).await
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use inference::{LoadError, Models, survey};
+use prediction::Offer;
 use queue::Queue;
 use settings::{Doctor, Fatal, say};
 use store::{ApiKey, Schema, SealedSecret, Store, StoreError};
@@ -206,7 +207,11 @@ async fn models(settings: settings::ModelSettings) -> Finding {
     let config = model_config(settings).map_err(|fault| fault.to_string())?;
     match spawn_blocking(move || Models::load(&config)).await {
         Ok(Ok(models)) => {
-            let names: Vec<String> = models.specs().iter().map(|spec| spec.name.to_string()).collect();
+            let named = |Offer { spec, is_default }: &Offer| match is_default {
+                true => spec.name.to_string(),
+                false => format!("{}:{}", spec.name, spec.version.short()),
+            };
+            let names: Vec<String> = models.offers().iter().map(named).collect();
             Ok(format!("{} load", names.join(", ")))
         }
         Ok(Err(error)) => {

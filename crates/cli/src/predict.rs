@@ -8,7 +8,7 @@ use std::{
 
 use prediction::Status;
 use serde_json::value::RawValue;
-use settings::{Fatal, Predict, say};
+use settings::{Fatal, Predict, Which, say};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
@@ -27,7 +27,12 @@ pub(crate) async fn predict(settings: Predict) -> Result<(), Fatal> {
     let client = Client::new(&settings.server, settings.api_key.as_ref()).map_err(not_asked)?;
     let waiting = Waiting { client, wait: settings.wait, deadline: Instant::now() + settings.wait };
     let wait = (!settings.stream).then_some(settings.wait);
-    let answer = waiting.client.submit(&settings.model, &input, wait).await.map_err(not_asked)?;
+    let (client, model) = (&waiting.client, &settings.model);
+    let submitted = match model.which {
+        Which::Default => client.submit(&model.name, &input, wait).await,
+        Which::Labelled(_) | Which::Digits(_) => client.submit_to_version(&model.to_string(), &input, wait).await,
+    };
+    let answer = submitted.map_err(not_asked)?;
     if settings.stream { waiting.follow(answer).await } else { print(&waiting.for_end(answer).await?) }
 }
 

@@ -4,12 +4,13 @@ use std::{fs, path::Path};
 
 use prediction::ModelName;
 
-use crate::LoadError;
+use crate::{LoadError, versions};
 
 const CARD: &str = "README.md";
 
 /// The model's name: `org/name` for a snapshot in Hugging Face's own cache (`models--org--name/snapshots/<commit>`), else the
-/// directory's last two parts, `augur` for an owner where that makes no name; in lower case, as model names are.
+/// directory's last two parts, without the label that sets a version apart, `augur` for an owner where that makes no name; in lower
+/// case, as model names are.
 ///
 /// # Errors
 /// When the directory's own part has characters that names do not have.
@@ -26,9 +27,10 @@ pub(crate) fn name(dir: &Path) -> Result<ModelName, LoadError> {
     {
         return Ok(name);
     }
+    let own = versions::split(&own).map_or(own.as_str(), |(own, _)| own);
     format!("{owner}/{own}")
         .parse()
-        .or_else(|_| ModelName::local(&own))
+        .or_else(|_| ModelName::local(own))
         .map_err(|error| wrong(format!("the directory's name cannot be a model's: {error}; rename it")))
 }
 
@@ -55,6 +57,8 @@ mod tests {
         assert_eq!(named("Owner/All-MiniLM-L6-v2").as_deref(), Ok("owner/all-minilm-l6-v2"));
         assert_eq!(named("my models/All-MiniLM-L6-v2").as_deref(), Ok("augur/all-minilm-l6-v2"));
         assert_eq!(named("models--BAAI--bge-small/snapshots/0a1b").as_deref(), Ok("baai/bge-small"));
+        assert_eq!(named("Owner/Name@int8").as_deref(), Ok("owner/name"));
+        assert!(named("owner/name@default").expect_err("no label").contains("rename it"));
         assert!(named("not a name").expect_err("a space").contains("rename it"));
     }
 

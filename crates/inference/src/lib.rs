@@ -22,6 +22,7 @@ mod model;
 mod models;
 mod origin;
 mod picture;
+mod places;
 mod plain;
 mod quantize;
 mod registry;
@@ -29,6 +30,7 @@ mod signature;
 mod survey;
 mod text;
 mod transformer;
+mod versions;
 mod vision;
 mod warm;
 
@@ -47,6 +49,7 @@ pub use plain::is_setting;
 pub use quantize::{Form, quantize};
 pub use survey::{Description, Listed, PinnedFile, inspect, refuse_pickle, survey};
 pub use text::Encoder;
+pub use versions::{Beside, Versions, default_file_name, directory_name, versions, write_default};
 
 /// A model could not be loaded; names the model and the file, for the operator.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -3,30 +3,42 @@
 //! A directory that is new, or holds another version, is loaded and warmed beside what runs, and only then served. A version that
 //! no directory holds any more is retired: it is no longer to be published, but runs what was accepted for it until
 //! [`Models::unload`]. A directory that became unreadable or broken changes nothing but the log.
+//!
+//! Of several versions of a model, its name alone means one: that in the directory without a label, or another that is declared
+//! ([`crate::versions`]); of what is declared nowhere, that of the directory that was named first. It goes on meaning what it meant
+//! until the one that it shall mean is loaded.
+
+mod changes;
+mod defaults;
+mod seen;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::ErrorKind,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use prediction::{ModelName, ModelSpec, Version};
+use prediction::{ModelName, ModelSpec, Offer, Version};
 
+pub use self::changes::{Changes, Look};
+use self::{
+    defaults::Meaning,
+    seen::{Known, Seen, is_gone},
+};
 use crate::{
     LoadError, Machine, Model,
     echo::{self, Echo},
-    registry::{self, Place},
+    places::{self, Place},
     signature::Signature,
+    versions::Declared,
     warm,
 };
 
 /// Which models to load.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Directory of `<owner>/<name>/` model directories; absent is no error when `model_dirs` names others, or echo is on.
+    /// Directory of `<owner>/<name>/` and `<owner>/<name>@<label>/` model directories; absent is no error when `model_dirs` names others, or echo is on.
     pub models_dir: Option<PathBuf>,
     /// Further model directories: ours with a manifest, or plain Hugging Face ones.
     pub model_dirs: Vec<PathBuf>,
@@ -61,50 +73,8 @@ struct Loaded {
     /// Memory that its weights take, and what it keeps while it runs.
     bytes: u64,
     is_retired: bool,
-}
-
-/// What is known of the directories.
-#[derive(Default)]
-struct Seen {
-    places: BTreeMap<PathBuf, Known>,
-    /// Why they could not be listed the last time.
-    fault: Option<LoadError>,
-}
-
-/// What is known of one directory.
-#[derive(Default)]
-struct Known {
-    name: Option<ModelName>,
-    /// As of the last look.
-    signature: Option<Signature>,
-    /// The last that was acted on, whatever came of it.
-    acted_on: Option<Signature>,
-    /// What was loaded from it last; a directory that is broken now may have been whole before.
-    holds: Option<Key>,
-    /// Whether nothing could be loaded when it was acted on.
-    is_faulty: bool,
-    /// Bytes of memory that there was no room for then.
-    lacks: Option<u64>,
-}
-
-/// How far a look trusts what it sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// What has changed since the last look may be half written, and is left until it stays as it is from one look to the next.
-    Settled,
-    /// Somebody says that all is in place.
-    AtOnce,
-}
-
-/// What a look changed.
-#[derive(Clone, Debug, Default)]
-pub struct Changes {
-    /// What is served now and was not before.
-    pub served: Vec<(ModelName, Version)>,
-    /// What is no longer to be published.
-    pub retired: Vec<(ModelName, Version)>,
-    /// What could not be loaded; told once, and again when somebody says that all is in place.
-    pub faults: Vec<LoadError>,
+    /// Whether the model's name alone means it.
+    is_default: bool,
 }
 
 /// A model that can be served from now on.
@@ -128,14 +98,6 @@ impl From<LoadError> for NotLoaded {
     }
 }
 
-impl Known {
-    /// Whether the directory looks as it did at the last look, or is to be trusted at once; remembers how it looks now.
-    fn has_settled(&mut self, now: &Signature, look: Look) -> bool {
-        let before = self.signature.replace(now.clone());
-        look == Look::AtOnce || before.as_ref() == Some(now)
-    }
-}
-
 impl Models {
     /// Finds, checks, maps, loads and warms every model; slow, blocking: call it off the async threads.
     ///
@@ -146,13 +108,19 @@ impl Models {
             Self(Arc::new(Shared { config: config.clone(), seen: Mutex::default(), loaded: RwLock::default() }));
         let mut seen = models.seen();
         if let Some(models_dir) = &config.models_dir {
-            registry::warn_of_misplaced(models_dir);
+            places::warn_of_misplaced(models_dir);
         }
-        for place in registry::places(config)? {
+        let (places, declared) = places::places(config)?;
+        if let Some(fault) = declared.values().find_map(|label| label.as_ref().err()) {
+            return Err(fault.clone());
+        }
+        seen.declared = declared;
+        for place in places {
             let signature = Signature::of(&place.dir);
             let key = models.serve(models.ready(&place).map_err(|not_loaded| not_loaded.fault)?);
             let known = Known {
                 name: place.name,
+                label: place.label,
                 signature: Some(signature.clone()),
                 acted_on: Some(signature),
                 holds: Some(key),
@@ -161,11 +129,12 @@ impl Models {
             };
             seen.places.insert(place.dir, known);
         }
-        drop(seen);
         if config.enable_echo {
             let model = warm::start(Path::new("augur/echo"), echo::spec(), Echo, &echo::example())?;
             models.serve(Ready::New(model, 0));
         }
+        models.settle(&seen, &mut Changes::default());
+        drop(seen);
         if models.loaded().is_empty() {
             let dir = config.models_dir.as_deref().unwrap_or(Path::new("models"));
             return Err(LoadError::new(dir, "no model here, and none named elsewhere"));
@@ -175,9 +144,16 @@ impl Models {
 
     /// What is served, by name: what is to be published.
     #[must_use]
-    pub fn specs(&self) -> Vec<ModelSpec> {
+    pub fn offers(&self) -> Vec<Offer> {
         let loaded = self.loaded();
-        loaded.values().filter(|loaded| !loaded.is_retired).map(|loaded| loaded.model.spec().clone()).collect()
+        let served = loaded.values().filter(|loaded| !loaded.is_retired);
+        served.map(|loaded| Offer { spec: loaded.model.spec().clone(), is_default: loaded.is_default }).collect()
+    }
+
+    /// What each of these is.
+    #[must_use]
+    pub fn specs(&self) -> Vec<ModelSpec> {
+        self.offers().into_iter().map(|offer| offer.spec).collect()
     }
 
     /// What can be run, by name: what is served, and what is retired and not unloaded yet.
@@ -202,7 +178,7 @@ impl Models {
     /// blocking: call it off the async threads. Faults are logged, and leave what runs as it is.
     pub fn look(&self, look: Look) -> Changes {
         let (mut changes, mut seen) = (Changes::default(), self.seen());
-        let found = match self.places(&seen) {
+        let (found, declared) = match self.places(&seen) {
             Ok(found) => found,
             Err(fault) => {
                 if seen.fault.as_ref() != Some(&fault) {
@@ -214,9 +190,13 @@ impl Models {
             }
         };
         seen.fault = None;
+        changes.faults.extend(seen.declare(declared, look));
+        for place in &found {
+            let known = seen.places.entry(place.dir.clone()).or_default();
+            (known.name, known.label) = (place.name.clone(), place.label.clone());
+        }
         for place in found {
             let known = seen.places.entry(place.dir.clone()).or_default();
-            known.name.clone_from(&place.name);
             self.look_at(&place, known, look, &mut changes);
             if !changes.served.is_empty() {
                 // It need not wait for what is left.
@@ -225,16 +205,35 @@ impl Models {
         }
         // One that is being replaced may be gone for a moment.
         seen.places.retain(|dir, known| !is_gone(dir) || !known.has_settled(&Signature::of(dir), look));
+        self.settle(&seen, &mut changes);
+        changes
+    }
+
+    /// Retires what no directory holds any more, and says which versions are the defaults of their models.
+    fn settle(&self, seen: &Seen, changes: &mut Changes) {
         let held: BTreeSet<&Key> = seen.places.values().filter_map(|known| known.holds.as_ref()).collect();
         let echo = self.0.config.enable_echo.then(echo::spec).map(|spec| (spec.name, spec.version));
+        let meanings = seen.meanings(&self.0.config.model_dirs);
         for (key, loaded) in self.loaded_mut().iter_mut() {
+            let (name, version) = (&key.0, key.1.short());
             if !loaded.is_retired && !held.contains(key) && echo.as_ref() != Some(key) {
-                tracing::info!(model = %key.0, version = key.1.short(), "retired: what was accepted for it is finished first");
+                tracing::info!(model = %name, version, "retired: what was accepted for it is finished first");
                 loaded.is_retired = true;
                 changes.retired.push(key.clone());
             }
+            let is_default = match meanings.get(name) {
+                Some(Meaning::Version(meant)) => *meant == key,
+                Some(Meaning::AsBefore) => loaded.is_default,
+                None => echo.as_ref() == Some(key),
+            };
+            if is_default != loaded.is_default {
+                loaded.is_default = is_default;
+                changes.defaults.insert(name.clone());
+                if is_default {
+                    tracing::info!(model = %name, version, "the default version from now on");
+                }
+            }
         }
-        changes
     }
 
     /// Forgets a retired version. Runs of it that have begun end; its memory is free when the last one has. Changes nothing
@@ -249,7 +248,7 @@ impl Models {
     }
 
     /// Where models are now, and where they were and something still is.
-    fn places(&self, seen: &Seen) -> Result<Vec<Place>, LoadError> {
+    fn places(&self, seen: &Seen) -> Result<(Vec<Place>, Declared), LoadError> {
         let config = &self.0.config;
         if let Some(models_dir) = &config.models_dir
             && !models_dir.is_dir()
@@ -257,16 +256,17 @@ impl Models {
         {
             return Err(LoadError::new(models_dir, "the directory of models is gone"));
         }
-        let mut places = registry::places(config)?;
+        let (mut places, declared) = places::places(config)?;
         // A named directory that is gone is no fault by now: its model is removed.
         places.retain(|place| !is_gone(&place.dir));
         for (dir, known) in &seen.places {
             // What is left there is broken, and shall be reported as such.
             if !is_gone(dir) && !places.iter().any(|place| place.dir == *dir) {
-                places.push(Place { dir: dir.clone(), name: known.name.clone() });
+                let (name, label) = (known.name.clone(), known.label.clone());
+                places.push(Place { name, label, ..Place::of(dir.clone()) });
             }
         }
-        Ok(places)
+        Ok((places, declared))
     }
 
     /// Looks at one directory; loads what it holds when that has changed.
@@ -342,7 +342,7 @@ impl Models {
             }
             Ready::New(model, bytes) => {
                 let key = (model.spec().name.clone(), model.spec().version.clone());
-                loaded.insert(key.clone(), Loaded { model, bytes, is_retired: false });
+                loaded.insert(key.clone(), Loaded { model, bytes, is_retired: false, is_default: false });
                 key
             }
         }
@@ -368,25 +368,6 @@ impl Models {
     fn loaded_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<Key, Loaded>> {
         self.0.loaded.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Changes {
-    /// Whether there may be more to load: a look ends with the first model that it serves.
-    #[must_use]
-    pub fn is_partial(&self) -> bool {
-        !self.served.is_empty()
-    }
-
-    /// Whether something else is served than before.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.served.is_empty() && self.retired.is_empty()
-    }
-}
-
-/// Whether there is no such directory any more; one that cannot be looked at is still there.
-fn is_gone(dir: &Path) -> bool {
-    fs::metadata(dir).is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
 }
 
 fn report(fault: &LoadError) {

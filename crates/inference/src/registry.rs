@@ -1,4 +1,4 @@
-//! From a directory to a model: found, described, checked, loaded and warmed.
+//! From a directory to a model: described, checked, loaded and warmed.
 
 use std::{
     collections::BTreeMap,
@@ -7,11 +7,11 @@ use std::{
 };
 
 use kernels::Precision;
-use prediction::{ModelName, ModelSpec, Version};
+use prediction::{ModelSpec, Version};
 use serde_json::Value;
 
 use crate::{
-    Config, LoadError, Machine, Model,
+    LoadError, Machine, Model,
     architecture::Described,
     digest,
     generate::{self, Generator},
@@ -22,6 +22,7 @@ use crate::{
     origin::Origin,
     plain::{self, Plain, WEIGHTS},
     text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
+    versions,
     vision::{self, Family, ImageClassifier, MobileNetV2, ResNet, Vit},
     warm::start,
 };
@@ -61,103 +62,8 @@ enum Mapped {
     Gguf(Gguf),
 }
 
-/// Where a model lies, and what it must be called there.
-pub(crate) struct Place {
-    /// The directory.
-    pub(crate) dir: PathBuf,
-    /// As its place in `models_dir` calls it; a directory named by itself may be called anything.
-    pub(crate) name: Option<ModelName>,
-}
-
-/// The places of all models that a configuration asks for.
-///
-/// # Errors
-/// When directories cannot be read, and when one of `only` is not there.
-pub(crate) fn places(config: &Config) -> Result<Vec<Place>, LoadError> {
-    let mut places = Vec::new();
-    if let Some(models_dir) = &config.models_dir {
-        let optional = config.enable_echo || !config.model_dirs.is_empty();
-        places = find(models_dir, &config.only, optional)?;
-    }
-    places.extend(config.model_dirs.iter().map(|dir| Place { dir: dir.clone(), name: None }));
-    Ok(places)
-}
-
-impl Place {
-    /// Reads what the directory says about its model.
-    ///
-    /// # Errors
-    /// Names the file that is missing or wrong.
-    pub(crate) fn describe(&self) -> Result<Found, LoadError> {
-        let found = describe(&self.dir)?;
-        match &self.name {
-            Some(name) if found.described.name != *name => {
-                let reason = format!("says it is {}, but lies where {name} would", found.described.name);
-                Err(LoadError::new(&self.dir, reason))
-            }
-            _ => Ok(found),
-        }
-    }
-}
-
-/// The `<owner>/<name>` directories that hold a model, those of `only` unless it is empty, by name.
-fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<Vec<Place>, LoadError> {
-    if optional && !models_dir.exists() {
-        return Ok(Vec::new());
-    }
-    let mut found = Vec::new();
-    for owner in directories(models_dir)? {
-        let dirs = match directories(&owner) {
-            // It has gone since it was found.
-            Err(_) if !owner.exists() => continue,
-            dirs => dirs?,
-        };
-        for dir in dirs {
-            let is_model =
-                dir.join(MANIFEST).exists() || Plain::of(&dir).is_some() || !matches!(generate::file(&dir), Ok(None));
-            let Some(name) = name_of(&dir).filter(|_| is_model) else { continue };
-            if only.is_empty() || only.contains(&name) {
-                found.push(Place { dir, name: Some(name) });
-            }
-        }
-    }
-    if let Some(missing) = only.iter().find(|name| !found.iter().any(|place| place.name.as_ref() == Some(*name))) {
-        return Err(LoadError::new(&models_dir.join(missing.as_str()), "no such model"));
-    }
-    Ok(found)
-}
-
-/// Says which models lie where none is looked for.
-pub(crate) fn warn_of_misplaced(models_dir: &Path) {
-    for dir in directories(models_dir).into_iter().flatten().filter(|dir| dir.join(MANIFEST).exists()) {
-        tracing::warn!(dir = %dir.display(), "not loaded: a model lies in <models>/<owner>/<name>, this one in <models>/<name>");
-    }
-}
-
-/// The directories in a directory, by name; what is hidden is being made, or nobody's model.
-pub(crate) fn directories(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let failed = |error: std::io::Error| LoadError::new(dir, format!("cannot be read: {error}"));
-    let entries = fs::read_dir(dir).map_err(failed)?;
-    let paths = entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
-    let mut directories: Vec<_> = paths.into_iter().filter(|path| path.is_dir() && !is_hidden(path)).collect();
-    directories.sort();
-    Ok(directories)
-}
-
-pub(crate) fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
-}
-
-/// What a directory is called: its last two parts.
-pub(crate) fn name_of(dir: &Path) -> Option<ModelName> {
-    let dir = std::path::absolute(dir).ok()?;
-    let name = dir.file_name()?.to_str()?;
-    let owner = dir.parent()?.file_name()?.to_str()?;
-    format!("{owner}/{name}").parse().ok()
-}
-
 /// Reads what a directory says about its model.
-fn describe(dir: &Path) -> Result<Found, LoadError> {
+pub(crate) fn describe(dir: &Path) -> Result<Found, LoadError> {
     if !dir.join(MANIFEST).exists() {
         let (mut described, runs) = describe_as_it_is(dir)?;
         let origin = Origin::read(dir)?;
@@ -197,7 +103,11 @@ fn describe(dir: &Path) -> Result<Found, LoadError> {
     let files = own.chain(pinned.keys().cloned()).collect();
     let read = |file: &Option<PathBuf>| file.as_ref().map(|file| manifest::read_json(dir, file)).transpose();
     let described = Described {
-        name: manifest.name.clone().or_else(|| name_of(dir)).ok_or_else(|| wrong("name is missing".into()))?,
+        name: manifest
+            .name
+            .clone()
+            .or_else(|| Some(versions::called(dir)?.0))
+            .ok_or_else(|| wrong("name is missing".into()))?,
         input_schema: stated(read(&manifest.input_schema)?, |base| &base.input_schema, "input_schema")?,
         output_schema: stated(read(&manifest.output_schema)?, |base| &base.output_schema, "output_schema")?,
         example: stated(manifest.example.take(), |base| &base.example, "example")?,

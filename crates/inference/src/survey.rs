@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prediction::{ModelName, ModelSpec};
+use prediction::{Label, ModelName, ModelSpec};
 use serde_json::Value;
 
 use crate::{
     LoadError, Origin, generate, manifest,
     manifest::MANIFEST,
-    registry::{self, Place},
+    places::{self, Place},
 };
 
 /// A model directory whose files are as they should be. Whether the model runs only loading it shows.
@@ -53,7 +53,11 @@ pub struct PinnedFile {
 pub struct Listed {
     /// What lies there is called so.
     pub name: ModelName,
-    /// The directory.
+    /// What sets it apart from other versions of that name.
+    pub label: Option<Label>,
+    /// Whether the name alone means it.
+    pub is_default: bool,
+    /// The directory; or the file that says which version is the default, when that is wrong.
     pub dir: PathBuf,
     /// What is in it, or what is wrong with it.
     pub found: Result<Description, LoadError>,
@@ -67,27 +71,36 @@ impl Description {
     }
 }
 
-/// Every `<owner>/<name>` directory in a directory of models, by name, those without a sound model included; reads their files.
+/// Every `<owner>/<name>` and `<owner>/<name>@<label>` directory in a directory of models, by name, those without a sound model included; reads their files.
 ///
 /// # Errors
 /// When the directory itself, or that of an owner, cannot be read.
 pub fn survey(models_dir: &Path) -> Result<Vec<Listed>, LoadError> {
     let mut listed = Vec::new();
-    for owner in registry::directories(models_dir)? {
+    for owner in places::directories(models_dir)? {
         let is_model = owner.join(MANIFEST).exists() || owner.join("config.json").exists();
         if is_model || !matches!(generate::file(&owner), Ok(None)) {
             let reason = "a model lies in <models>/<owner>/<name>, this one in <models>/<name>";
             if let Some(name) = owner.file_name().and_then(|name| ModelName::local(&name.to_string_lossy()).ok()) {
                 let found = Err(LoadError::new(&owner, reason));
-                listed.push(Listed { name, dir: owner, found });
+                listed.push(Listed { name, label: None, is_default: false, dir: owner, found });
             }
             continue;
         }
-        for dir in registry::directories(&owner)? {
-            // What cannot be a model's name is none to be served.
-            let Some(name) = registry::name_of(&dir) else { continue };
-            let found = look(&Place { dir: dir.clone(), name: Some(name.clone()) });
-            listed.push(Listed { name, dir, found });
+        // What cannot be a model's name is none to be served.
+        let (places, declared) = places::of_owner(&owner)?;
+        for (name, fault) in declared.iter().filter_map(|(name, label)| Some((name, label.as_ref().err()?))) {
+            let (name, dir, found) = (name.clone(), fault.path.clone(), Err(fault.clone()));
+            listed.push(Listed { name, label: None, is_default: false, dir, found });
+        }
+        for place in places {
+            let (found, Place { dir, name, label, .. }) = (look(&place), place);
+            let Some(name) = name else { continue };
+            let is_default = match declared.get(&name) {
+                Some(declared) => declared.as_ref().is_ok_and(|default| label.as_ref() == Some(default)),
+                None => label.is_none(),
+            };
+            listed.push(Listed { name, label, is_default, dir, found });
         }
     }
     Ok(listed)
@@ -98,7 +111,7 @@ pub fn survey(models_dir: &Path) -> Result<Vec<Listed>, LoadError> {
 /// # Errors
 /// Names the file that is missing or wrong.
 pub fn inspect(dir: &Path) -> Result<Description, LoadError> {
-    look(&Place { dir: dir.to_owned(), name: None })
+    look(&Place::of(dir.to_owned()))
 }
 
 /// Refuses a file that is a Python pickle, by its name.

@@ -17,7 +17,7 @@ pub use duration::{InvalidDuration, parse_duration};
 pub use event::{Event, Events, InvalidEvent};
 pub use failure::{Failure, FailureCode};
 pub use id::{InvalidId, PredictionId, WorkerId};
-pub use model::{InvalidName, Limits, ModelName, ModelSpec, Version};
+pub use model::{InvalidName, Label, Limits, ModelName, ModelSpec, Offer, Version};
 pub use object::{Metrics, Prediction, QueuePlace, Urls};
 pub use retry::RetrySchedule;
 pub use status::Status;

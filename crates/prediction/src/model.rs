@@ -92,6 +92,41 @@ impl fmt::Display for ModelName {
     }
 }
 
+/// What sets one of several versions of a model apart where they lie beside each other, as in `owner/name@label`: 1–64
+/// characters as names have them, but not `default`. It is for operators; callers name a version by its digits. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Label(Arc<str>);
+
+impl Label {
+    /// No version is labelled so: it says which one a name alone means.
+    pub const DEFAULT: &str = "default";
+
+    /// The label.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Label {
+    type Err = InvalidName;
+
+    /// Upper-case letters are folded, as in names.
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match text.to_ascii_lowercase() {
+            text if text == Self::DEFAULT => Err(InvalidName("no version has the label \"default\"")),
+            text if is_name_part(&text) => Ok(Self(text.into())),
+            _ => Err(InvalidName("a label is 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit")),
+        }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The version of a model: the SHA-256 of its files' digests, 64 hex digits. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
@@ -200,6 +235,15 @@ pub struct ModelSpec {
     pub limits: Limits,
 }
 
+/// What a worker says of one version that it serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    /// What it is.
+    pub spec: ModelSpec,
+    /// Whether the model's name alone means this version.
+    pub is_default: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,6 +262,17 @@ mod tests {
             ["", "a", "/", "a/", "/a", "../x", "a/../b", "a/..", "a/b/c", "a/b\0", "a/b c", "a\\b/c", "ä/b", &long]
         {
             assert!(text.parse::<ModelName>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn labels_are_folded_and_never_paths() {
+        let label: Label = "Int8-v1.2".parse().expect("a good label");
+        assert_eq!((label.as_str(), label.to_string().as_str()), ("int8-v1.2", "int8-v1.2"));
+        let long = "a".repeat(65);
+        for text in ["", ".", "..", "../x", "a/b", "/a", "a\\b", "a\0", "a b", "a@b", ".a", "-a", "ä", "Default", &long]
+        {
+            assert!(text.parse::<Label>().is_err(), "{text:?}");
         }
     }
 

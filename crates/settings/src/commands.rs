@@ -7,8 +7,8 @@ use prediction::ModelName;
 
 use crate::{
     ApiKey, ApiSettings, DataSettings, DeliverySettings, FileSettings, GraceSettings, KeysCommand, LinkSettings,
-    ListenSettings, LogSettings, ModelSettings, ModelsCommand, QueueSettings, SchemaSettings, StoreSettings,
-    WebhookSettings, WorkerSettings, groups::positive_duration,
+    ListenSettings, LogSettings, ModelSettings, ModelVersion, ModelsCommand, QueueSettings, SchemaSettings,
+    StoreSettings, WebhookSettings, WorkerSettings, groups::positive_duration, model_version::served_version,
 };
 
 /// What `augur` can do.
@@ -111,9 +111,9 @@ pub struct Demo {
 /// The settings of `augur predict`.
 #[derive(Args, Clone, Debug)]
 pub struct Predict {
-    /// The model, as owner/name; a name alone means augur/NAME.
-    #[arg(value_parser = model_name)]
-    pub model: ModelName,
+    /// The model, as owner/name, which means its default version, or owner/name:digits; a name alone means augur/NAME.
+    #[arg(value_parser = served_version)]
+    pub model: ModelVersion,
     /// The input as JSON, or @FILE to read it from a file, or - to read it from standard input.
     #[arg(default_value = "-", value_name = "INPUT_JSON|@FILE|-")]
     pub input: String,

@@ -188,7 +188,8 @@ pub struct ApiSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models")]
 pub struct ModelsDirSettings {
-    /// The directory of models: each in OWNER/NAME/, with a model.toml or as Hugging Face has it.
+    /// The directory of models: each in OWNER/NAME/, with a model.toml or as Hugging Face has it; further versions beside it, in
+    /// OWNER/NAME@LABEL/.
     #[arg(long, env = "AUGUR_MODELS_DIR", default_value = "models", value_name = "DIR")]
     pub models_dir: PathBuf,
 }

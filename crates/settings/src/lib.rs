@@ -10,6 +10,7 @@ mod file;
 mod groups;
 mod host;
 mod keys;
+mod model_version;
 mod models;
 mod parse;
 mod programs;
@@ -27,8 +28,9 @@ pub use groups::{
 };
 pub use host::host_name;
 pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, NamedKey};
+pub use model_version::{ModelVersion, Which};
 pub use models::{
-    AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
+    AddModel, BenchModel, DefaultModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
     QuantizeModel, ReplaceSettings, Repository, WeightForm,
 };
 pub use parse::{ParseError, parse, program_commands};

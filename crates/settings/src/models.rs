@@ -3,9 +3,12 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use prediction::ModelName;
+use prediction::{Label, ModelName};
 
-use crate::{FileSettings, IsaSettings, ModelsDirSettings, commands::model_name, groups::positive_duration};
+use crate::{
+    FileSettings, IsaSettings, ModelVersion, ModelsDirSettings, commands::model_name, groups::positive_duration,
+    model_version::model_version,
+};
 
 /// What `augur models` can do.
 #[derive(Clone, Debug, Subcommand)]
@@ -41,8 +44,8 @@ pub enum ModelsCommand {
     ///
     /// Encoders of texts become bf16 or int8, text generators (GGUF files of floats) q8_0 or q4_k, and of networks for images the
     /// weights become bf16. It is made in a hidden directory of the directory of models; size, speed and agreement with the original
-    /// on a set of inputs are shown, and only then it is put into its place, under a name of its own: who asks for the old name
-    /// goes on getting the old version.
+    /// on a set of inputs are shown, and only then it is put into its place, as another version of the same model, owner/name@FORM:
+    /// who asks for the name alone goes on getting the default version, until `augur models default` declares another.
     ///
     /// Exit status: 0 when it is in its place; 3 when it was shown and nothing is kept, because nobody said yes; 1 when it cannot be
     /// made.
@@ -50,6 +53,16 @@ pub enum ModelsCommand {
         augur models quantize sentence-transformers/all-minilm-l6-v2 --to int8\n  \
         augur models quantize my/generator --to q4_k --calibration inputs.jsonl --yes")]
     Quantize(QuantizeModel),
+    /// Says which version of a model its name alone means, or changes that
+    ///
+    /// Of the versions of a model that lie beside each other, owner/name/ and owner/name@label/, the name alone means the one without
+    /// a label, until another is declared here, in the file owner/name@default. Running servers that serve the directory of models
+    /// follow within seconds.
+    #[command(after_help = "Examples:\n  \
+        augur models default my/encoder                # says which it is\n  \
+        augur models default my/encoder@int8           # by label\n  \
+        augur models default my/encoder:0123456789ab   # by digits")]
+    Default(DefaultModel),
     /// Measures one model on this machine: latency and throughput, by length of text and by how many ask at once
     ///
     /// It runs in the engine that servers run it in, without their store and queue.
@@ -73,9 +86,10 @@ pub struct ListModels {
 /// The settings of `augur models inspect`.
 #[derive(Args, Clone, Debug)]
 pub struct InspectModel {
-    /// The model, as owner/name; a name alone means augur/NAME.
-    #[arg(value_parser = model_name)]
-    pub model: ModelName,
+    /// The model, as owner/name, which means its default version, owner/name@label or owner/name:digits; a name alone means
+    /// augur/NAME.
+    #[arg(value_parser = model_version)]
+    pub model: ModelVersion,
     /// How it is printed.
     #[command(flatten)]
     pub print: PrintSettings,
@@ -96,6 +110,9 @@ pub struct AddModel {
     /// What to call it, as owner/name, if not as its manifest, its directory or its file says; a name alone means augur/NAME.
     #[arg(long, value_parser = model_name)]
     pub name: Option<ModelName>,
+    /// Adds it beside other versions of that name, as owner/name@LABEL.
+    #[arg(long)]
+    pub label: Option<Label>,
     /// What to do with one that is there.
     #[command(flatten)]
     pub replace: ReplaceSettings,
@@ -116,6 +133,9 @@ pub struct PullModel {
     /// The GGUF file to fetch, where the repository has several.
     #[arg(long = "file", value_name = "NAME.gguf")]
     pub gguf: Option<String>,
+    /// Puts it beside other versions of that name, as owner/name@LABEL.
+    #[arg(long)]
+    pub label: Option<Label>,
     /// What to do with one that is there.
     #[command(flatten)]
     pub replace: ReplaceSettings,
@@ -133,15 +153,19 @@ pub struct PullModel {
 /// The settings of `augur models quantize`.
 #[derive(Args, Clone, Debug)]
 pub struct QuantizeModel {
-    /// The model, as owner/name; a name alone means augur/NAME.
-    #[arg(value_parser = model_name)]
-    pub model: ModelName,
+    /// The model, as owner/name, which means its default version, owner/name@label or owner/name:digits; a name alone means
+    /// augur/NAME.
+    #[arg(value_parser = model_version)]
+    pub model: ModelVersion,
     /// What its weights become.
     #[arg(long, value_name = "FORM")]
     pub to: WeightForm,
-    /// What to call the result, as owner/name, if not as the model with -FORM behind it; a name alone means augur/NAME.
+    /// Another model that the result shall be, as owner/name, instead of a version of the same; a name alone means augur/NAME.
     #[arg(long, value_parser = model_name)]
     pub name: Option<ModelName>,
+    /// The label that sets the result apart from other versions, if not FORM.
+    #[arg(long)]
+    pub label: Option<Label>,
     /// Inputs to compare both on, one in JSON on each line, instead of the model's example and some sentences.
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
@@ -174,12 +198,28 @@ pub enum WeightForm {
     Q4K,
 }
 
+/// The settings of `augur models default`.
+#[derive(Args, Clone, Debug)]
+pub struct DefaultModel {
+    /// The version that becomes the default, as owner/name@label or owner/name:digits; owner/name says which one is; a name alone
+    /// means augur/NAME.
+    #[arg(value_parser = model_version)]
+    pub model: ModelVersion,
+    /// Where models are.
+    #[command(flatten)]
+    pub dir: ModelsDirSettings,
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub file: FileSettings,
+}
+
 /// The settings of `augur models bench`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchModel {
-    /// The model, as owner/name; a name alone means augur/NAME.
-    #[arg(value_parser = model_name)]
-    pub model: ModelName,
+    /// The model, as owner/name, which means its default version, owner/name@label or owner/name:digits; a name alone means
+    /// augur/NAME.
+    #[arg(value_parser = model_version)]
+    pub model: ModelVersion,
     /// How long each measurement takes.
     #[arg(long, default_value = "1s", value_parser = positive_duration, value_name = "DURATION")]
     pub each: Duration,

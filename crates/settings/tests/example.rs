@@ -190,6 +190,7 @@ fn what_is_no_setting_is_of_one_call_only() {
         "json",
         "keep",
         "key",
+        "label",
         "model",
         "name",
         "replace",

@@ -307,8 +307,12 @@ pub struct PublishedModel {
     pub spec: ModelSpec,
     /// When it was first published.
     pub created_at: OffsetDateTime,
+    /// When a worker last began to say that the model's name alone means it, if any ever did.
+    pub default_at: Option<OffsetDateTime>,
     /// How many live workers serve it.
     pub workers: u32,
+    /// How many of these say that the model's name alone means it.
+    pub default_workers: u32,
 }
 
 /// How the schema found compares with the one this program was built for.

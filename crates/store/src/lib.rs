@@ -47,7 +47,7 @@ pub use webhooks::{
     NextStep, Others, PageOf, Place, Room, SealedSecret, Sending, Settled, Spare, SweptDeliveries, Unanswered, Webhook,
 };
 
-use prediction::{ModelName, ModelSpec, Prediction, PredictionId, StreamKey, Version, WorkerId};
+use prediction::{ModelName, Offer, Prediction, PredictionId, StreamKey, Version, WorkerId};
 use std::{path::PathBuf, time::Duration};
 use time::OffsetDateTime;
 
@@ -347,15 +347,9 @@ impl Store {
 
     // ---- models
     /// Says that this worker is alive and serves these; `stale` is its count of refused completions so far.
-    /// `host` is for people. Specs are stored once per version.
-    pub async fn publish(
-        &self,
-        worker: WorkerId,
-        host: &str,
-        serves: &[ModelSpec],
-        stale: u64,
-    ) -> Result<(), StoreError> {
-        on_backend!(self, backend => backend.publish(worker, host, serves, stale).await)
+    /// `host` is for people. Specs are stored once per version; each version is offered once.
+    pub async fn publish(&self, worker: WorkerId, host: &str, offers: &[Offer], stale: u64) -> Result<(), StoreError> {
+        on_backend!(self, backend => backend.publish(worker, host, offers, stale).await)
     }
 
     /// Says that this worker serves nothing any more.

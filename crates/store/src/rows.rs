@@ -247,7 +247,9 @@ impl TenantCountRow {
 pub(crate) struct PublishedRow<T> {
     spec: String,
     published_at: T,
+    default_at: Option<T>,
     workers: i64,
+    default_workers: i64,
 }
 
 impl<T> PublishedRow<T>
@@ -256,10 +258,13 @@ where
     T::Error: Display,
 {
     pub(crate) fn into_model(self) -> Result<PublishedModel, StoreError> {
+        let count = |workers: i64| u32::try_from(workers).unwrap_or(u32::MAX);
         Ok(PublishedModel {
             spec: serde_json::from_str(&self.spec).map_err(|error| corrupt("a model's specification", error))?,
             created_at: moment(self.published_at)?,
-            workers: u32::try_from(self.workers).unwrap_or(u32::MAX),
+            default_at: self.default_at.map(moment).transpose()?,
+            workers: count(self.workers),
+            default_workers: count(self.default_workers),
         })
     }
 }

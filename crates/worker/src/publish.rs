@@ -48,5 +48,5 @@ pub(crate) async fn withdraw(node: &Node) {
 /// Says what is served now.
 pub(crate) async fn publish(node: &Node) -> Result<(), StoreError> {
     let stale = node.stale.load(Ordering::Relaxed);
-    node.store.publish(node.id, &node.config.host, &node.models.specs(), stale).await
+    node.store.publish(node.id, &node.config.host, &node.models.offers(), stale).await
 }

@@ -65,7 +65,7 @@ pub(super) async fn create(
 
 /// Create a prediction of a model.
 ///
-/// The same as `POST /v1/predictions`, with the model in the address; its newest served version runs it.
+/// The same as `POST /v1/predictions`, with the model in the address; its default version runs it.
 #[utoipa::path(
     post,
     path = "/v1/models/{owner}/{name}/predictions", operation_id = "createPredictionOfModel",

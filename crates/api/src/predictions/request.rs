@@ -17,7 +17,7 @@ const LONGEST_METADATA: usize = 16 * 1024;
 /// What a caller asked to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The newest served version of a model.
+    /// The default version of a model.
     Model(ModelName),
     /// A version, by its first digits.
     Version(String),

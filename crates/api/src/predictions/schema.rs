@@ -14,7 +14,7 @@ use uuid::Uuid;
 #[schema(as = PredictionRequest)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PredictionRequestSchema {
-    /// What shall run it: `owner/name` (its newest served version), `owner/name:digest`, or a digest of 12 to 64
+    /// What shall run it: `owner/name` (its default version), `owner/name:digest`, or a digest of 12 to 64
     /// hex digits. Give this or `model`; neither where the address names the model.
     #[schema(example = "augur/digits")]
     version: Option<String>,

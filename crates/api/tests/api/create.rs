@@ -1,6 +1,6 @@
 //! Creating predictions.
 
-use crate::harness::{Server, config, digits, echo, header, id_of, json_of, name, problem, until, version};
+use crate::harness::{Server, config, digits, echo, header, id_of, json_of, name, offer, problem, until, version};
 use prediction::{Priority, StreamKey};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -87,11 +87,11 @@ async fn a_model_can_be_named_in_every_way() {
 }
 
 #[tokio::test]
-async fn a_name_means_the_newest_version_that_is_served() {
+async fn a_name_means_the_newest_of_what_workers_call_its_default() {
     let server = Server::bare(config()).await;
     server.publish(&[echo('a')]).await;
     let other = prediction::WorkerId::generate();
-    server.store.publish(other, "other", &[echo('b')], 0).await.unwrap();
+    server.store.publish(other, "other", &[offer(&echo('b'), true)], 0).await.unwrap();
     let body = json!({"model": "augur/echo", "input": {"value": 1}});
     let runs_on = async |digit: char| {
         until(|| async {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::resolver::webhooks;
 use api::Config;
-use prediction::{Limits, ModelName, ModelSpec, PredictionId, Version, WorkerId};
+use prediction::{Limits, ModelName, ModelSpec, Offer, PredictionId, Version, WorkerId};
 use queue::{Notice, Queue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json, value::RawValue};
@@ -79,6 +79,10 @@ pub(crate) fn echo(digit: char) -> ModelSpec {
     }
 }
 
+pub(crate) fn offer(spec: &ModelSpec, is_default: bool) -> Offer {
+    Offer { spec: spec.clone(), is_default }
+}
+
 pub(crate) fn digits() -> ModelSpec {
     let number = json!({"type": "number", "minimum": 0, "maximum": 16});
     ModelSpec {
@@ -131,8 +135,10 @@ impl Server {
         Self { base, client, store, queue, worker: WorkerId::generate(), stop, serving, _directory: directory }
     }
 
+    /// The one worker serves these from now on, each the default version of its model.
     pub(crate) async fn publish(&self, serves: &[ModelSpec]) {
-        self.store.publish(self.worker, "test", serves, 0).await.unwrap();
+        let offers: Vec<Offer> = serves.iter().map(|spec| offer(spec, true)).collect();
+        self.store.publish(self.worker, "test", &offers, 0).await.unwrap();
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -23,5 +23,6 @@ mod shares;
 mod state;
 mod stop;
 mod stream;
+mod versions;
 mod vetting;
 mod wait;

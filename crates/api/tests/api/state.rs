@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Server, config, header, json_of, problem, until, version};
+use crate::harness::{Server, config, echo, header, json_of, offer, problem, until, version};
 use queue::Queue;
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ async fn the_queue_is_described_per_version() {
 #[tokio::test]
 async fn stale_completions_are_reported() {
     let server = Server::start().await;
-    server.store.publish(server.worker, "test", &[crate::harness::echo('a')], 5).await.unwrap();
+    server.store.publish(server.worker, "test", &[offer(&echo('a'), true)], 5).await.unwrap();
     assert_eq!(server.read("/v1/queue").await["stale_completions"], 5);
 }
 
@@ -66,7 +66,7 @@ async fn health_tells_live_ready_degraded_and_unavailable_apart() {
     let degraded = server.read("/health/ready").await;
     assert_eq!((&degraded["status"], degraded["reasons"].as_array().unwrap().len()), (&json!("degraded"), 1));
     // And it works.
-    server.publish(&[crate::harness::echo('a')]).await;
+    server.publish(&[echo('a')]).await;
     let id = server.create(1).await;
     let path = format!("/v1/predictions/{id}?wait=60");
     let (waited, ()) = tokio::join!(server.read(&path), server.finish(id));

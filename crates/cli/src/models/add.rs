@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use super::{
     CARD, described,
     install::{Staged, refuse_existing},
-    place,
+    slot::Slot,
 };
 
 /// Copies it and says what it is called now.
@@ -32,10 +32,11 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
     }
     let found = described(&from).await?;
     let name = named(&found.dir, &found.spec.name, settings.name)?;
-    let target = place(&models_dir, &name);
-    refuse_existing(&target, &name, settings.replace.replace)?;
+    let slot = Slot { name, label: settings.label };
+    let target = slot.place(&models_dir);
+    refuse_existing(&target, &slot, settings.replace.replace)?;
 
-    let staged = Staged::new(&models_dir, &name, &format!("add-{}", std::process::id()), false)?;
+    let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
     let files = found.files.iter().map(|file| file.path.clone());
     let beside = [CARD, Origin::FILE].into_iter().filter(|file| from.join(file).is_file()).map(Into::into);
     let (files, to): (Vec<_>, _) = (files.chain(beside).collect(), staged.dir.clone());
@@ -45,7 +46,7 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
         return Err(Fatal::new(format!("{} changed while it was copied", found.dir.display())));
     }
     let spec = staged.install(settings.replace.replace).await?;
-    say(format_args!("added {name}, version {}, in {}", spec.version.short(), target.display()));
+    say(format_args!("added {slot}, version {}, in {}", spec.version.short(), target.display()));
     Ok(())
 }
 
@@ -57,14 +58,15 @@ async fn add_file(settings: AddModel) -> Result<(), Fatal> {
     let name = settings.name.map_or_else(|| ModelName::local(&own), Ok);
     let name =
         name.map_err(|error| Fatal::new(format!("the file's name cannot be a model's: {error}; --name names it")))?;
-    let target = place(&models_dir, &name);
-    refuse_existing(&target, &name, settings.replace.replace)?;
-    let staged = Staged::new(&models_dir, &name, &format!("add-{}", std::process::id()), false)?;
+    let slot = Slot { name, label: settings.label };
+    let target = slot.place(&models_dir);
+    refuse_existing(&target, &slot, settings.replace.replace)?;
+    let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
     let (home, to, file) = (home.to_owned(), staged.dir.clone(), PathBuf::from(file));
     let copied = spawn_blocking(move || copy(&home, &to, &file)).await?;
     copied?;
     let spec = staged.install(settings.replace.replace).await?;
-    say(format_args!("added {name}, version {}, in {}", spec.version.short(), target.display()));
+    say(format_args!("added {slot}, version {}, in {}", spec.version.short(), target.display()));
     Ok(())
 }
 

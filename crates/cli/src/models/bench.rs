@@ -11,7 +11,7 @@ use serde_json::{
 use settings::{BenchModel, Fatal, say};
 use tokio::task::JoinSet;
 
-use super::{described, existing, loaded};
+use super::{described, loaded, slot::existing};
 use crate::screen::{brief, thousands};
 
 /// How many ask at once: one alone, some, and as many as fill batches.
@@ -37,7 +37,7 @@ struct Row {
 
 /// Measures it and prints a table.
 pub(crate) async fn bench(settings: BenchModel) -> Result<(), Fatal> {
-    let dir = existing(&settings.dir.models_dir, &settings.model)?;
+    let dir = existing(&settings.dir.models_dir, &settings.model).await?.dir;
     let machine = Machine::with_isa(settings.isa.isa.as_deref())?;
     let found = described(&dir).await?;
     let models = loaded(&dir, machine).await?;

@@ -2,26 +2,26 @@
 
 use std::fs;
 
-use inference::{Description, Machine};
-use prediction::Limits;
+use inference::{Beside, Description, Machine};
+use prediction::{Label, Limits};
 use serde_json::{Value, json};
 use settings::{Fatal, InspectModel, say};
 
-use super::{described, existing, loaded};
+use super::{described, loaded, slot::existing};
 use crate::screen::{bytes, thousands};
 
 /// Loads it and prints it.
 pub(crate) async fn inspect(settings: InspectModel) -> Result<(), Fatal> {
-    let dir = existing(&settings.dir.models_dir, &settings.model)?;
-    let found = described(&dir).await?;
+    let beside = existing(&settings.dir.models_dir, &settings.model).await?;
+    let found = described(&beside.dir).await?;
     let before = resident_bytes();
-    let models = loaded(&dir, Machine::default()).await?;
+    let models = loaded(&beside.dir, Machine::default()).await?;
     let grown = before.zip(resident_bytes()).map(|(before, after)| after.saturating_sub(before));
     drop(models);
     if settings.print.json {
-        say(as_json(&found, grown));
+        say(as_json(&found, &beside, grown));
     } else {
-        print(&found, grown);
+        print(&found, &beside, grown);
     }
     Ok(())
 }
@@ -33,12 +33,14 @@ fn resident_bytes() -> Option<u64> {
     kib.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn print(found: &Description, grown: Option<u64>) {
+fn print(found: &Description, beside: &Beside, grown: Option<u64>) {
     let spec = &found.spec;
     let Limits { timeout_seconds, max_retries, max_batch, max_input_bytes } = spec.limits;
     let loaded = grown.map_or_else(String::new, |grown| format!("; {} with all else, loaded and warmed", bytes(grown)));
     let fields = [
         ("version", spec.version.to_string()),
+        ("label", beside.label.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
+        ("default", if beside.is_default { "yes" } else { "no" }.to_owned()),
         ("task", spec.task.clone()),
         ("directory", found.dir.display().to_string()),
         ("source", spec.source.clone().unwrap_or_else(|| "not stated".to_owned())),
@@ -68,12 +70,14 @@ fn print(found: &Description, grown: Option<u64>) {
     }
 }
 
-fn as_json(found: &Description, grown: Option<u64>) -> Value {
+fn as_json(found: &Description, beside: &Beside, grown: Option<u64>) -> Value {
     let spec = &found.spec;
     let files = found.files.iter().map(|file| json!({"path": file.path, "sha256": file.sha256, "bytes": file.bytes}));
     json!({
         "name": spec.name,
         "version": spec.version,
+        "label": beside.label.as_ref().map(Label::as_str),
+        "is_default": beside.is_default,
         "task": spec.task,
         "description": spec.description,
         "license": spec.license,

@@ -7,15 +7,15 @@ use std::{
 };
 
 use inference::Machine;
-use prediction::{ModelName, ModelSpec};
+use prediction::ModelSpec;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use settings::Fatal;
 
-use super::{loaded, place};
+use super::{loaded, slot::Slot};
 
 /// A model on its way: its files are gathered in a hidden directory of the directory of models, on the same file system.
 pub(crate) struct Staged {
-    name: ModelName,
+    slot: Slot,
     /// Hidden, so that nobody takes what is in it for a model.
     pub(crate) home: PathBuf,
     /// The model's directory in it, called as it will be: its name may come from that.
@@ -30,11 +30,11 @@ impl Staged {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(crate) fn new(models_dir: &Path, name: &ModelName, purpose: &str, is_kept: bool) -> Result<Self, Fatal> {
-        let home = models_dir.join(format!(".{purpose}-{}--{}", name.owner(), name.name()));
-        let dir = place(&home, name);
+    pub(crate) fn new(models_dir: &Path, slot: &Slot, purpose: &str, is_kept: bool) -> Result<Self, Fatal> {
+        let home = models_dir.join(format!(".{purpose}-{}", slot.to_string().replace('/', "--")));
+        let dir = slot.place(&home);
         fs::create_dir_all(&dir).map_err(|error| Fatal::new(format!("{} cannot be made: {error}", dir.display())))?;
-        Ok(Self { name: name.clone(), home, dir, target: place(models_dir, name), is_kept })
+        Ok(Self { slot: slot.clone(), home, dir, target: slot.place(models_dir), is_kept })
     }
 
     /// Loads the model, runs its example, and puts it into its place; there is nothing left of it elsewhere then.
@@ -45,7 +45,7 @@ impl Staged {
         let failed = |error: io::Error| Fatal::new(format!("{} cannot be put there: {error}", self.target.display()));
         let spec = loaded(&self.dir, Machine::default()).await?.specs().remove(0);
         sync(&self.dir).map_err(failed)?;
-        refuse_existing(&self.target, &self.name, replace)?;
+        refuse_existing(&self.target, &self.slot, replace)?;
         self.target.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
         put(&self.dir, &self.target, &self.home.join("replaced")).map_err(failed)?;
         self.discard();
@@ -71,9 +71,12 @@ impl Drop for Staged {
 ///
 /// # Errors
 /// When there is one.
-pub(crate) fn refuse_existing(target: &Path, name: &ModelName, replace: bool) -> Result<(), Fatal> {
+pub(crate) fn refuse_existing(target: &Path, slot: &Slot, replace: bool) -> Result<(), Fatal> {
     if target.exists() && !replace {
-        return Err(Fatal::new(format!("{name} is there already, in {}; --replace replaces it", target.display())));
+        return Err(Fatal::new(format!(
+            "{slot} is there already, in {}; --replace replaces it, --label puts another version beside it",
+            target.display()
+        )));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod add;
 mod bench;
+mod default;
 mod download;
 mod gguf;
 mod hub;
@@ -12,14 +13,11 @@ mod progress;
 mod pull;
 mod quantize;
 mod report;
+mod slot;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use inference::{Config, Description, LoadError, Machine, Models};
-use prediction::ModelName;
 use settings::{Fatal, ModelsCommand};
 use tokio::task::spawn_blocking;
 
@@ -34,35 +32,8 @@ pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
         ModelsCommand::Add(settings) => add::add(settings).await,
         ModelsCommand::Pull(settings) => pull::pull(settings).await,
         ModelsCommand::Quantize(settings) => quantize::quantize(settings).await,
+        ModelsCommand::Default(settings) => default::default(settings).await,
         ModelsCommand::Bench(settings) => bench::bench(settings).await,
-    }
-}
-
-/// Where a model lies in a directory of models, or would: names are in lower case, but directories need not be.
-fn place(models_dir: &Path, name: &ModelName) -> PathBuf {
-    let inside = |dir: &Path, part: &str| {
-        let exact = dir.join(part);
-        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        match entries.find(|entry| !exact.exists() && entry.file_name().eq_ignore_ascii_case(part)) {
-            Some(entry) => entry.path(),
-            None => exact,
-        }
-    };
-    inside(&inside(models_dir, name.owner()), name.name())
-}
-
-/// The same, when there is a directory.
-///
-/// # Errors
-/// When there is none.
-fn existing(models_dir: &Path, name: &ModelName) -> Result<PathBuf, Fatal> {
-    let dir = place(models_dir, name);
-    match dir.is_dir() {
-        true => Ok(dir),
-        false => Err(Fatal::new(format!(
-            "there is no model {name} in {}; `augur models ls` lists those that are",
-            models_dir.display()
-        ))),
     }
 }
 

@@ -15,8 +15,8 @@ use super::{
     gguf,
     hub::{Hub, Revision},
     install::{Staged, refuse_existing},
-    place,
     progress::Progress,
+    slot::Slot,
 };
 use crate::screen::bytes;
 
@@ -32,24 +32,24 @@ const COMMIT: &str = "commit";
 
 /// Fetches it and says what it is called.
 pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
-    let PullModel { repository, gguf, replace, hub, dir, .. } = settings;
-    let (hub, models_dir, name) = (Hub::new(&hub)?, dir.models_dir, &repository.name);
+    let PullModel { repository, gguf, label, replace, hub, dir, .. } = settings;
+    let (hub, models_dir, slot) = (Hub::new(&hub)?, dir.models_dir, Slot { name: repository.name.clone(), label });
     let revision = hub.revision(&repository).await?;
     let commit = checked(&revision.commit).ok_or_else(|| hub.refused(&repository, "the hub names no commit"))?;
     let wanted = wanted(&revision, gguf.as_deref()).map_err(|reason| hub.refused(&repository, &reason))?;
-    let target = place(&models_dir, name);
+    let target = slot.place(&models_dir);
     let has_all = |origin: Origin| {
         origin.commit == commit && wanted.iter().all(|file| origin.files.contains_key(Path::new(&file.path)))
     };
     let is_there = Origin::read(&target).is_ok_and(|origin| origin.is_some_and(has_all));
     if is_there && described(&target).await.is_ok() {
-        say(format_args!("{name} is there already, commit {}, in {}", short(commit), target.display()));
+        say(format_args!("{slot} is there already, commit {}, in {}", short(commit), target.display()));
         return Ok(());
     }
-    refuse_existing(&target, name, replace.replace)?;
+    refuse_existing(&target, &slot, replace.replace)?;
 
-    let staged = Staged::new(&models_dir, name, "pull", true)?;
-    let _lock = lock(&staged, name.as_str())?;
+    let staged = Staged::new(&models_dir, &slot, "pull", true)?;
+    let _lock = lock(&staged, &slot)?;
     begin(&staged, &format!("{commit} {}", gguf.unwrap_or_default()))?;
     let mut progress = Progress::of(wanted.iter().map(|file| file.bytes).sum());
     let mut files = BTreeMap::new();
@@ -67,7 +67,7 @@ pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
     };
     let installed = install.await.inspect_err(|_| staged.discard())?;
     say(format_args!(
-        "pulled {name}, version {}, {}, commit {}, in {}",
+        "pulled {slot}, version {}, {}, commit {}, in {}",
         installed.version.short(),
         bytes(wanted.iter().map(|file| file.bytes).sum()),
         short(commit),
@@ -136,11 +136,11 @@ fn is_module(path: &str) -> bool {
 }
 
 /// Keeps two pulls of a model from each other's files; until it is dropped.
-fn lock(staged: &Staged, name: &str) -> Result<File, Fatal> {
+fn lock(staged: &Staged, slot: &Slot) -> Result<File, Fatal> {
     let file = File::create(staged.home.join("lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Fatal::new(format!("{name} is being pulled by another augur"))),
+        Err(TryLockError::WouldBlock) => Err(Fatal::new(format!("{slot} is being pulled by another augur"))),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }

@@ -5,16 +5,17 @@ use std::{
     path::Path,
 };
 
-use inference::{Comparison, Form, Machine, calibration, compare};
-use prediction::ModelName;
+use inference::{Beside, Comparison, Form, Machine, calibration, compare};
+use prediction::{Label, ModelName};
 use rustix::fs::statvfs;
 use settings::{Fatal, QuantizeModel, WeightForm, say};
 use tokio::task::spawn_blocking;
 
 use super::{
-    described, existing,
+    described,
     install::{Staged, refuse_existing},
-    place, report,
+    report,
+    slot::{Slot, existing},
 };
 use crate::screen::bytes;
 
@@ -23,33 +24,53 @@ const NOT_KEPT: u8 = 3;
 
 /// Makes it, shows it, and puts it into its place when that is wanted.
 pub(crate) async fn quantize(settings: QuantizeModel) -> Result<(), Fatal> {
-    let QuantizeModel { model, to, name, calibration: inputs, yes, print, dir, .. } = settings;
+    let QuantizeModel { model, to, name, label, calibration: inputs, yes, print, dir, .. } = settings;
     let (models_dir, form) = (dir.models_dir, form(to));
-    let from = existing(&models_dir, &model)?;
-    let name = name.map_or_else(|| format!("{model}-{}", form.word()).parse::<ModelName>(), Ok);
-    let name = name.map_err(|error| Fatal::new(format!("{error}; --name names the result")))?;
-    let target = place(&models_dir, &name);
+    let Beside { dir: from, label: of, .. } = existing(&models_dir, &model).await?;
+    let slot = slot(model.name, of, form, name, label)?;
+    let target = slot.place(&models_dir);
     if target.exists() {
-        return Err(Fatal::new(format!("{name} is there already, in {}; --name names another", target.display())));
+        let said =
+            format!("{slot} is there already, in {}; --label or --name calls the result otherwise", target.display());
+        return Err(Fatal::new(said));
     }
     let found = described(&from).await?;
     refuse_full(&models_dir, found.file_bytes())?;
     let inputs = calibration(&found, inputs.as_deref())?;
 
-    let staged = Staged::new(&models_dir, &name, &format!("quantize-{}", std::process::id()), false)?;
-    let (of, made, called) = (found.clone(), staged.dir.clone(), name.clone());
+    let staged = Staged::new(&models_dir, &slot, &format!("quantize-{}", std::process::id()), false)?;
+    let (of, made, called) = (found.clone(), staged.dir.clone(), slot.name.clone());
     spawn_blocking(move || inference::quantize(&of, form, &called, &made)).await??;
     let comparison = compare(&from, &staged.dir, inputs, Machine::default()).await?;
     report::print(&comparison, print.json);
-    if !yes && !agreed(&comparison, &name).await? {
-        return Err(Fatal::new(format!("{name} was not kept; --yes keeps it without asking")).with_status(NOT_KEPT));
+    if !yes && !agreed(&comparison, &slot).await? {
+        return Err(Fatal::new(format!("{slot} was not kept; --yes keeps it without asking")).with_status(NOT_KEPT));
     }
-    refuse_existing(&target, &name, false)?;
+    refuse_existing(&target, &slot, false)?;
     let spec = staged.install(false).await?;
     if !print.json {
-        say(format_args!("added {name}, version {}, in {}", spec.version, target.display()));
+        say(format_args!("added {slot}, version {}, in {}", spec.version, target.display()));
     }
     Ok(())
+}
+
+/// What the result is called: another version of the same model, or another model.
+fn slot(
+    model: ModelName,
+    of: Option<Label>,
+    form: Form,
+    name: Option<ModelName>,
+    label: Option<Label>,
+) -> Result<Slot, Fatal> {
+    let label = match (label, &name) {
+        (None, None) => {
+            let own = of.map_or_else(String::new, |of| format!("{of}-")) + form.word();
+            let label = own.parse().map_err(|error| Fatal::new(format!("{own}: {error}; --label gives another")))?;
+            Some(label)
+        }
+        (label, _) => label,
+    };
+    Ok(Slot { name: name.unwrap_or(model), label })
 }
 
 fn form(form: WeightForm) -> Form {
@@ -77,11 +98,11 @@ fn refuse_full(models_dir: &Path, needed: u64) -> Result<(), Fatal> {
 }
 
 /// Asks whoever sits at the terminal; nobody there has not said yes.
-async fn agreed(comparison: &Comparison, name: &ModelName) -> Result<bool, Fatal> {
+async fn agreed(comparison: &Comparison, slot: &Slot) -> Result<bool, Fatal> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(false);
     }
-    let question = format!("Keep {name}, {}? [y/N] ", bytes(comparison.made.description.file_bytes()));
+    let question = format!("Keep {slot}, {}? [y/N] ", bytes(comparison.made.description.file_bytes()));
     let answer = spawn_blocking(move || {
         write!(io::stderr(), "{question}").and_then(|()| io::stderr().flush())?;
         let mut answer = String::new();

@@ -17,4 +17,5 @@ mod served;
 mod settings;
 mod tiny;
 mod tiny_image;
+mod versions;
 mod webhooks;

@@ -51,7 +51,7 @@ async fn what_is_bundled_is_listed() {
     let ran = models(Path::new(MODELS), &["ls"]).await;
     assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
     let rows: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["NAME", "TASK", "VERSION", "SIZE"]);
+    assert_eq!(rows[0], ["NAME", "TASK", "VERSION", "SIZE", "DEFAULT"]);
     assert_eq!(rows[1][..2], ["augur/digits", "image-classification"]);
     assert_eq!((rows[2][0], rows.len()), ("augur/iris", 3));
     let listed = printed(&models(Path::new(MODELS), &["ls", "--json"]).await);

@@ -230,6 +230,10 @@ async fn another_model_of_the_name_is_replaced_only_when_that_is_said() {
     let before = home.files();
     assert_refused(&home.pull(&hub, &[]).await, "--replace");
     assert_eq!(home.files(), before);
+    let ran = home.pull(&hub, &["--label=new"]).await;
+    assert!(ran.status == Some(0) && ran.out.contains(&format!("pulled {}@new, version ", tiny::NAME)), "{ran:?}");
+    assert!(before.is_subset(&home.files()), "the other one is as it was");
+    assert_eq!(installed(&home.dir.path().join(format!("{}@new", tiny::NAME)))["commit"], COMMIT);
     let ran = home.pull(&hub, &["--replace"]).await;
     assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
     assert_eq!(installed(&home.model())["commit"], COMMIT);

@@ -31,13 +31,15 @@ impl Home {
         augur(&[&["models"], arguments, &[&flag("models-dir", self.0.path())]].concat()).await
     }
 
-    /// Names, versions and sizes, by name; nothing may be broken.
-    async fn listed(&self) -> Vec<(String, String, u64)> {
+    /// Names with labels, versions, sizes, and whether each is the default, by name; nothing may be broken.
+    async fn listed(&self) -> Vec<(String, String, u64, bool)> {
         let ran = self.run(&["ls", "--json"]).await;
         let listed: Vec<Value> = serde_json::from_str(&ran.out).expect("JSON");
         let of = |model: &Value| {
             let text = |key: &str| model[key].as_str().unwrap_or_else(|| panic!("{model}")).to_owned();
-            (text("name"), text("version"), model["bytes"].as_u64().expect("a number"))
+            let label = model["label"].as_str().map_or_else(String::new, |label| format!("@{label}"));
+            let is_default = model["is_default"].as_bool().expect("yes or no");
+            (text("name") + &label, text("version"), model["bytes"].as_u64().expect("a number"), is_default)
         };
         listed.iter().map(of).collect()
     }
@@ -53,7 +55,7 @@ async fn the_report_comes_first_and_without_a_yes_nothing_is_kept() {
     let before = home.listed().await;
     let ran = home.run(&["quantize", tiny::NAME, "--to", "int8"]).await;
     assert_eq!(ran.status, Some(3), "{ran:?}");
-    assert!(ran.err.contains("test-org/tiny-encoder-int8 was not kept; --yes keeps it"), "{ran:?}");
+    assert!(ran.err.contains("test-org/tiny-encoder@int8 was not kept; --yes keeps it"), "{ran:?}");
     for part in ["ORIGINAL", "files", "an input", "on 25 inputs: cosine with the original 0.9"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
@@ -79,23 +81,46 @@ async fn smaller_versions_stand_beside_their_originals() {
             (GENERATOR, _) => least("same_token", 0.8),
             _ => least("same_label", 1.0),
         }
-        made.push((format!("{model}-{to}"), result["version"].clone(), result["precision"].clone()));
+        made.push((format!("{model}@{to}"), result["version"].clone(), result["precision"].clone()));
     }
     let after = home.listed().await;
     assert!(before.iter().all(|model| after.contains(model)), "originals are as they were: {after:?}");
     for (name, version, precision) in made {
         let listed = after.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
-        assert_eq!(json!(listed.1), version, "{name}");
+        assert_eq!((json!(listed.1), listed.3), (version, false), "{name}: the default stays what it was");
         let shown: Value = serde_json::from_str(&home.run(&["inspect", &name, "--json"]).await.out).expect("JSON");
         assert_eq!(shown["precision"], if precision.is_null() { json!("f32") } else { precision }, "{name}");
     }
     assert_eq!(home.owners(), 2, "nothing is left over");
     let again = home.run(&["quantize", tiny::NAME, "--to", "int8", "--yes"]).await;
     assert!(again.status == Some(1) && again.err.contains("is there already"), "{again:?}");
-    let twice = home.run(&["quantize", "test-org/tiny-encoder-int8", "--to", "int8", "--yes", "--name", "b"]).await;
+    let twice = home.run(&["quantize", "test-org/tiny-encoder@int8", "--to", "int8", "--yes", "--name", "b"]).await;
     assert!(twice.status == Some(1) && twice.err.contains("is int8 already"), "{twice:?}");
-    let back = home.run(&["quantize", "test-org/tiny-encoder-int8", "--to", "bf16", "--yes"]).await;
+    let back = home.run(&["quantize", "test-org/tiny-encoder@int8", "--to", "bf16", "--yes"]).await;
     assert!(back.status == Some(1) && back.err.contains("begin with the model that it was made of"), "{back:?}");
+}
+
+#[tokio::test]
+async fn the_result_is_called_as_is_said() {
+    let home = Home::new().await;
+    for (arguments, called) in [
+        (vec!["--name", "other"], "augur/other"),
+        (vec!["--label", "Small"], "test-org/tiny-encoder@small"),
+        (vec!["--name", "my/other", "--label", "a"], "my/other@a"),
+    ] {
+        let ran = home.run(&[&["quantize", tiny::NAME, "--to", "int8", "--yes"], &arguments[..]].concat()).await;
+        assert!(ran.status == Some(0) && ran.out.contains(&format!("added {called}, version")), "{ran:?}");
+        let listed = home.listed().await;
+        let listed = listed.iter().find(|(name, ..)| name == called).expect("it is listed");
+        assert_eq!(listed.3, !called.contains('@'), "{listed:?}");
+    }
+    // Of a version with a label, both are told.
+    let again = Path::new("test-org").join("again");
+    tiny::write(&home.0.path().join(&again), 2);
+    let labelled = home.0.path().join("test-org/tiny-encoder@v2");
+    fs::rename(home.0.path().join(again), labelled).expect("moves");
+    let ran = home.run(&["quantize", "test-org/tiny-encoder@v2", "--to", "bf16", "--yes"]).await;
+    assert!(ran.status == Some(0) && ran.out.contains("added test-org/tiny-encoder@v2-bf16, version"), "{ran:?}");
 }
 
 #[tokio::test]

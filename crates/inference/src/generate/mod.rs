@@ -46,7 +46,7 @@ use crate::{
     card,
     engine::{self, Job},
     gguf::{Gguf, Value},
-    registry,
+    places,
 };
 
 pub use self::compare::Divergence;
@@ -81,7 +81,7 @@ pub(crate) struct Generator {
 pub(crate) fn file(dir: &Path) -> Result<Option<PathBuf>, LoadError> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| PathBuf::from(entry.file_name()));
     // What is hidden is no model, but for instance what macOS keeps beside one.
-    let is_model = |file: &PathBuf| is_gguf(file) && !registry::is_hidden(file) && dir.join(file).is_file();
+    let is_model = |file: &PathBuf| is_gguf(file) && !places::is_hidden(file) && dir.join(file).is_file();
     let mut files: Vec<_> = entries.filter(is_model).collect();
     files.sort();
     match files.as_slice() {

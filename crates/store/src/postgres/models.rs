@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prediction::{ModelName, ModelSpec, Version, WorkerId};
+use prediction::{ModelName, Offer, Version, WorkerId};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
@@ -34,24 +34,46 @@ const PUBLISH_SPECS: &str = "
     ON CONFLICT (model, version) DO UPDATE SET spec = excluded.spec, published_at = excluded.published_at
     WHERE versions.spec IS NULL";
 
+/// Those that this worker did not call the default of their models before. In the order of names, as above; without the lock that
+/// would make predictions for them wait.
+const BECOME_DEFAULTS: &str = "
+    WITH become AS MATERIALIZED (
+        SELECT id
+        FROM UNNEST($2::text[], $3::text[], $4::boolean[]) AS served (model, version, is_default)
+        JOIN versions USING (model, version)
+        WHERE served.is_default AND NOT EXISTS (
+            SELECT FROM worker_models WHERE worker_id = $1 AND version_id = versions.id AND worker_models.is_default)
+        ORDER BY model, version
+        FOR NO KEY UPDATE OF versions
+    )
+    UPDATE versions SET default_at = clock_timestamp() FROM become WHERE versions.id = become.id";
+
 const SERVE: &str = "
     WITH served AS MATERIALIZED (
-        SELECT id FROM UNNEST($2::text[], $3::text[]) AS served (model, version) JOIN versions USING (model, version)
+        SELECT id, is_default
+        FROM UNNEST($2::text[], $3::text[], $4::boolean[]) AS served (model, version, is_default)
+        JOIN versions USING (model, version)
     ),
     dropped AS (
         DELETE FROM worker_models WHERE worker_id = $1 AND version_id NOT IN (SELECT id FROM served)
     )
-    INSERT INTO worker_models (worker_id, version_id)
-    SELECT $1, id FROM served
-    ON CONFLICT (worker_id, version_id) DO NOTHING";
+    INSERT INTO worker_models (worker_id, version_id, is_default)
+    SELECT $1, id, is_default FROM served
+    WHERE NOT EXISTS (
+        SELECT FROM worker_models
+        WHERE worker_id = $1 AND version_id = id AND worker_models.is_default = served.is_default)
+    ON CONFLICT (worker_id, version_id) DO UPDATE SET is_default = excluded.is_default";
 
 const WITHDRAW: &str = "DELETE FROM worker_models WHERE worker_id = $1";
 
 const MODELS: &str = "
-    SELECT spec, published_at,
-           (SELECT count(*) FROM worker_models JOIN workers ON workers.id = worker_id
-            WHERE version_id = versions.id AND seen_at > clock_timestamp() - $1::bigint * interval '1 microsecond') AS workers
+    SELECT spec, published_at, default_at, workers, default_workers
     FROM versions
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS workers, count(*) FILTER (WHERE is_default) AS default_workers
+        FROM worker_models JOIN workers ON workers.id = worker_id
+        WHERE version_id = versions.id AND seen_at > clock_timestamp() - $1::bigint * interval '1 microsecond'
+    ) AS counted
     WHERE spec IS NOT NULL
     ORDER BY model, published_at DESC, versions.id DESC";
 
@@ -76,18 +98,22 @@ impl Postgres {
         &self,
         worker: WorkerId,
         host: &str,
-        serves: &[ModelSpec],
+        offers: &[Offer],
         stale: u64,
     ) -> Result<(), StoreError> {
         let stale = i64::try_from(stale).unwrap_or(i64::MAX);
-        let models: Vec<&str> = serves.iter().map(|spec| spec.name.as_str()).collect();
-        let versions: Vec<&str> = serves.iter().map(|spec| spec.version.as_str()).collect();
-        let specs = serves.iter().map(spec_json).collect::<Result<Vec<_>, _>>()?;
+        let models: Vec<&str> = offers.iter().map(|offer| offer.spec.name.as_str()).collect();
+        let versions: Vec<&str> = offers.iter().map(|offer| offer.spec.version.as_str()).collect();
+        let defaults: Vec<bool> = offers.iter().map(|offer| offer.is_default).collect();
+        let specs = offers.iter().map(|offer| spec_json(&offer.spec)).collect::<Result<Vec<_>, _>>()?;
         on_connection!(self, |connection| {
             let mut transaction = connection.begin().await?;
             sqlx::query(SEE_WORKER).bind(worker.0).bind(host).bind(stale).execute(&mut *transaction).await?;
             publish_specs(&mut transaction, &models, &versions, &specs).await?;
-            sqlx::query(SERVE).bind(worker.0).bind(&models).bind(&versions).execute(&mut *transaction).await?;
+            for statement in [BECOME_DEFAULTS, SERVE] {
+                let query = sqlx::query(statement).bind(worker.0).bind(&models).bind(&versions).bind(&defaults);
+                query.execute(&mut *transaction).await?;
+            }
             transaction.commit().await
         })
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prediction::{ModelName, ModelSpec, Version, WorkerId};
+use prediction::{ModelName, Offer, Version, WorkerId};
 
 use super::{
     Sqlite,
@@ -28,17 +28,24 @@ const PUBLISH_SPEC: &str = "
 
 const WITHDRAW: &str = "DELETE FROM worker_models WHERE worker_id = ?1";
 
+/// Unless this worker called it the default of its model before.
+const BECOME_DEFAULT: &str = "
+    UPDATE versions SET default_at = ?4
+    WHERE model = ?2 AND version = ?3 AND NOT EXISTS (
+        SELECT 1 FROM worker_models WHERE worker_id = ?1 AND version_id = versions.id AND is_default)";
+
 const SERVE: &str = "
-    INSERT INTO worker_models (worker_id, version_id)
-    SELECT ?1, id FROM versions WHERE model = ?2 AND version = ?3
+    INSERT INTO worker_models (worker_id, version_id, is_default)
+    SELECT ?1, id, ?4 FROM versions WHERE model = ?2 AND version = ?3
     ON CONFLICT (worker_id, version_id) DO NOTHING";
 
 const MODELS: &str = "
-    SELECT spec, published_at,
-           (SELECT count(*) FROM worker_models JOIN workers ON workers.id = worker_id
-            WHERE version_id = versions.id AND seen_at > ?1) AS workers
+    SELECT spec, published_at, default_at, count(workers.id) AS workers, COALESCE(sum(is_default AND workers.id IS NOT NULL), 0) AS default_workers
     FROM versions
+    LEFT JOIN worker_models ON version_id = versions.id
+    LEFT JOIN workers ON workers.id = worker_id AND seen_at > ?1
     WHERE spec IS NOT NULL
+    GROUP BY versions.id
     ORDER BY model, published_at DESC, versions.id DESC";
 
 const UNFINISHED: &str = "
@@ -54,7 +61,7 @@ impl Sqlite {
         &self,
         worker: WorkerId,
         host: &str,
-        serves: &[ModelSpec],
+        offers: &[Offer],
         stale: u64,
     ) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
@@ -66,8 +73,7 @@ impl Sqlite {
             .bind(now)
             .execute(&mut *transaction)
             .await?;
-        sqlx::query(WITHDRAW).bind(worker.0).execute(&mut *transaction).await?;
-        for spec in serves {
+        for Offer { spec, is_default } in offers {
             let (model, version) = (spec.name.as_str(), spec.version.as_str());
             sqlx::query(PUBLISH_SPEC)
                 .bind(model)
@@ -76,7 +82,15 @@ impl Sqlite {
                 .bind(now)
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query(SERVE).bind(worker.0).bind(model).bind(version).execute(&mut *transaction).await?;
+            if *is_default {
+                let query = sqlx::query(BECOME_DEFAULT).bind(worker.0).bind(model).bind(version).bind(now);
+                query.execute(&mut *transaction).await?;
+            }
+        }
+        sqlx::query(WITHDRAW).bind(worker.0).execute(&mut *transaction).await?;
+        for Offer { spec, is_default } in offers {
+            let query = sqlx::query(SERVE).bind(worker.0).bind(spec.name.as_str()).bind(spec.version.as_str());
+            query.bind(is_default).execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
     }

@@ -28,3 +28,4 @@ mod secrets;
 mod stage;
 mod tickets;
 mod undelivered;
+mod versions;

@@ -1,0 +1,62 @@
+//! Which version of a model its name alone means, of those that are loaded.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use prediction::ModelName;
+
+use super::{Key, Look, seen::Seen};
+use crate::{LoadError, versions::Declared};
+
+/// What a model's name alone means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning<'a> {
+    /// This version.
+    Version(&'a Key),
+    /// What it meant before: what it shall mean is not loaded, or cannot be told.
+    AsBefore,
+}
+
+impl Seen {
+    /// Takes over what is declared now; returns what is wrong with it, once it has stayed so for a look.
+    pub(super) fn declare(&mut self, declared: Declared, look: Look) -> Vec<LoadError> {
+        let faults_of = |declared: &Declared| -> Vec<LoadError> {
+            declared.values().filter_map(|label| label.as_ref().err()).cloned().collect()
+        };
+        let before = faults_of(&self.declared);
+        let mut faults = faults_of(&declared);
+        faults.retain(|fault| look == Look::AtOnce || before.contains(fault));
+        let told = std::mem::replace(&mut self.told, faults.clone());
+        self.declared = declared;
+        faults.retain(|fault| look == Look::AtOnce || !told.contains(fault));
+        for fault in &faults {
+            let path = fault.path.display();
+            tracing::error!(%path, reason = fault.reason, "the default version cannot be told; it stays what it was");
+        }
+        faults
+    }
+
+    /// What each model's name alone means; nothing where that is declared nowhere. `named`: the directories that are named by
+    /// themselves.
+    pub(super) fn meanings(&self, named: &[PathBuf]) -> BTreeMap<&ModelName, Meaning<'_>> {
+        let mut meanings = BTreeMap::new();
+        for known in self.places.values() {
+            let Some(name) = &known.name else { continue };
+            let meaning = match self.declared.get(name) {
+                Some(Err(_)) => Meaning::AsBefore,
+                declared if known.label.as_ref() == declared.and_then(|label| label.as_ref().ok()) => {
+                    known.holds.as_ref().map_or(Meaning::AsBefore, Meaning::Version)
+                }
+                _ => continue,
+            };
+            let is_another = meanings.get(name).is_some_and(|other| *other != meaning);
+            meanings.insert(name, if is_another { Meaning::AsBefore } else { meaning });
+        }
+        for dir in named {
+            let key = self.places.get(dir).filter(|known| known.name.is_none()).and_then(|known| known.holds.as_ref());
+            if let Some(key) = key {
+                meanings.entry(&key.0).or_insert(Meaning::Version(key));
+            }
+        }
+        meanings
+    }
+}
