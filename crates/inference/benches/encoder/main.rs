@@ -27,8 +27,9 @@ const FEWEST: usize = 5;
 const TURN: Duration = Duration::from_millis(10);
 const FIGURE: Duration = Duration::from_secs(10);
 
-/// Between two turns: threads of whoever had the last one look for more work for a while, and would take the next one's processor.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Between two turns: threads of whoever had the last one look for more work for a while (those of ONNX Runtime for 35 to 42 ms), and
+/// would take the next one's processor.
+const PAUSE: Duration = Duration::from_millis(80);
 
 /// Runs a batch so many times; how long that took.
 type Run = Box<dyn FnMut(&[Vec<u32>], u32) -> Duration>;
