@@ -196,15 +196,44 @@ unsafe fn block<D: Dots, const ROWS: usize, const VECTORS: usize>(
                     }
                 }
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                let grid = if D::IS_WHOLE { *left.grids.add(row * spans + span) } else { Grid::default() };
-                for (vector, sums) in sums.into_iter().enumerate() {
-                    let to = to.data.add(row * to.stride + vector * width);
-                    let numbers = D::numbers(sums, grid, columns.after(vector * width));
-                    // There are too few registers for sums of both kinds.
-                    let numbers = if span > 0 { D::Floats::load(to) + numbers } else { numbers };
-                    numbers.store(to);
-                }
+            let grids = Grids { first: left.grids.wrapping_add(span), stride: spans };
+            if span == 0 {
+                finish::<D, ROWS, VECTORS, true>(sums, grids, columns, to);
+            } else {
+                finish::<D, ROWS, VECTORS, false>(sums, grids, columns, to);
+            }
+        }
+    }
+}
+
+/// The grids of one span of some rows.
+#[derive(Clone, Copy)]
+struct Grids {
+    first: *const Grid,
+    stride: usize,
+}
+
+/// Writes what sums of the first span stand for, or adds that of another one: there are too few registers for sums of both kinds.
+///
+/// # Safety
+/// As for `block`, whose result can also be read unless this is the first span.
+#[inline(always)]
+unsafe fn finish<D: Dots, const ROWS: usize, const VECTORS: usize, const IS_FIRST: bool>(
+    sums: [[D::Sums; VECTORS]; ROWS],
+    grids: Grids,
+    columns: Columns,
+    to: Sums,
+) {
+    let width = D::Floats::WIDTH;
+    for (row, sums) in sums.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let grid = if D::IS_WHOLE { *grids.first.add(row * grids.stride) } else { Grid::default() };
+            for (vector, sums) in sums.into_iter().enumerate() {
+                let to = to.data.add(row * to.stride + vector * width);
+                let numbers = D::numbers(sums, grid, columns.after(vector * width));
+                let numbers = if IS_FIRST { numbers } else { D::Floats::load(to) + numbers };
+                numbers.store(to);
             }
         }
     }
