@@ -4,7 +4,7 @@
 use crate::lanes::Lanes;
 
 /// Inputs that share a grid. A large number spoils those of its span only, and sums of a span's products are exact in f32.
-pub(crate) const SPAN: usize = 128;
+pub(crate) const SPAN: usize = 192;
 
 /// The largest weight in steps of its grid; the least is its negative.
 const MOST_WEIGHT: f32 = 127.0;
