@@ -2,7 +2,6 @@
 //! x = high + low to 16 bits, and of the four products that of both lows is too small to count.
 
 mod attention;
-mod convert;
 mod product;
 mod tiles;
 

@@ -1,6 +1,9 @@
 //! Attention within each of several sequences whose rows lie one after the other, without padding: softmax(Q · Kᵀ · scale) · V
 //! for each head.
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+
 use std::ops::{Range, RangeInclusive};
 
 use crate::{
@@ -60,24 +63,30 @@ pub fn attention(cpu: Cpu, precision: Precision, input: &Attention<'_>, mut y: R
     if let (Some(first), Some(last)) = (input.offsets.first(), input.offsets.last()) {
         assert!(last - first <= y.rows(), "sequences of {} rows in {}", last - first, y.rows());
     }
-    let longest = in_tiles(cpu, precision, input, y.reborrow(), scratch);
+    let longest = in_bf16(cpu, precision, input, y.reborrow(), scratch);
     cpu.run(Attend { input, longest, y, scratch });
 }
 
-/// Does the sequences for which tiles pay, if there are tiles; the longest of those that are left.
+/// Does the sequences for which bf16 pays, in tiles or in registers, where there is an instruction for it; the longest of those that are
+/// left.
 #[cfg(target_arch = "x86_64")]
-fn in_tiles(cpu: Cpu, precision: Precision, input: &Attention<'_>, y: RowsMut<'_>, scratch: &mut Scratch) -> usize {
+fn in_bf16(cpu: Cpu, precision: Precision, input: &Attention<'_>, y: RowsMut<'_>, scratch: &mut Scratch) -> usize {
     // Packing for tiles, which are whole panels of 32 tokens, takes longer than so few products in registers.
     const SHORT: usize = 16;
-    if cpu.isa() != Isa::Amx {
-        return usize::MAX;
+    if cpu.isa() == Isa::Amx {
+        amx::attention(precision.into(), input, SHORT + 1, y, scratch);
+        return SHORT;
     }
-    amx::attention(precision.into(), input, SHORT + 1, y, scratch);
-    SHORT
+    if precision != Precision::F32 && cpu.precision(Precision::Bf16) == Precision::Bf16 {
+        // SAFETY: without tiles, bf16 is what matrices are computed in only where AVX-512 has it.
+        unsafe { bf16::attention(input, y, scratch) }
+        return 0;
+    }
+    usize::MAX
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn in_tiles(_: Cpu, _: Precision, _: &Attention<'_>, _: RowsMut<'_>, _: &mut Scratch) -> usize {
+fn in_bf16(_: Cpu, _: Precision, _: &Attention<'_>, _: RowsMut<'_>, _: &mut Scratch) -> usize {
     usize::MAX
 }
 

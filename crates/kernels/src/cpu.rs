@@ -27,7 +27,7 @@ pub enum Precision {
     F32,
     /// Operands may be rounded to bf16 (8 significant bits) where that is faster; elsewhere the same as `F32`.
     Bf16,
-    /// Operands of matrices are whole numbers of 8 bits, on a grid of its own for each 128 inputs of each output's weights and of
+    /// Operands of matrices are whole numbers of 8 bits, on a grid of its own for each 192 inputs of each output's weights and of
     /// each row that is multiplied with them; the sums of their products are exact, and the same on every machine.
     Int8,
 }

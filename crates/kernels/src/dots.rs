@@ -5,8 +5,11 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ptr;
+
 use crate::{
     lanes::Lanes,
+    product::Sums,
     quantise::{Grid, SPAN},
 };
 
@@ -65,6 +68,9 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
+    /// Of numbers that are not whole.
+    pub(crate) const NONE: Self = Self { scales: ptr::null(), totals: ptr::null() };
+
     #[inline(always)]
     fn after(self, count: usize) -> Self {
         Self { scales: self.scales.wrapping_add(count), totals: self.totals.wrapping_add(count) }
@@ -95,7 +101,7 @@ pub(crate) struct PackedRows {
     pub(crate) rows: usize,
     /// Groups in each.
     pub(crate) groups: usize,
-    /// For each row one for each span.
+    /// For each row one for each span. Not read unless numbers are whole.
     pub(crate) grids: *const Grid,
 }
 
@@ -109,17 +115,18 @@ pub(crate) const fn across<D: Dots>(vectors: usize) -> usize {
     vectors * D::Floats::WIDTH * D::WEIGHT_BYTES
 }
 
-/// Writes what rows times a panel of `VECTORS` registers' width stand for, in rows of that width.
+/// Writes what rows times a panel of `VECTORS` registers' width stand for.
 ///
 /// # Safety
 /// The machine has the instructions of `D`. Rows and their grids can be read; `panel` holds the weights of all groups, without
-/// gaps; `columns` are the panel's, a row of its width for each span; `to` can take all rows.
+/// gaps; `columns` are the panel's, a row of its width for each span; `to` can take
+/// `left.rows` rows of that width.
 #[inline(always)]
 pub(crate) unsafe fn product<D: Dots, const VECTORS: usize>(
     left: PackedRows,
     panel: *const u8,
     columns: Columns,
-    to: *mut f32,
+    to: Sums,
 ) {
     let mut row = 0;
     // As in `crate::product`: whole blocks, then what is left in ever smaller ones.
@@ -144,15 +151,16 @@ unsafe fn blocks<D: Dots, const ROWS: usize, const VECTORS: usize>(
     mut row: usize,
     panel: *const u8,
     columns: Columns,
-    to: *mut f32,
+    to: Sums,
 ) -> usize {
     while row + ROWS <= left.rows {
         // SAFETY: the rows exist, in the operand and in the result.
         unsafe {
             let data = left.data.add(row * left.stride);
             let spans = left.groups.div_ceil(summed::<D>(left.groups));
-            let rows = PackedRows { data, grids: left.grids.add(row * spans), ..left };
-            block::<D, ROWS, VECTORS>(rows, panel, columns, to.add(row * VECTORS * D::Floats::WIDTH));
+            let rows = PackedRows { data, grids: left.grids.wrapping_add(row * spans), ..left };
+            let to = Sums { data: to.data.add(row * to.stride), ..to };
+            block::<D, ROWS, VECTORS>(rows, panel, columns, to);
         }
         row += ROWS;
     }
@@ -164,7 +172,7 @@ unsafe fn block<D: Dots, const ROWS: usize, const VECTORS: usize>(
     left: PackedRows,
     panel: *const u8,
     columns: Columns,
-    to: *mut f32,
+    to: Sums,
 ) {
     let (width, step, most) = (D::Floats::WIDTH, across::<D>(VECTORS), summed::<D>(left.groups));
     let spans = left.groups.div_ceil(most);
@@ -188,15 +196,44 @@ unsafe fn block<D: Dots, const ROWS: usize, const VECTORS: usize>(
                     }
                 }
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                let grid = *left.grids.add(row * spans + span);
-                for (vector, sums) in sums.into_iter().enumerate() {
-                    let to = to.add((row * VECTORS + vector) * width);
-                    let numbers = D::numbers(sums, grid, columns.after(vector * width));
-                    // There are too few registers for sums of both kinds.
-                    let numbers = if span > 0 { D::Floats::load(to) + numbers } else { numbers };
-                    numbers.store(to);
-                }
+            let grids = Grids { first: left.grids.wrapping_add(span), stride: spans };
+            if span == 0 {
+                finish::<D, ROWS, VECTORS, true>(sums, grids, columns, to);
+            } else {
+                finish::<D, ROWS, VECTORS, false>(sums, grids, columns, to);
+            }
+        }
+    }
+}
+
+/// The grids of one span of some rows.
+#[derive(Clone, Copy)]
+struct Grids {
+    first: *const Grid,
+    stride: usize,
+}
+
+/// Writes what sums of the first span stand for, or adds that of another one: there are too few registers for sums of both kinds.
+///
+/// # Safety
+/// As for `block`, whose result can also be read unless this is the first span.
+#[inline(always)]
+unsafe fn finish<D: Dots, const ROWS: usize, const VECTORS: usize, const IS_FIRST: bool>(
+    sums: [[D::Sums; VECTORS]; ROWS],
+    grids: Grids,
+    columns: Columns,
+    to: Sums,
+) {
+    let width = D::Floats::WIDTH;
+    for (row, sums) in sums.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let grid = if D::IS_WHOLE { *grids.first.add(row * grids.stride) } else { Grid::default() };
+            for (vector, sums) in sums.into_iter().enumerate() {
+                let to = to.data.add(row * to.stride + vector * width);
+                let numbers = D::numbers(sums, grid, columns.after(vector * width));
+                let numbers = if IS_FIRST { numbers } else { D::Floats::load(to) + numbers };
+                numbers.store(to);
             }
         }
     }

@@ -29,6 +29,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod convert;
 mod cpu;
 mod dots;
 mod finish;

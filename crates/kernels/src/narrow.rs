@@ -9,6 +9,7 @@ use crate::{
     finish::{Block, Target},
     lanes::Lanes,
     matrix::{LEFT_BYTES, OnLines, SUMS, width},
+    product::Sums,
     quantise::{self, Grid, SPAN},
     scratch::{LINE_BYTES, Lines},
 };
@@ -207,7 +208,8 @@ impl Multiply<'_> {
                     let rows = PackedRows { data, rows: count, grids: left.grids.add(row * spans), ..left };
                     let scales = self.packed.scales.as_ptr().wrapping_add(output * spans);
                     let totals = self.packed.totals.as_ptr().wrapping_add(output * spans);
-                    product::<D, VECTORS>(rows, panel, Columns { scales, totals }, sums.0.as_mut_ptr());
+                    let to = Sums { data: sums.0.as_mut_ptr(), stride: width };
+                    product::<D, VECTORS>(rows, panel, Columns { scales, totals }, to);
                     self.target.take::<D::Floats>(Block {
                         sums: sums.0.as_ptr(),
                         stride: width,

@@ -4,7 +4,7 @@
 use crate::lanes::Lanes;
 
 /// Inputs that share a grid. A large number spoils those of its span only, and sums of a span's products are exact in f32.
-pub(crate) const SPAN: usize = 128;
+pub(crate) const SPAN: usize = 192;
 
 /// The largest weight in steps of its grid; the least is its negative.
 const MOST_WEIGHT: f32 = 127.0;
@@ -79,10 +79,16 @@ impl<V: Lanes> Ends<V> {
 /// Numbers as levels of a row's grid, in the lowest bits of each lane.
 #[inline(always)]
 pub(crate) fn level<V: Lanes>(numbers: V, row: Grid) -> V {
-    let levels = numbers * numbers.filled(row.inverse) + numbers.filled(row.zero);
+    let levels = unbounded(numbers, row);
     // In this order, so that NaN becomes 0, whose scale is NaN. Both ends may round to one level too much.
     let levels = levels.max(numbers.filled(0.0)).min(numbers.filled(MOST_LEVEL));
     levels + numbers.filled(ROUNDING)
+}
+
+/// Numbers in steps of a row's grid, before they are rounded: both ends may be one level too far.
+#[inline(always)]
+pub(crate) fn unbounded<V: Lanes>(numbers: V, row: Grid) -> V {
+    numbers * numbers.filled(row.inverse) + numbers.filled(row.zero)
 }
 
 /// The nearest whole number of one that is not far from 0, the even one of two.

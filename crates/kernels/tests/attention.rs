@@ -6,7 +6,7 @@
 mod reference;
 
 use kernels::{Attention, Cpu, Isa, Precision, Scratch, attention};
-use reference::{Random, Spread, cpus};
+use reference::{Random, Spread, variants};
 
 /// Operands of some sequences.
 struct Case {
@@ -87,8 +87,9 @@ impl Case {
 /// The largest error allowed, by the largest value: that of scores, which becomes one of weights, and that of weights.
 fn bound(cpu: Cpu, precision: Precision) -> f64 {
     match (cpu.isa(), precision) {
-        (Isa::Amx, Precision::Bf16) => 0.1,
         (Isa::Amx, Precision::F32) => 3e-4,
+        (_, Precision::F32) => 1e-5,
+        _ if cpu.precision(Precision::Bf16) == Precision::Bf16 => 0.1,
         _ => 1e-5,
     }
 }
@@ -97,8 +98,8 @@ fn bound(cpu: Cpu, precision: Precision) -> f64 {
 fn attention_is_that_of_the_reference() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
-        for precision in [Precision::F32, Precision::Bf16] {
+    for cpu in variants() {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let mut worst: f64 = 0.0;
             for _ in 0..60 {
                 let lengths: Vec<usize> = (0..random.below(5))
@@ -124,8 +125,8 @@ fn attention_is_that_of_the_reference() {
 #[test]
 fn long_sequences_are_those_of_the_reference() {
     let mut random = Random::new();
-    for cpu in cpus() {
-        for precision in [Precision::F32, Precision::Bf16] {
+    for cpu in variants() {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let case = Case::new(&mut random, &[513, 301], 2, 32);
             let y = case.run(cpu, precision, &mut random, &mut Scratch::default());
             let error = case.worst(&y);
@@ -137,8 +138,8 @@ fn long_sequences_are_those_of_the_reference() {
 #[test]
 fn sequences_and_heads_of_several_threads_make_the_whole() {
     let mut random = Random::new();
-    for cpu in cpus() {
-        for precision in [Precision::F32, Precision::Bf16] {
+    for cpu in variants() {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let case = Case::new(&mut random, &[40, 3, 0, 33], 3, 32);
             let whole = case.run(cpu, precision, &mut random, &mut Scratch::default());
             let mut y = Spread::new(&mut random, whole.rows, whole.columns);
@@ -176,8 +177,8 @@ fn sequences_and_heads_of_several_threads_make_the_whole() {
 fn what_is_not_finite_stays_in_its_head_and_sequence() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();
-    for cpu in cpus() {
-        for precision in [Precision::F32, Precision::Bf16] {
+    for cpu in variants() {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut case = Case::new(&mut random, &[20, 37, 5], 3, 24);
                 case.scale = 0.2;

@@ -27,8 +27,12 @@ const FEWEST: usize = 5;
 const TURN: Duration = Duration::from_millis(10);
 const FIGURE: Duration = Duration::from_secs(10);
 
-/// Between two turns: threads of whoever had the last one look for more work for a while, and would take the next one's processor.
-const PAUSE: Duration = Duration::from_millis(20);
+/// What a subject runs before each turn without being measured, at least.
+const WARM: Duration = Duration::from_millis(50);
+
+/// Between two turns: threads of whoever had the last one look for more work for a while (those of ONNX Runtime for 35 to 42 ms), and
+/// would take the next one's processor.
+const PAUSE: Duration = Duration::from_millis(80);
 
 /// Runs a batch so many times; how long that took.
 type Run = Box<dyn FnMut(&[Vec<u32>], u32) -> Duration>;
@@ -167,8 +171,8 @@ fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<f64> {
         }
         for ((subject, count), seconds) in subjects.iter_mut().zip(&counts).zip(&mut seconds) {
             thread::sleep(PAUSE);
-            // Whose threads sleep too is no slower for that.
-            (subject.run)(texts, 1);
+            // Processors that had nothing to do are slow at first, and threads may have to be woken.
+            (subject.run)(texts, WARM.as_micros().div_ceil(TURN.as_micros()) as u32 * *count);
             seconds.push((subject.run)(texts, *count).as_secs_f64() / f64::from(*count));
         }
     }

@@ -201,9 +201,10 @@ fn whole_numbers_give_nearly_the_same_on_every_set_of_instructions() {
     }
     for other in &all[1..] {
         for ((golden, first), other) in goldens.iter().zip(&all[0]).zip(other) {
-            // Only what lies between products is rounded otherwise, which may move a number to the next level.
+            // What lies between products is rounded otherwise, attention to bf16 by some, which moves numbers to the next level: no
+            // two are further apart than each may be from the reference.
             let cosine = similarities(&[first, other])[0];
-            assert!(cosine >= 0.999, "{}: {cosine}", golden.name);
+            assert!(cosine >= 0.995, "{}: {cosine}", golden.name);
         }
     }
 }

@@ -14,6 +14,9 @@ const BLOCK: usize = 32;
 /// than preparing all rows for some of the weights.
 const ROWS_EACH: usize = 64;
 
+/// The same where weights are a quarter as many bytes, and each row that is prepared is put on grids.
+const INT8_ROWS_EACH: usize = 32;
+
 /// One thread, or all of a team.
 pub(crate) struct Crew<'a> {
     pub(crate) cpu: Cpu,
@@ -25,6 +28,10 @@ pub(crate) struct Crew<'a> {
 }
 
 impl Crew<'_> {
+    fn rows_each(&self) -> usize {
+        if self.precision == Precision::Int8 { INT8_ROWS_EACH } else { ROWS_EACH }
+    }
+
     /// Writes `activation(x · Wᵀ + bias) + residual` to `y`.
     pub(crate) fn multiply(
         &mut self,
@@ -35,12 +42,12 @@ impl Crew<'_> {
         y: RowsMut<'_>,
     ) {
         let all = 0..matrix.outputs();
-        let members = self.scratch.len();
+        let (members, rows_each) = (self.scratch.len(), self.rows_each());
         let Some(team) = &mut self.team else {
             matrix.multiply(x, all, Epilogue { activation, residual }, y, &mut self.scratch[0]);
             return;
         };
-        if x.rows() >= members * ROWS_EACH {
+        if x.rows() >= members * rows_each {
             team.share(self.scratch, &mut by_rows(y, members), |scratch, (rows, y)| {
                 let residual = residual.map(|residual| residual.rows_in(rows.clone()));
                 let epilogue = Epilogue { activation, residual };
@@ -98,9 +105,9 @@ impl Crew<'_> {
 
     /// Writes the layer norm of `x`.
     pub(crate) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
-        let (cpu, members) = (self.cpu, self.scratch.len());
+        let (cpu, members, rows_each) = (self.cpu, self.scratch.len(), self.rows_each());
         match &mut self.team {
-            Some(team) if x.rows() >= members * ROWS_EACH => {
+            Some(team) if x.rows() >= members * rows_each => {
                 team.share(self.scratch, &mut by_rows(y, members), |_, (rows, y)| {
                     layer_norm(cpu, norm, x.rows_in(rows.clone()), None, y.reborrow());
                 });

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 /// Tokens that pass through all layers together: enough that reading the weights for them is little work, so few that what
 /// is between two steps stays in the second-level cache of a core.
-const TOKENS: usize = 512;
+const TOKENS: usize = 256;
 
 /// How many hundredths longer a batch may take when texts are dealt to threads, whose last ones then wait for each other,
 /// than if threads shared every step, for which they wait for each other between all of them.

@@ -4,7 +4,6 @@ use std::arch::x86_64::{_mm512_mask_mov_ps, _mm512_set1_ps, _mm512_setzero_ps, _
 
 use super::{
     PANEL, Parts, STEP, TILE,
-    convert::{Halves, Pair, halves, interleaved, read, transposed},
     product::{line_of_row, pack_rows, steps, store},
     step_bytes,
     tiles::{Product, Tiles, multiply},
@@ -12,6 +11,7 @@ use super::{
 use crate::{
     Attention, Rows, RowsMut, Scratch,
     attention::scaled,
+    convert::{Halves, Pair, halves, interleaved, read, transposed},
     lanes::{Avx512, Lanes, exp, first_of_16},
     scratch::{LINE_BYTES, Lines},
 };

@@ -6,13 +6,12 @@ use std::{
 };
 
 use super::{
-    PANEL, Parts, STEP, TILE,
-    convert::{Halves, halves, parts as bf16_parts, read},
-    step_bytes,
+    PANEL, Parts, STEP, TILE, step_bytes,
     tiles::{AHEAD_LINES, Product, Tiles, multiply as multiply_tiles},
 };
 use crate::{
     Rows, Scratch,
+    convert::{Halves, halves, parts as bf16_parts, read},
     finish::{Block, Target},
     lanes::Avx512,
     scratch::{LINE_BYTES, Lines},

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use super::{Columns, Dots, GROUP_BYTES, finished};
 use crate::{
     lanes::{Avx2, Avx512},
-    quantise::{Grid, level},
+    quantise::{Grid, level, unbounded},
 };
 
 /// Eight sums, with AVX2 alone.
@@ -230,7 +230,12 @@ impl Dots for Avx512Vnni {
     #[inline(always)]
     unsafe fn put(numbers: Avx512, row: Grid, to: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(level(numbers, row).0))) }
+        unsafe {
+            // As `level`, by instructions that round and cut in one: what is no number becomes the least, then 0.
+            let Avx512(levels) = unbounded(numbers, row);
+            let levels = _mm512_max_epi32(_mm512_cvtps_epi32(levels), _mm512_setzero_si512());
+            _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(levels));
+        }
     }
 }
 

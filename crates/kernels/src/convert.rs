@@ -6,14 +6,14 @@ use crate::{lanes::first_of_16, narrow::nearest_bf16};
 
 /// 32 numbers as bf16: high parts and low parts; the low ones are zeros where there is one part.
 #[derive(Clone, Copy)]
-pub(super) struct Halves {
-    pub(super) high: __m512i,
-    pub(super) low: __m512i,
+pub(crate) struct Halves {
+    pub(crate) high: __m512i,
+    pub(crate) low: __m512i,
 }
 
 /// 32 numbers in order, in two registers.
 #[derive(Clone, Copy)]
-pub(super) struct Pair(pub(super) __m512, pub(super) __m512);
+pub(crate) struct Pair(pub(crate) __m512, pub(crate) __m512);
 
 /// Reads up to 32 numbers, with zeros after them.
 ///
@@ -21,7 +21,7 @@ pub(super) struct Pair(pub(super) __m512, pub(super) __m512);
 /// `count` numbers, at most 32, can be read.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn read(from: *const f32, count: usize) -> Pair {
+pub(crate) unsafe fn read(from: *const f32, count: usize) -> Pair {
     // SAFETY: the caller's promise; lanes that are masked off are not read.
     unsafe {
         if count == 32 {
@@ -39,7 +39,7 @@ pub(super) unsafe fn read(from: *const f32, count: usize) -> Pair {
 /// makes products that are not finite.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn halves<const TWO: bool>(numbers: Pair) -> Halves {
+pub(crate) fn halves<const TWO: bool>(numbers: Pair) -> Halves {
     let Pair(first, second) = numbers;
     if !TWO {
         return Halves { high: bf16(first, second), low: _mm512_setzero_si512() };
@@ -61,7 +61,7 @@ fn rounded(numbers: __m512) -> __m512 {
 /// 32 numbers rounded to bf16, in order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn bf16(first: __m512, second: __m512) -> __m512i {
+pub(crate) fn bf16(first: __m512, second: __m512) -> __m512i {
     // SAFETY: both are 64 bytes of plain numbers.
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(second, first)) }
 }
@@ -69,7 +69,7 @@ fn bf16(first: __m512, second: __m512) -> __m512i {
 /// Transposes sixteen lines of sixteen pairs of bf16, so that the pairs of one column make one line.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(crate) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     // Pairs, then fours, within each quarter of a line; then quarters change places, twice.
     let mut twos = rows;
     for i in 0..8 {
@@ -102,7 +102,7 @@ pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
 /// Interleaves two lines of bf16: pairs of (one of `even`, one of `odd`), for the first sixteen and the others.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn interleaved(even: __m512i, odd: __m512i) -> [__m512i; 2] {
+pub(crate) fn interleaved(even: __m512i, odd: __m512i) -> [__m512i; 2] {
     // Indices of words: 0..32 are those of `even`, 32..64 those of `odd`.
     let pairs = _mm512_set_epi32(
         47 << 16 | 15,
@@ -127,7 +127,7 @@ pub(super) fn interleaved(even: __m512i, odd: __m512i) -> [__m512i; 2] {
 }
 
 /// The bits of the two parts of one number.
-pub(super) fn parts(x: f32) -> [u16; 2] {
+pub(crate) fn parts(x: f32) -> [u16; 2] {
     let high = nearest_bf16(x);
     [high, nearest_bf16(x - f32::from_bits(u32::from(high) << 16))]
 }
