@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use prediction::ModelName;
 
-use crate::{FileSettings, IsaSettings, ModelsDirSettings, commands::model_name, groups::positive_duration};
+use crate::{FileSettings, MachineSettings, ModelsDirSettings, commands::model_name, groups::positive_duration};
 
 /// What `augur models` can do.
 #[derive(Clone, Debug, Subcommand)]
@@ -188,7 +188,7 @@ pub struct BenchModel {
     pub print: PrintSettings,
     /// What it computes with.
     #[command(flatten)]
-    pub isa: IsaSettings,
+    pub machine: MachineSettings,
     /// Where models are.
     #[command(flatten)]
     pub dir: ModelsDirSettings,
