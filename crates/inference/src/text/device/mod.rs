@@ -21,7 +21,7 @@ use prediction::{Failure, FailureCode};
 use self::{
     groups::{Budget, Footprint, in_groups},
     layer::{Layer, Norm, activate},
-    padded::Padded,
+    padded::{Padded, Tables},
     upload::Upload,
 };
 use super::{
@@ -52,9 +52,7 @@ pub(super) struct DeviceEncoder {
     dtype: DType,
     /// Its tables of words, positions and types are empty: they are on the device.
     embeddings: Embeddings<Linear>,
-    words: Tensor,
-    positions: Tensor,
-    types: Tensor,
+    tables: Tables,
     norm: Norm,
     shape: Shape,
     layers: Vec<Layer>,
@@ -69,7 +67,7 @@ pub(super) struct DeviceEncoder {
 /// What batches have of each other.
 struct Desk {
     budget: Budget,
-    /// Makes answers of numbers, which takes about as long as a card takes for the numbers.
+    /// Makes answers of numbers on all threads, because the device waits meanwhile.
     team: Team,
 }
 
@@ -78,7 +76,7 @@ pub(super) fn dtype(device: Device, precision: Precision) -> Option<DType> {
     match (device, precision) {
         (Device::CpuTensors | Device::Cuda(_), Precision::F32) => Some(DType::F32),
         (Device::Cuda(_), Precision::Bf16) => Some(DType::BF16),
-        _ => None,
+        (Device::CpuTensors, Precision::Bf16) | (_, Precision::Int8) | (Device::Cpu, _) => None,
     }
 }
 
@@ -116,8 +114,11 @@ impl DeviceEncoder {
             let exact = Upload { tensors: *tensors, device: &device, dtype: DType::F32 };
             exact.dense(&[name.to_owned()], outputs, inputs)
         })?;
-        let (words, positions) = (put(&mut embeddings.words)?, put(&mut embeddings.positions)?);
-        let types = put(&mut embeddings.types)?;
+        let tables = Tables {
+            words: put(&mut embeddings.words)?,
+            positions: put(&mut embeddings.positions)?,
+            types: put(&mut embeddings.types)?,
+        };
         let layers = (0..config.num_hidden_layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let norm = upload.put_norm(&embeddings.norm)?;
 
@@ -128,21 +129,7 @@ impl DeviceEncoder {
         tracing::info!(device = %machine.device, ?dtype, batch_bytes = budget, batch_tokens = max_tokens, "batches fit the device's memory");
         let team = Team::new(machine.threads.get()).map_err(|error| wrong(format!("no threads to run it: {error}")))?;
         let desk = Mutex::new(Desk { budget: Budget::new(budget), team });
-        Ok(Self {
-            device,
-            dtype,
-            embeddings,
-            words,
-            positions,
-            types,
-            norm,
-            shape,
-            layers,
-            head,
-            footprint,
-            max_tokens,
-            desk,
-        })
+        Ok(Self { device, dtype, embeddings, tables, norm, shape, layers, head, footprint, max_tokens, desk })
     }
 
     /// The most tokens that a batch may have in texts as long as the model reads them; at least those of one.
@@ -155,6 +142,9 @@ impl DeviceEncoder {
     ///
     /// # Errors
     /// When the device fails, or its memory is too little for one text alone just now; trying again may help.
+    ///
+    /// # Panics
+    /// When a text has too many tokens, or one that the vocabulary or the encoder's types lack.
     pub(super) fn run<T: Send>(
         &self,
         texts: &[Text<'_>],
@@ -184,7 +174,7 @@ impl DeviceEncoder {
 
     /// Takes texts through all layers, and what the head gives of each.
     fn forward(&self, texts: &[Text<'_>], stop: &impl Fn() -> bool) -> Result<Option<Vec<Vec<f32>>>> {
-        let texts = Padded::new(texts, &self.embeddings, &self.device, self.dtype)?;
+        let texts = Padded::new(texts, &self.embeddings, &self.tables, self.dtype)?;
         let mut hidden = self.begin(&texts)?;
         for layer in &self.layers {
             if stop() {
@@ -197,10 +187,10 @@ impl DeviceEncoder {
 
     /// Hidden states before the first layer.
     fn begin(&self, texts: &Padded) -> Result<Tensor> {
-        let places = self.positions.index_select(&texts.places, 0)?;
-        let mut sum = (self.words.index_select(&texts.ids, 0)? + places)?;
-        if let Some(types) = &texts.types {
-            sum = (sum + self.types.index_select(types, 0)?)?;
+        let Tables { words, positions, types } = &self.tables;
+        let mut sum = (words.index_select(&texts.ids, 0)? + positions.index_select(&texts.places, 0)?)?;
+        if let Some(kinds) = &texts.types {
+            sum = (sum + types.index_select(kinds, 0)?)?;
         }
         let hidden = self.norm.of(&sum)?;
         match &self.embeddings.widen {

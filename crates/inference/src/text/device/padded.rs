@@ -4,6 +4,13 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::text::{embeddings::Embeddings, encoder::Text};
 
+/// The tables of embeddings, on a device.
+pub(super) struct Tables {
+    pub(super) words: Tensor,
+    pub(super) positions: Tensor,
+    pub(super) types: Tensor,
+}
+
 /// Texts that are computed together.
 pub(super) struct Padded {
     /// How many texts.
@@ -22,18 +29,24 @@ pub(super) struct Padded {
 
 impl Padded {
     /// Pads texts. `dtype` is that of scores.
+    ///
+    /// # Panics
+    /// When a table has no row for a token: a device would read whatever lies beyond it.
     pub(super) fn new<M>(
         texts: &[Text<'_>],
         embeddings: &Embeddings<M>,
-        device: &Device,
+        tables: &Tables,
         dtype: DType,
     ) -> Result<Self> {
+        let device = tables.words.device();
         let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
         let (count, length) = (texts.len(), lengths.iter().copied().max().unwrap_or_default());
-        let rows = |of: &dyn Fn(&Text<'_>) -> Vec<u32>| {
+        let rows = |table: &Tensor, of: &dyn Fn(&Text<'_>) -> Vec<u32>| {
+            let known = table.dim(0)?;
             let mut rows = vec![0; count * length];
             for (row, text) in rows.chunks_exact_mut(length).zip(texts) {
                 let numbers = of(text);
+                assert!(numbers.iter().all(|number| (*number as usize) < known), "no embedding for a token");
                 row[..numbers.len()].copy_from_slice(&numbers);
             }
             Tensor::from_vec(rows, count * length, device)
@@ -45,9 +58,9 @@ impl Padded {
             Tensor::from_vec(mask, (count, 1, 1, length), device)?.to_dtype(dtype)
         };
         Ok(Self {
-            ids: rows(&|text| text.ids.to_vec())?,
-            places: rows(&|text| embeddings.places(text.ids))?,
-            types: has_types.then(|| rows(&|text| text.types.to_vec())).transpose()?,
+            ids: rows(&tables.words, &|text| text.ids.to_vec())?,
+            places: rows(&tables.positions, &|text| embeddings.places(text.ids))?,
+            types: has_types.then(|| rows(&tables.types, &|text| text.types.to_vec())).transpose()?,
             mask: has_padding.then(mask).transpose()?,
             count,
             length,

@@ -1,5 +1,7 @@
 //! What a card computes, on the processor: against the reference, in half precision, stopped and failing.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use candle_core::Error;
 use prediction::FailureCode;
 use serde_json::Value;
@@ -54,6 +56,20 @@ fn a_batch_that_nobody_wants_is_left_between_layers() {
     let left = encoder.run(&[Text { ids: &[1, 2], types: &[] }], stop, |_, _| ());
     assert!(left.expect("no fault").is_none());
     assert_eq!(looks.get(), 2, "after the first layer");
+}
+
+#[test]
+fn a_token_without_an_embedding_is_not_looked_up() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let encoder = load(&tiny, Pooling::Mean, DType::F32);
+    let runs = |ids: &[u32], types: &[u32]| {
+        let run = || encoder.run(&[Text { ids, types }], || false, |_, _| ()).is_ok();
+        catch_unwind(AssertUnwindSafe(run)).is_ok()
+    };
+    assert!(runs(&[1, 2], &[0, 1]));
+    assert!(!runs(&[1, 1 << 20], &[]) && !runs(&[1, 2], &[0, 1 << 20]) && !runs(&[1; 1 << 12], &[]));
 }
 
 #[test]
