@@ -39,7 +39,7 @@ pub(crate) fn model_config(models: ModelSettings) -> Result<inference::Config, F
         model_dirs: models.model,
         only: Vec::new(),
         enable_echo: models.enable_echo,
-        machine: Machine::with_isa(models.isa.isa.as_deref())?,
+        machine: Machine::chosen(models.machine.isa.as_deref(), &models.machine.device)?,
         memory: models.models_memory,
     })
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::mpsc;
 
 use crate::{
-    Abandon,
+    Abandon, Device,
     engine::{self, Job},
 };
 
@@ -63,6 +63,11 @@ pub(crate) trait Architecture: Send + Sync + 'static {
     fn tokens(&self, item: &Self::Item) -> Option<u32> {
         let _ = item;
         None
+    }
+
+    /// What it computes on.
+    fn device(&self) -> Device {
+        Device::Cpu
     }
 
     /// Runs one batch on the engine thread: one result per item, in order. An `Err` for the whole means that the batch failed as

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    Abandon, Draft,
+    Abandon, Device, Draft,
     abandon::AbandonOnDrop,
     architecture::Architecture,
     engine::{self, Job},
@@ -41,6 +41,7 @@ pub struct Output {
 #[derive(Clone)]
 pub struct Model {
     spec: Arc<ModelSpec>,
+    device: Device,
     runner: Arc<dyn Runner>,
 }
 
@@ -65,15 +66,22 @@ impl Model {
     /// When the system gives no thread.
     pub(crate) fn start<A: Architecture>(spec: ModelSpec, architecture: Arc<A>) -> std::io::Result<Self> {
         let jobs = architecture.start(spec.name.as_str(), spec.limits.max_batch)?;
+        let device = architecture.device();
         let readers = available_parallelism().map_or(1, usize::from);
         let runner = Batched { architecture, jobs, readers: Arc::new(Semaphore::new(readers)) };
-        Ok(Self { spec: Arc::new(spec), runner: Arc::new(runner) })
+        Ok(Self { spec: Arc::new(spec), device, runner: Arc::new(runner) })
     }
 
     /// What it is.
     #[must_use]
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// What it computes on.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Reads the input (off the engine thread), joins a batch and waits for its result. A failure of one never touches the

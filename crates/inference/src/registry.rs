@@ -228,7 +228,7 @@ impl Checked {
         } = described;
         let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
         let example = &example;
-        match (runs, weights) {
+        let model = match (runs, weights) {
             (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
                 start(&dir, spec, Mlp::load(settings, &weights, machine)?, example)
             }
@@ -260,7 +260,11 @@ impl Checked {
             (Runs::Generator(_), Mapped::Gguf(gguf)) => start(&dir, spec, Generator::load(&gguf, machine)?, example),
             (_, Mapped::Safetensors(weights)) => Err(LoadError::new(weights.path(), "not what runs this model")),
             (_, Mapped::Gguf(gguf)) => Err(gguf.wrong("not what runs this model")),
+        }?;
+        if model.device() != machine.device {
+            tracing::warn!(model = %model.spec().name, device = %machine.device, "has no path on the device, and runs on the processor");
         }
+        Ok(model)
     }
 }
 

@@ -36,6 +36,6 @@ pub(crate) fn start<A: Architecture>(
     schema(&spec.output_schema, "output_schema")?
         .validate(&output)
         .map_err(|error| wrong(format!("the example's result does not fit the output schema: {error}")))?;
-    tracing::info!(model = %spec.name, version = spec.version.short(), warm_up = ?started.elapsed(), "loaded");
+    tracing::info!(model = %spec.name, version = spec.version.short(), device = %architecture.device(), warm_up = ?started.elapsed(), "loaded");
     Model::start(spec, Arc::new(architecture)).map_err(|error| wrong(format!("no thread: {error}")))
 }

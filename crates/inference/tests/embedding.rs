@@ -1,11 +1,15 @@
-//! Text embedding as a server runs it: the fetched model through the registry and the batching engine, against the reference.
+//! Text embedding as a server runs it: the fetched model through the registry and the batching engine, against the reference, on the processor and, where there is
+//! one, on a card.
+
+mod card;
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
 };
 
-use inference::{Abandon, Config, Cpu, Model, Models, Output, Precision};
+use candle_core::{DType, Tensor};
+use inference::{Abandon, Config, Cpu, Device, Machine, Model, Models, Output, Precision};
 use prediction::{Failure, FailureCode};
 use serde::Deserialize;
 use serde_json::{Value, json, value::to_raw_value};
@@ -53,7 +57,12 @@ fn model() -> Model {
 }
 
 fn load(dir: PathBuf) -> Model {
-    let models = Models::load(&Config { model_dirs: vec![dir], ..Config::default() }).expect("the model loads");
+    load_for(dir, Machine::default())
+}
+
+fn load_for(dir: PathBuf, machine: Machine) -> Model {
+    let config = Config { model_dirs: vec![dir], machine, ..Config::default() };
+    let models = Models::load(&config).expect("the model loads");
     let spec = models.specs().remove(0);
     models.get(&spec.name, &spec.version).expect("what is served can be had")
 }
@@ -77,10 +86,26 @@ fn apart(a: &[f64], b: &[f64]) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embeddings_are_those_of_sentence_transformers_alone_and_batched() {
-    let (model, goldens) = (model(), goldens());
+    are_those_of_sentence_transformers(&model()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_they_are_by_tensors_as_a_card_computes_them() {
+    let machine = Machine { device: Device::CpuTensors, ..Machine::default() };
+    are_those_of_sentence_transformers(&load_for(fetched(), machine)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuda_embeddings_are_those_of_sentence_transformers() {
+    let Some(machine) = card::machine("cuda_embeddings_are_those_of_sentence_transformers") else { return };
+    are_those_of_sentence_transformers(&load_for(fetched(), machine)).await;
+}
+
+async fn are_those_of_sentence_transformers(model: &Model) {
+    let goldens = goldens();
     let mut alone = Vec::new();
     for golden in &goldens {
-        let (embedding, output) = embed(&model, &golden.text).await;
+        let (embedding, output) = embed(model, &golden.text).await;
         let apart = apart(&embedding, &golden.embedding);
         assert!(apart <= TOLERANCE, "{} alone is {apart} from the reference", golden.name);
         assert_eq!((output.tokens, output.batch_size), (Some(golden.tokens), 1), "{}", golden.name);
@@ -104,6 +129,16 @@ async fn embeddings_are_those_of_sentence_transformers_alone_and_batched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_says_how_exact_a_model_is() {
+    is_as_exact_as_its_manifest_says(Machine::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuda_a_manifest_says_how_exact_a_model_is() {
+    let Some(machine) = card::machine("cuda_a_manifest_says_how_exact_a_model_is") else { return };
+    is_as_exact_as_its_manifest_says(machine).await;
+}
+
+async fn is_as_exact_as_its_manifest_says(machine: Machine) {
     let (home, mut models) = (tempfile::tempdir().expect("a directory"), Vec::new());
     let dir = home.path().join("augur/exact");
     let digest = |file: &&str| {
@@ -128,18 +163,47 @@ async fn a_manifest_says_how_exact_a_model_is() {
     for precision in ["f32", "bf16", "int8"] {
         let manifest = format!("{head}precision = \"{precision}\"\n{files}");
         fs::write(dir.join("model.toml"), manifest).expect("writes");
-        models.push(load(dir.clone()));
+        models.push(load_for(dir.clone(), machine));
     }
+    let devices: Vec<Device> = models.iter().map(Model::device).collect();
+    assert_eq!(devices, [machine.device, machine.device, Device::Cpu], "int8 has no path on a card");
     let (exact, _) = embed(&models[0], "A lighthouse keeper counts the ships.").await;
     for (model, precision, least) in [(&models[1], Precision::Bf16, 0.9999), (&models[2], Precision::Int8, 0.995)] {
         assert_ne!(models[0].spec().version, model.spec().version);
         let (rounded, _) = embed(model, "A lighthouse keeper counts the ships.").await;
         let cosine: f64 = exact.iter().zip(&rounded).map(|(a, b)| a * b).sum();
         assert!((least..1.0001).contains(&cosine), "{precision:?}: {cosine}");
-        if Cpu::best().precision(precision) != Precision::F32 {
+        if model.device() != Device::Cpu || Cpu::best().precision(precision) != Precision::F32 {
             assert!(apart(&exact, &rounded) > TOLERANCE, "{precision:?} is not so exact");
         }
     }
+}
+
+/// Takes nearly all of the card's memory, in pieces, after the model has seen how much there is: batches must become smaller.
+#[tokio::test(flavor = "multi_thread")]
+async fn cuda_batches_that_memory_is_too_little_for_are_halved_and_none_is_lost() {
+    const PIECE: usize = 64 << 20;
+    let test = "cuda_batches_that_memory_is_too_little_for_are_halved_and_none_is_lost";
+    let Some(machine) = card::machine(test) else { return };
+    let model = load_for(fetched(), machine);
+    let long = "tree ".repeat(300);
+    let (alone, _) = embed(&model, &long).await;
+    let card = candle_core::Device::new_cuda(0).expect("the card");
+    let piece = |_| Tensor::zeros(PIECE, DType::U8, &card).and_then(|piece| card.synchronize().map(|()| piece)).ok();
+    let mut taken: Vec<Tensor> = (0..).map_while(piece).collect();
+    // Enough for a few of the 64 texts of a batch.
+    taken.truncate(taken.len().saturating_sub(4));
+    card.synchronize().expect("the card");
+    let mut together = JoinSet::new();
+    for _ in 0..256 {
+        let (model, long) = (model.clone(), long.clone());
+        together.spawn(async move { embed(&model, &long).await });
+    }
+    while let Some(done) = together.join_next().await {
+        let (embedding, _) = done.expect("no prediction is lost");
+        assert!(apart(&embedding, &alone) <= TOLERANCE);
+    }
+    drop(taken);
 }
 
 #[tokio::test(flavor = "multi_thread")]

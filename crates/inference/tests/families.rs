@@ -1,5 +1,7 @@
 //! Every family of text encoders at every task, as a server runs them: tiny networks against what transformers answers
-//! (`goldens/make_families.py`), alone and in company, on all instructions and with several threads.
+//! (`goldens/make_families.py`), alone and in company, on all instructions, with several threads, and by tensors.
+
+mod card;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -115,10 +117,13 @@ fn tensor(name: &str, shape: &[usize]) -> Tensor {
     Tensor::from_vec(numbers, shape, &Device::Cpu).expect("a tensor")
 }
 
-/// Every set of instructions that this machine has, on one thread and on some.
-fn machines() -> impl Iterator<Item = Machine> {
+/// Every set of instructions that this machine has, on one thread and on some; and the way of a card, on the processor.
+fn machines() -> impl Iterator<Item = Machine> + Clone {
     let cpus = Isa::ALL.into_iter().filter_map(|isa| Cpu::with(isa).ok());
-    cpus.flat_map(|cpu| [1, 3].map(|threads| Machine { cpu, threads: NonZeroUsize::new(threads).expect("some") }))
+    let some = |threads| NonZeroUsize::new(threads).expect("some");
+    let kernels =
+        cpus.flat_map(move |cpu| [1, 3].map(|threads| Machine { cpu, threads: some(threads), ..Machine::default() }));
+    kernels.chain([Machine { device: inference::Device::CpuTensors, threads: some(3), ..Machine::default() }])
 }
 
 async fn predict(model: &Model, input: &Value) -> Box<RawValue> {
@@ -146,12 +151,13 @@ fn apart(ours: &Value, theirs: &Value, what: &str) -> f64 {
     }
 }
 
-async fn is_as_transformers_has_it(name: &str) {
+async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Machine> + Clone) {
     let family = family(name);
     for tiny in &family.models {
-        for machine in machines() {
-            let who = format!("{name}, {}, {} × {}", tiny.name, machine.cpu.isa(), machine.threads);
+        for machine in machines.clone() {
+            let who = format!("{name}, {}, {}, {} × {}", tiny.name, machine.device, machine.cpu.isa(), machine.threads);
             let model = family.load(tiny, machine).unwrap_or_else(|error| panic!("{who}: {error}"));
+            assert_eq!(model.device(), machine.device, "{who}");
             let schemas = [&model.spec().input_schema, &model.spec().output_schema];
             let [takes, gives] = schemas.map(|schema| jsonschema::validator_for(schema).expect("a schema"));
             let mut alone = Vec::new();
@@ -174,7 +180,15 @@ async fn is_as_transformers_has_it(name: &str) {
             }
             while let Some(done) = together.join_next().await {
                 let (index, answer) = done.expect("no panic");
-                assert_eq!(answer.get(), alone[index].get(), "{who}: company changes {}", tiny.cases[index].input);
+                let what = format!("{who}: company changes {}", tiny.cases[index].input);
+                if machine.device == inference::Device::Cpu {
+                    assert_eq!(answer.get(), alone[index].get(), "{what}");
+                } else {
+                    // Sums are in another order where there is padding.
+                    let values = [&answer, &alone[index]].map(|answer| serde_json::from_str::<Value>(answer.get()));
+                    let [together, alone] = values.map(|value| value.expect("JSON"));
+                    assert!(apart(&together, &alone, &what) <= RAW_TOLERANCE, "{what}");
+                }
             }
         }
     }
@@ -182,32 +196,40 @@ async fn is_as_transformers_has_it(name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bert() {
-    is_as_transformers_has_it("bert").await;
+    is_as_transformers_has_it("bert", machines()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn distilbert() {
-    is_as_transformers_has_it("distilbert").await;
+    is_as_transformers_has_it("distilbert", machines()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn electra() {
-    is_as_transformers_has_it("electra").await;
+    is_as_transformers_has_it("electra", machines()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roberta() {
-    is_as_transformers_has_it("roberta").await;
+    is_as_transformers_has_it("roberta", machines()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xlm_roberta() {
-    is_as_transformers_has_it("xlm-roberta").await;
+    is_as_transformers_has_it("xlm-roberta", machines()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn camembert() {
-    is_as_transformers_has_it("camembert").await;
+    is_as_transformers_has_it("camembert", machines()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuda_every_family_is_as_transformers_has_it() {
+    let Some(machine) = card::machine("cuda_every_family_is_as_transformers_has_it") else { return };
+    for name in ["bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert"] {
+        is_as_transformers_has_it(name, [machine].into_iter()).await;
+    }
 }
 
 #[tokio::test]

@@ -129,7 +129,9 @@ fn tensor(name: &str, shape: &[usize]) -> Tensor {
 /// Every set of instructions that this machine has, on one thread and on some.
 fn machines() -> impl Iterator<Item = Machine> {
     let cpus = Isa::ALL.into_iter().filter_map(|isa| Cpu::with(isa).ok());
-    cpus.flat_map(|cpu| [1, 3].map(|threads| Machine { cpu, threads: NonZeroUsize::new(threads).expect("some") }))
+    cpus.flat_map(|cpu| {
+        [1, 3].map(|threads| Machine { cpu, threads: NonZeroUsize::new(threads).expect("some"), ..Machine::default() })
+    })
 }
 
 async fn predict(model: &Model, input: &Value) -> Result<Box<RawValue>, Failure> {

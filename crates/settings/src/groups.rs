@@ -197,10 +197,14 @@ pub struct ModelsDirSettings {
 /// What models compute with.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models")]
-pub struct IsaSettings {
+pub struct MachineSettings {
     /// The instructions that text models compute with, if not the fastest the machine has: portable, avx2, avx512 or amx.
     #[arg(long, env = "AUGUR_ISA", value_parser = ["portable", "avx2", "avx512", "amx"], value_name = "ISA")]
     pub isa: Option<String>,
+    /// What text encoders compute on: cpu, or an NVIDIA card, as cuda or cuda:N, with a program that was built with --features
+    /// cuda. Other models, and encoders in int8, compute on the processor all the same.
+    #[arg(long, env = "AUGUR_DEVICE", default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
 }
 
 /// Which models are served. The directories are followed: what changes in them is loaded and unloaded while others run.
@@ -219,7 +223,7 @@ pub struct ModelSettings {
     pub models_memory: Option<u64>,
     /// What they compute with.
     #[command(flatten)]
-    pub isa: IsaSettings,
+    pub machine: MachineSettings,
     /// Serves augur/echo as well, a toy for tests and benchmarks.
     #[arg(long, env = "AUGUR_ENABLE_ECHO")]
     pub enable_echo: bool,

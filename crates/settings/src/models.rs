@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use prediction::{Label, ModelName};
 
 use crate::{
-    FileSettings, IsaSettings, ModelVersion, ModelsDirSettings, commands::model_name, groups::positive_duration,
+    FileSettings, MachineSettings, ModelVersion, ModelsDirSettings, commands::model_name, groups::positive_duration,
     model_version::model_version,
 };
 
@@ -228,7 +228,7 @@ pub struct BenchModel {
     pub print: PrintSettings,
     /// What it computes with.
     #[command(flatten)]
-    pub isa: IsaSettings,
+    pub machine: MachineSettings,
     /// Where models are.
     #[command(flatten)]
     pub dir: ModelsDirSettings,

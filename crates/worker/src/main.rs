@@ -46,12 +46,13 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             stop_worker.cancelled().await;
             return Ok(());
         }
+        let machine = &settings.models.machine;
         let models = inference::Config {
             models_dir: Some(settings.models.dir.models_dir),
             model_dirs: settings.models.model,
             only: Vec::new(),
             enable_echo: settings.models.enable_echo,
-            machine: Machine::with_isa(settings.models.isa.isa.as_deref())?,
+            machine: Machine::chosen(machine.isa.as_deref(), &machine.device)?,
             memory: settings.models.models_memory,
         };
         let models = tokio::task::spawn_blocking(move || Models::load(&models)).await??;

@@ -38,7 +38,7 @@ struct Row {
 /// Measures it and prints a table.
 pub(crate) async fn bench(settings: BenchModel) -> Result<(), Fatal> {
     let dir = existing(&settings.dir.models_dir, &settings.model).await?.dir;
-    let machine = Machine::with_isa(settings.isa.isa.as_deref())?;
+    let machine = Machine::chosen(settings.machine.isa.as_deref(), &settings.machine.device)?;
     let found = described(&dir).await?;
     let models = loaded(&dir, machine).await?;
     let model = models.get(&found.spec.name, &found.spec.version);
@@ -54,8 +54,9 @@ pub(crate) async fn bench(settings: BenchModel) -> Result<(), Fatal> {
         say(Value::from_iter(rows.iter().map(Row::as_json)));
         return Ok(());
     }
-    let (isa, threads) = (machine.cpu.isa(), machine.threads);
-    say(format_args!("{}, version {}, {isa}, {threads} threads\n", found.spec.name, found.spec.version.short()));
+    let (device, isa, threads) = (model.device(), machine.cpu.isa(), machine.threads);
+    let version = found.spec.version.short();
+    say(format_args!("{}, version {version}, {device}, {isa}, {threads} threads\n", found.spec.name));
     say("WORDS  TOKENS  AT ONCE  BATCH    MEDIAN       P99  PER SECOND");
     let most = rows.iter().map(|row| row.per_second).fold(0.0, f64::max);
     for row in &rows {

@@ -43,6 +43,17 @@ async fn a_bad_file_is_one_clear_sentence() {
 }
 
 #[tokio::test]
+async fn a_device_that_cannot_be_had_is_one_clear_sentence() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let data = flag("data-dir", directory.path());
+    for (device, said) in [("gpu", "no device is called \"gpu\""), ("cuda:99", "cuda:99")] {
+        let ran = augur(&["serve", &data, "--enable-echo", "--models-dir=none", "--device", device]).await;
+        assert_eq!((ran.status, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(ran.err.contains(said), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
 async fn it_does_not_serve_beyond_this_machine_unasked() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = flag("data-dir", directory.path());

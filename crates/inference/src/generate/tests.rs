@@ -77,7 +77,9 @@ impl Tiny {
 /// Every set of instructions that this machine has, on one thread and on some.
 fn machines() -> impl Iterator<Item = Machine> {
     let cpus = Isa::ALL.into_iter().filter_map(|isa| Cpu::with(isa).ok());
-    cpus.flat_map(|cpu| [1, 3].map(|threads| Machine { cpu, threads: NonZeroUsize::new(threads).expect("some") }))
+    cpus.flat_map(|cpu| {
+        [1, 3].map(|threads| Machine { cpu, threads: NonZeroUsize::new(threads).expect("some"), ..Machine::default() })
+    })
 }
 
 /// The logits after some tokens, of which so many go through together at a time.

@@ -8,33 +8,37 @@ use crate::{
     transformer::{Norm, Tensors},
 };
 
-/// The tables of embeddings.
-pub(super) struct Embeddings {
+/// The tables of embeddings; `M` is how matrices are kept.
+pub(super) struct Embeddings<M = PackedMatrix> {
     /// Columns of the tables.
     pub(super) width: usize,
     /// Vocabulary × width.
-    words: Vec<f32>,
+    pub(super) words: Vec<f32>,
     /// Positions × width: the position's embedding and that of token type 0. Where padding is not counted, the first row is
     /// padding's.
-    positions: Vec<f32>,
+    pub(super) positions: Vec<f32>,
     /// Types × width: how each type's embedding differs from that of type 0.
-    types: Vec<f32>,
-    norm: Norm,
+    pub(super) types: Vec<f32>,
+    pub(super) norm: Norm,
     /// A token that positions do not count.
     padding: Option<u32>,
     /// Makes embeddings as wide as hidden states, where they are narrower.
-    pub(super) widen: Option<PackedMatrix>,
+    pub(super) widen: Option<M>,
 }
 
-impl Embeddings {
-    /// The table of words.
-    pub(super) const WORDS: &str = "embeddings.word_embeddings.weight";
+/// The table of words.
+pub(super) const WORDS: &str = "embeddings.word_embeddings.weight";
 
-    /// Reads the tables.
+impl<M> Embeddings<M> {
+    /// Reads the tables; `dense` reads a dense part of this name, these outputs and inputs.
     ///
     /// # Errors
     /// When one is missing or of another shape.
-    pub(super) fn load(tensors: &Tensors<'_>, config: &Config) -> Result<Self, LoadError> {
+    pub(super) fn load(
+        tensors: &Tensors<'_>,
+        config: &Config,
+        dense: impl FnOnce(&str, usize, usize) -> Result<M, LoadError>,
+    ) -> Result<Self, LoadError> {
         let width = config.embedding_size();
         let table = |name: &str, rows: usize| tensors.numbers(name, &[rows, width]);
         let mut positions = table("embeddings.position_embeddings.weight", config.max_position_embeddings)?;
@@ -53,10 +57,10 @@ impl Embeddings {
         for of_type in types.chunks_exact_mut(width) {
             of_type.iter_mut().zip(&first).for_each(|(number, of_first)| *number -= of_first);
         }
-        let widen = || tensors.dense(&["embeddings_project".to_owned()], config.hidden_size, width);
+        let widen = || dense("embeddings_project", config.hidden_size, width);
         Ok(Self {
             width,
-            words: table(Self::WORDS, config.vocab_size)?,
+            words: table(WORDS, config.vocab_size)?,
             positions,
             types,
             norm: tensors.norm("embeddings.LayerNorm", width)?,
@@ -65,6 +69,19 @@ impl Embeddings {
         })
     }
 
+    /// The row of positions for each token of a text.
+    pub(super) fn places(&self, ids: &[u32]) -> Vec<u32> {
+        let Some(padding) = self.padding else { return (0..).take(ids.len()).collect() };
+        let counted = ids.iter().scan(0, |counted, id| {
+            let is_counted = *id != padding;
+            *counted += u32::from(is_counted);
+            Some(if is_counted { *counted } else { 0 })
+        });
+        counted.collect()
+    }
+}
+
+impl Embeddings {
     /// Writes what each token is and where it stands, after layer norm, to `to`: a row for each, one text after the other.
     /// `sum` is room for as much.
     pub(super) fn of(&self, cpu: Cpu, texts: &[Text<'_>], sum: &mut [f32], to: &mut [f32]) {

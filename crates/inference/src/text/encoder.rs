@@ -12,7 +12,14 @@ use std::{
 
 use kernels::{Activation, Cpu, Precision};
 
-use super::{embeddings::Embeddings, files::Settings, head::Head, task::Task, tokenize::Tokens};
+use super::{
+    config::Config,
+    embeddings::{self, Embeddings},
+    files::Settings,
+    head::Head,
+    task::Task,
+    tokenize::Tokens,
+};
 use crate::{
     LoadError, Machine,
     map::Weights,
@@ -45,6 +52,25 @@ impl<'a> From<&'a Tokens> for Text<'a> {
     }
 }
 
+/// The encoder's tensors in its file, which may hold more than the encoder.
+pub(super) fn tensors<'a>(config: &Config, weights: &'a Weights, cpu: Cpu, precision: Precision) -> Tensors<'a> {
+    let prefix = config.family.prefix();
+    let is_whole = weights.shape(&format!("{prefix}{}", embeddings::WORDS)).is_some();
+    let prefix = if is_whole { prefix } else { "" };
+    Tensors { weights, prefix, cpu, precision, epsilon: config.layer_norm_eps as f32 }
+}
+
+/// What its layers have in common.
+pub(super) fn shape(config: &Config) -> Shape {
+    Shape {
+        order: Order::NormLast,
+        width: config.hidden_size,
+        between: config.intermediate_size,
+        head_width: config.hidden_size / config.num_attention_heads,
+        activation: config.hidden_act.into(),
+    }
+}
+
 impl Encoder {
     /// Reads the encoder of a Hugging Face directory whose model embeds text.
     ///
@@ -67,18 +93,10 @@ impl Encoder {
         precision: Precision,
     ) -> Result<Self, LoadError> {
         let config = &settings.config;
-        let (cpu, width) = (machine.cpu, config.hidden_size);
-        let prefix = config.family.prefix();
-        let is_whole = weights.shape(&format!("{prefix}{}", Embeddings::WORDS)).is_some();
-        let prefix = if is_whole { prefix } else { "" };
-        let tensors = Tensors { weights, prefix, cpu, precision, epsilon: config.layer_norm_eps as f32 };
-        let shape = Shape {
-            order: Order::NormLast,
-            width,
-            between: config.intermediate_size,
-            head_width: width / config.num_attention_heads,
-            activation: config.hidden_act.into(),
-        };
+        let cpu = machine.cpu;
+        let (tensors, shape) = (tensors(config, weights, cpu, precision), shape(config));
+        let dense =
+            |tensors: &Tensors<'_>, name: &str, outputs, inputs| tensors.dense(&[name.to_owned()], outputs, inputs);
         let layer = |index: usize| {
             let name = format!("{}.{index}", config.family.layers());
             Layer::load(&tensors, &name, &config.family.layer(), &shape)
@@ -87,10 +105,12 @@ impl Encoder {
             .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
         Ok(Self {
             cpu,
-            embeddings: Embeddings::load(&tensors, config)?,
+            embeddings: Embeddings::load(&tensors, config, |name, outputs, inputs| {
+                dense(&tensors, name, outputs, inputs)
+            })?,
             shape,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-            head: Head::load(tensors, settings)?,
+            head: Head::load(tensors, settings, dense)?,
             room: Mutex::new(room),
         })
     }

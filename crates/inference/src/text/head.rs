@@ -12,22 +12,26 @@ use crate::{
     transformer::{Crew, States, Tensors, room_for, view, view_mut},
 };
 
-/// What becomes of hidden states.
-pub(super) enum Head {
+/// What becomes of hidden states; `M` is how matrices are kept.
+pub(super) enum Head<M = PackedMatrix> {
     /// One vector for each text, as wide as they are.
     Pool(Pooling),
     /// An output for each label for each text, from its first token.
-    First { dense: PackedMatrix, squash: Squash, last: PackedMatrix },
+    First { dense: M, squash: Squash, last: M },
     /// An output for each label for each token.
-    Each(PackedMatrix),
+    Each(M),
 }
 
-impl Head {
-    /// Reads the tensors of what the task needs.
+impl<M> Head<M> {
+    /// Reads the tensors of what the task needs; `dense` reads a dense part of this name, these outputs and inputs.
     ///
     /// # Errors
     /// When one is missing or of another shape.
-    pub(super) fn load(encoder: Tensors<'_>, settings: &Settings) -> Result<Self, LoadError> {
+    pub(super) fn load(
+        encoder: Tensors<'_>,
+        settings: &Settings,
+        dense: impl Fn(&Tensors<'_>, &str, usize, usize) -> Result<M, LoadError>,
+    ) -> Result<Self, LoadError> {
         let (width, wrong) = (settings.config.hidden_size, |reason| LoadError::new(encoder.weights.path(), reason));
         // So little work that it may as well be exact.
         let within = Tensors { precision: Precision::F32, ..encoder };
@@ -35,19 +39,21 @@ impl Head {
         let labels = || settings.config.labels().map(|labels| labels.len()).map_err(wrong);
         match settings.task {
             Task::FeatureExtraction => Ok(Self::Pool(settings.pooling)),
-            Task::TokenClassification => Ok(Self::Each(outside.dense(&["classifier".to_owned()], labels()?, width)?)),
+            Task::TokenClassification => Ok(Self::Each(dense(&outside, "classifier", labels()?, width)?)),
             Task::TextClassification | Task::ZeroShotClassification => {
                 let names = settings.config.family.classifier();
-                let dense = if names.within_encoder { within } else { outside };
+                let first = if names.within_encoder { within } else { outside };
                 Ok(Self::First {
-                    dense: dense.dense(&[names.dense.to_owned()], width, width)?,
+                    dense: dense(&first, names.dense, width, width)?,
                     squash: names.squash,
-                    last: outside.dense(&[names.last.to_owned()], labels()?, width)?,
+                    last: dense(&outside, names.last, labels()?, width)?,
                 })
             }
         }
     }
+}
 
+impl Head {
     /// The numbers of each text, from hidden states so wide; overwrites what is between two steps.
     pub(super) fn of(&self, width: usize, crew: &mut Crew<'_>, states: &mut States) -> Vec<Vec<f32>> {
         let States { offsets, hidden, sum, context, between, .. } = states;

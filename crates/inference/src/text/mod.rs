@@ -3,12 +3,14 @@
 
 mod classify;
 mod config;
+mod device;
 mod embed;
 mod embeddings;
 mod encoder;
 mod family;
 mod files;
 mod head;
+mod runner;
 mod tag;
 mod task;
 #[cfg(test)]
@@ -25,6 +27,7 @@ use serde_json::{Value, json, value::RawValue};
 use self::{
     encoder::Text,
     files::Settings,
+    runner::Runner,
     tokenize::{Tokenizer, Tokens},
 };
 use crate::{
@@ -32,6 +35,7 @@ use crate::{
     architecture::{Architecture, Described},
     card,
     contract::{Contract, failed, invalid},
+    device::Device,
     engine,
     map::Weights,
     plain::CONFIG,
@@ -46,10 +50,6 @@ pub(crate) use self::{
 /// The longest text that is read, in characters (of JSON Schema, which are Unicode's code points); some tens of times what any
 /// model of the family looks at.
 const LONGEST_TEXT: usize = 100_000;
-
-/// The most tokens in a batch for each thread that computes it: more take as long each, but those of the batch wait for each
-/// other, and a batch is not left while it is in a layer.
-const TOKENS_EACH: usize = 2048;
 
 /// The most texts in a batch: so many that it is their tokens that count.
 const MAX_BATCH: usize = 64;
@@ -84,9 +84,7 @@ pub(crate) trait TextTask: Sized + Send + Sync + 'static {
 pub(crate) struct TextModel<T> {
     task: T,
     tokenizer: Tokenizer,
-    encoder: Encoder,
-    /// The most tokens of a batch.
-    max_tokens: usize,
+    runner: Runner,
 }
 
 /// An input, read.
@@ -140,17 +138,12 @@ impl<T: TextTask> TextModel<T> {
     ) -> Result<Self, LoadError> {
         let settings = Settings::read(dir, Some(task.name()))?;
         // Either takes some tens of milliseconds.
-        let (tokenizer, encoder) = thread::scope(|scope| {
+        let (tokenizer, runner) = thread::scope(|scope| {
             let tokenizer = scope.spawn(|| Tokenizer::load(dir, &settings));
-            let encoder = Encoder::load(&settings, weights, machine, precision);
-            (tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)), encoder)
+            let runner = Runner::load(&settings, weights, machine, precision);
+            (tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)), runner)
         });
-        Ok(Self {
-            task: task_of(dir, &settings)?,
-            tokenizer: tokenizer?,
-            encoder: encoder?,
-            max_tokens: TOKENS_EACH * machine.threads.get(),
-        })
+        Ok(Self { task: task_of(dir, &settings)?, tokenizer: tokenizer?, runner: runner? })
     }
 }
 
@@ -167,11 +160,15 @@ impl<T: TextTask> Architecture for TextModel<T> {
     }
 
     fn max_batch_cost(&self) -> usize {
-        self.max_tokens
+        self.runner.max_tokens()
     }
 
     fn tokens(&self, item: &Self::Item) -> Option<u32> {
         u32::try_from(self.cost(item)).ok()
+    }
+
+    fn device(&self) -> Device {
+        self.runner.device()
     }
 
     fn run(&self, batch: &[(Self::Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
@@ -179,7 +176,7 @@ impl<T: TextTask> Architecture for TextModel<T> {
             batch.iter().flat_map(|(item, _)| item.texts.iter().map(|text| (Text::from(text), &item.asked))).unzip();
         let unwanted = || batch.iter().all(|(_, abandon)| abandon.is_abandoned());
         let part = |text: usize, numbers: Vec<f32>| self.task.part(&self.tokenizer, asked[text], numbers);
-        let Some(parts) = self.encoder.run(&texts, unwanted, part) else {
+        let Some(parts) = self.runner.run(&texts, unwanted, part)? else {
             return Ok(batch.iter().map(|_| Err(engine::canceled())).collect());
         };
         let mut parts = parts.into_iter();

@@ -60,7 +60,7 @@ fn goldens() -> Vec<Golden> {
 }
 
 /// The largest difference between two vectors' numbers.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     // Not by f32::max, which passes NaN over.
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap_or_default()
@@ -130,7 +130,8 @@ fn every_set_of_instructions_and_number_of_threads_gives_the_same_embeddings() {
         let mut first: Option<Vec<Vec<f32>>> = None;
         for threads in [1, 2, 5] {
             let threads = NonZeroUsize::new(threads).expect("more than none");
-            let bert = load_for(&fetched(), Machine { cpu, threads }, Precision::F32).expect("loads");
+            let bert =
+                load_for(&fetched(), Machine { cpu, threads, ..Machine::default() }, Precision::F32).expect("loads");
             let items = items(&bert, &goldens);
             // All that there are, which threads deal to each other, and a few, for which they share each step.
             let mut found = run(&bert, &items);
@@ -222,14 +223,14 @@ fn a_batch_that_nobody_wants_is_left() {
 }
 
 /// The encoder of `tiny-bert.json`, in a file of its own.
-struct Tiny {
+pub(super) struct Tiny {
     config: Value,
     shapes: HashMap<String, Vec<usize>>,
     directory: tempfile::TempDir,
 }
 
 impl Tiny {
-    fn new(file: &Value) -> Self {
+    pub(super) fn new(file: &Value) -> Self {
         let shapes = serde_json::from_value(file["shapes"].clone()).expect("shapes");
         Self { config: file["config"].clone(), shapes, directory: tempfile::tempdir().expect("a directory") }
     }
@@ -239,7 +240,7 @@ impl Tiny {
         self.load(Pooling::Mean, Machine::default())
     }
 
-    fn write(&self, activation: &str, dtype: DType, rename: impl Fn(&str) -> String) {
+    pub(super) fn write(&self, activation: &str, dtype: DType, rename: impl Fn(&str) -> String) {
         let tensors = self.shapes.iter().map(|(name, shape)| {
             let number = |index: usize| ((0.7 * index as f64 + name.len() as f64).sin() / 2.0) as f32;
             let numbers: Vec<_> = (0..shape.iter().product()).map(number).collect();
@@ -255,6 +256,11 @@ impl Tiny {
     }
 
     fn load(&self, pooling: Pooling, machine: Machine) -> Result<Encoder, LoadError> {
+        let (settings, weights) = self.read(pooling)?;
+        Encoder::load(&settings, &weights, machine, Precision::F32)
+    }
+
+    pub(super) fn read(&self, pooling: Pooling) -> Result<(Settings, Weights), LoadError> {
         let config = Config::read(&self.directory.path().join("config.json"))?;
         let settings = Settings {
             config,
@@ -268,12 +274,11 @@ impl Tiny {
             unknown: None,
             files: Vec::new(),
         };
-        let weights = Weights::open(&self.directory.path().join(WEIGHTS))?;
-        Encoder::load(&settings, &weights, machine, Precision::F32)
+        Ok((settings, Weights::open(&self.directory.path().join(WEIGHTS))?))
     }
 }
 
-fn tiny_goldens() -> Value {
+pub(super) fn tiny_goldens() -> Value {
     serde_json::from_str(include_str!("../../tests/goldens/tiny-bert.json")).expect("goldens")
 }
 

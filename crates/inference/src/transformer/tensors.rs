@@ -37,12 +37,23 @@ impl Tensors<'_> {
 
     /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
     pub(crate) fn dense(&self, names: &[String], outputs: usize, inputs: usize) -> Result<PackedMatrix, LoadError> {
+        let (weights, bias) = self.side_by_side(names, outputs, inputs)?;
+        Ok(self.packed(&weights, &bias))
+    }
+
+    /// The weights of the same, a row for each output, and the bias.
+    pub(crate) fn side_by_side(
+        &self,
+        names: &[String],
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), LoadError> {
         let (mut weights, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             weights.extend(self.numbers(&format!("{name}.weight"), &[outputs, inputs])?);
             bias.extend(self.numbers(&format!("{name}.bias"), &[outputs])?);
         }
-        Ok(self.packed(&weights, &bias))
+        Ok((weights, bias))
     }
 
     /// A matrix of a row of weights for each number of the bias.

@@ -1,0 +1,106 @@
+//! What a card computes, on the processor: against the reference, in half precision, stopped and failing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use candle_core::Error;
+use prediction::FailureCode;
+use serde_json::Value;
+
+use super::{
+    super::tests::{Tiny, apart, tiny_goldens},
+    *,
+};
+
+fn load(tiny: &Tiny, pooling: Pooling, dtype: DType) -> DeviceEncoder {
+    let (settings, weights) = tiny.read(pooling).expect("reads");
+    let machine = Machine { device: Device::CpuTensors, ..Machine::default() };
+    DeviceEncoder::load(&settings, &weights, machine, dtype).expect("loads")
+}
+
+/// The embedding of each text, of one batch.
+fn embed(encoder: &DeviceEncoder, texts: &Value) -> Vec<Vec<f32>> {
+    let texts: Vec<Vec<u32>> = serde_json::from_value(texts.clone()).expect("texts");
+    let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
+    encoder.run(&texts, || false, |_, embedding| embedding).expect("runs").expect("was not stopped")
+}
+
+#[test]
+fn every_activation_and_pooling_is_as_transformers_has_it() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    for case in file["cases"].as_array().expect("cases") {
+        let activation = case["hidden_act"].as_str().expect("an activation");
+        tiny.write(activation, DType::F32, str::to_owned);
+        for (pooling, key) in [(Pooling::Cls, "cls"), (Pooling::Mean, "mean")] {
+            let expected: Vec<Vec<f32>> = serde_json::from_value(case[key].clone()).expect("vectors");
+            let exact = embed(&load(&tiny, pooling, DType::F32), &file["texts"]);
+            // Candle multiplies no bf16 on a processor; f16 passes all the same places where a tensor's type matters.
+            let half = embed(&load(&tiny, pooling, DType::F16), &file["texts"]);
+            for (index, theirs) in expected.iter().enumerate() {
+                let apart = [&exact, &half].map(|ours| apart(&ours[index], theirs));
+                assert!(apart[0] <= 1e-5, "{activation}, {key}, text {index}: {} from the reference", apart[0]);
+                assert!((1e-5..1e-2).contains(&apart[1]), "{activation}, {key}, text {index} in f16: {}", apart[1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_nobody_wants_is_left_between_layers() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let encoder = load(&tiny, Pooling::Mean, DType::F32);
+    let looks = std::cell::Cell::new(0);
+    let stop = || looks.replace(looks.get() + 1) == 1;
+    let left = encoder.run(&[Text { ids: &[1, 2], types: &[] }], stop, |_, _| ());
+    assert!(left.expect("no fault").is_none());
+    assert_eq!(looks.get(), 2, "after the first layer");
+}
+
+#[test]
+fn a_token_without_an_embedding_is_not_looked_up() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let encoder = load(&tiny, Pooling::Mean, DType::F32);
+    let runs = |ids: &[u32], types: &[u32]| {
+        let run = || encoder.run(&[Text { ids, types }], || false, |_, _| ()).is_ok();
+        catch_unwind(AssertUnwindSafe(run)).is_ok()
+    };
+    assert!(runs(&[1, 2], &[0, 1]));
+    assert!(!runs(&[1, 1 << 20], &[]) && !runs(&[1, 2], &[0, 1 << 20]) && !runs(&[1; 1 << 12], &[]));
+}
+
+#[test]
+fn a_budget_for_one_text_gives_the_same() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let encoder = load(&tiny, Pooling::Mean, DType::F32);
+    let together = embed(&encoder, &file["texts"]);
+    encoder.desk.lock().expect("nobody panicked").budget = Budget::new(1);
+    for (together, alone) in together.iter().zip(embed(&encoder, &file["texts"])) {
+        assert!(apart(together, &alone) <= 1e-6);
+    }
+}
+
+#[test]
+fn a_fault_is_the_servers_and_may_be_tried_again() {
+    let fault = || Error::Msg("a card fell off the bus".into());
+    for fault in [Fault::OutOfMemory(fault()), Fault::Other(fault())] {
+        let failure = failed(&fault);
+        assert!(failure.code == FailureCode::Internal && failure.retryable, "{failure}");
+        assert!(!failure.message.contains("bus"), "the cause is for the log: {failure}");
+    }
+}
+
+#[test]
+fn int8_and_what_is_no_device_have_no_tensors() {
+    let card = Device::Cuda(0);
+    assert_eq!(
+        [Precision::F32, Precision::Bf16].map(|exact| dtype(card, exact)),
+        [Some(DType::F32), Some(DType::BF16)]
+    );
+    assert_eq!((dtype(card, Precision::Int8), dtype(Device::Cpu, Precision::F32)), (None, None));
+}

@@ -1,0 +1,79 @@
+//! Who computes an encoder: kernels on the processor, or tensors on a device.
+
+use kernels::Precision;
+use prediction::Failure;
+
+use super::{
+    device::{DeviceEncoder, dtype},
+    encoder::{Encoder, Text},
+    files::Settings,
+};
+use crate::{LoadError, Machine, device::Device, map::Weights};
+
+/// The most tokens in a batch for each thread that computes it: more take as long each, but those of the batch wait for each
+/// other, and a batch is not left while it is in a layer.
+const TOKENS_EACH: usize = 2048;
+
+/// A loaded encoder.
+pub(super) enum Runner {
+    /// On the processor; with the most tokens of a batch.
+    Kernels(Box<Encoder>, usize),
+    /// Where it is told.
+    Device(Box<DeviceEncoder>, Device),
+}
+
+impl Runner {
+    /// Reads the encoder for the machine's device, or for the processor when the device has no way to be so exact.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape, the device has no room for it, and when the system gives no threads.
+    pub(super) fn load(
+        settings: &Settings,
+        weights: &Weights,
+        machine: Machine,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
+        if let Some(dtype) = dtype(machine.device, precision) {
+            return DeviceEncoder::load(settings, weights, machine, dtype)
+                .map(|encoder| Self::Device(encoder.into(), machine.device));
+        }
+        let encoder = Encoder::load(settings, weights, machine, precision)?;
+        Ok(Self::Kernels(encoder.into(), TOKENS_EACH * machine.threads.get()))
+    }
+
+    /// The most tokens of a batch.
+    pub(super) fn max_tokens(&self) -> usize {
+        match self {
+            Self::Kernels(_, tokens) => *tokens,
+            Self::Device(encoder, _) => encoder.max_tokens(),
+        }
+    }
+
+    /// What it computes on.
+    pub(super) fn device(&self) -> Device {
+        match self {
+            Self::Kernels(..) => Device::Cpu,
+            Self::Device(_, device) => *device,
+        }
+    }
+
+    /// What `finish` makes of what the model's head gives of each text, told by its place; `None` when `stop` said so between two
+    /// layers.
+    ///
+    /// # Errors
+    /// When a device fails.
+    ///
+    /// # Panics
+    /// When a text has too many tokens, or one that the vocabulary or the encoder's types lack.
+    pub(super) fn run<T: Send>(
+        &self,
+        texts: &[Text<'_>],
+        stop: impl Fn() -> bool + Sync,
+        finish: impl Fn(usize, Vec<f32>) -> T + Sync,
+    ) -> Result<Option<Vec<T>>, Failure> {
+        match self {
+            Self::Kernels(encoder, _) => Ok(encoder.run(texts, stop, finish)),
+            Self::Device(encoder, _) => encoder.run(texts, stop, finish),
+        }
+    }
+}
