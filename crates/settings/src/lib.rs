@@ -28,8 +28,8 @@ pub use groups::{
 pub use host::host_name;
 pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, NamedKey};
 pub use models::{
-    AddModel, BenchModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
-    QuantizeModel, ReplaceSettings, Repository, WeightForm,
+    AddModel, BenchModel, DeriveSettings, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings,
+    PruneModel, PullModel, QuantizeModel, ReplaceSettings, Repository, WeightForm,
 };
 pub use parse::{ParseError, parse, program_commands};
 pub use programs::{Augur, AugurApi, AugurWorker, Program};

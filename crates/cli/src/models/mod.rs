@@ -2,6 +2,7 @@
 
 mod add;
 mod bench;
+mod derive;
 mod download;
 mod gguf;
 mod hub;
@@ -9,6 +10,7 @@ mod inspect;
 mod install;
 mod list;
 mod progress;
+mod prune;
 mod pull;
 mod quantize;
 mod report;
@@ -34,6 +36,7 @@ pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
         ModelsCommand::Add(settings) => add::add(settings).await,
         ModelsCommand::Pull(settings) => pull::pull(settings).await,
         ModelsCommand::Quantize(settings) => quantize::quantize(settings).await,
+        ModelsCommand::Prune(settings) => prune::prune(settings).await,
         ModelsCommand::Bench(settings) => bench::bench(settings).await,
     }
 }
