@@ -9,7 +9,7 @@ use std::{
 };
 
 use candle_core::{DType, Tensor};
-use inference::{Abandon, Config, Cpu, Device, Machine, Model, Models, Output, Precision};
+use inference::{Abandon, Config, Cpu, Cut, Device, Machine, Model, Models, Output, Precision, inspect, prune};
 use prediction::{Failure, FailureCode};
 use serde::Deserialize;
 use serde_json::{Value, json, value::to_raw_value};
@@ -204,6 +204,29 @@ async fn cuda_batches_that_memory_is_too_little_for_are_halved_and_none_is_lost(
         assert!(apart(&embedding, &alone) <= TOLERANCE);
     }
     drop(taken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_little_less_of_a_model_is_still_near_it() {
+    let (goldens, found) = (goldens(), inspect(&fetched()).expect("sound"));
+    let inputs: Vec<_> = goldens.iter().map(|golden| json!({"text": golden.text})).collect();
+    for (cut, is_smaller, least) in
+        [(Cut::Heads(1), true, 0.9), (Cut::Layers(1), true, 0.8), (Cut::Sparsity(0.2), false, 0.95)]
+    {
+        let home = tempfile::tempdir().expect("a directory");
+        let (name, made) = ("my/less".parse().expect("a name"), home.path().join("less"));
+        fs::create_dir(&made).expect("makes a directory");
+        prune(&found, cut, &inputs, &name, &made, Machine::default()).expect("prunes");
+        let parameters = inspect(&made).expect("sound").parameters;
+        assert_eq!(parameters < found.parameters, is_smaller, "{cut:?}: {parameters} of {}", found.parameters);
+        let (less, mut sum) = (load(made), 0.0);
+        for golden in &goldens {
+            let (embedding, _) = embed(&less, &golden.text).await;
+            sum += embedding.iter().zip(&golden.embedding).map(|(a, b)| a * b).sum::<f64>();
+        }
+        let mean = sum / goldens.len() as f64;
+        assert!(mean >= least && mean < 0.9999, "{cut:?}: a mean cosine of {mean}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,8 +30,8 @@ pub use host::host_name;
 pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, NamedKey};
 pub use model_version::{ModelVersion, Which};
 pub use models::{
-    AddModel, BenchModel, DefaultModel, HubSettings, InspectModel, ListModels, ModelsCommand, PrintSettings, PullModel,
-    QuantizeModel, ReplaceSettings, Repository, WeightForm,
+    AddModel, BenchModel, DefaultModel, DeriveSettings, HubSettings, InspectModel, ListModels, ModelsCommand,
+    PrintSettings, PruneModel, PullModel, QuantizeModel, ReplaceSettings, Repository, WeightForm,
 };
 pub use parse::{ParseError, parse, program_commands};
 pub use programs::{Augur, AugurApi, AugurWorker, Program};

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use prediction::{Label, ModelName};
 
 use crate::{
@@ -53,6 +53,18 @@ pub enum ModelsCommand {
         augur models quantize sentence-transformers/all-minilm-l6-v2 --to int8\n  \
         augur models quantize my/generator --to q4_k --calibration inputs.jsonl --yes")]
     Quantize(QuantizeModel),
+    /// Makes a version of an encoder of texts without what matters least in it, beside it, after showing what it is worth
+    ///
+    /// Of each layer some attention heads are removed, or whole layers are: what is left is smaller and faster. Which ones, a set of
+    /// inputs says. Or the smallest weights become 0, which makes nothing faster here. There is no training afterwards. It is made,
+    /// shown and put into its place as by `augur models quantize`.
+    ///
+    /// Exit status: 0 when it is in its place; 3 when it was shown and nothing is kept, because nobody said yes; 1 when it cannot be
+    /// made.
+    #[command(after_help = "Examples:\n  \
+        augur models prune sentence-transformers/all-minilm-l6-v2 --layers 1\n  \
+        augur models prune my/classifier --heads 2 --calibration inputs.jsonl --yes")]
+    Prune(PruneModel),
     /// Says which version of a model its name alone means, or changes that
     ///
     /// Of the versions of a model that lie beside each other, owner/name/ and owner/name@label/, the name alone means the one without
@@ -160,10 +172,49 @@ pub struct QuantizeModel {
     /// What its weights become.
     #[arg(long, value_name = "FORM")]
     pub to: WeightForm,
+    /// What becomes of the result.
+    #[command(flatten)]
+    pub derive: DeriveSettings,
+}
+
+/// The settings of `augur models prune`.
+#[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("cut").required(true).args(["heads", "layers", "sparsity"]))]
+pub struct PruneModel {
+    /// The model, as owner/name, which means its default version, owner/name@label or owner/name:digits; a name alone means
+    /// augur/NAME.
+    #[arg(value_parser = model_version)]
+    pub model: ModelVersion,
+    /// Removes so many attention heads of each layer: those that add least to hidden states.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub heads: Option<usize>,
+    /// Removes so many layers: those without which the answers change least.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub layers: Option<usize>,
+    /// Makes this share, above 0 and below 1, of each matrix of each layer 0: the weights nearest to it.
+    #[arg(long, value_name = "SHARE", value_parser = part)]
+    pub sparsity: Option<f64>,
+    /// What becomes of the result.
+    #[command(flatten)]
+    pub derive: DeriveSettings,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "a whole number above 0 is expected".to_owned())
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| "a number above 0 and below 1 is expected".to_owned())
+}
+
+/// What becomes of a model that is made of another.
+#[derive(Args, Clone, Debug)]
+pub struct DeriveSettings {
     /// Another model that the result shall be, as owner/name, instead of a version of the same; a name alone means augur/NAME.
     #[arg(long, value_parser = model_name)]
     pub name: Option<ModelName>,
-    /// The label that sets the result apart from other versions, if not FORM.
+    /// The label that sets the result apart from other versions, if not what was made of it, such as int8 or layers-1.
     #[arg(long)]
     pub label: Option<Label>,
     /// Inputs to compare both on, one in JSON on each line, instead of the model's example and some sentences.

@@ -3,6 +3,7 @@
 mod add;
 mod bench;
 mod default;
+mod derive;
 mod download;
 mod gguf;
 mod hub;
@@ -10,6 +11,7 @@ mod inspect;
 mod install;
 mod list;
 mod progress;
+mod prune;
 mod pull;
 mod quantize;
 mod report;
@@ -33,6 +35,7 @@ pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
         ModelsCommand::Pull(settings) => pull::pull(settings).await,
         ModelsCommand::Quantize(settings) => quantize::quantize(settings).await,
         ModelsCommand::Default(settings) => default::default(settings).await,
+        ModelsCommand::Prune(settings) => prune::prune(settings).await,
         ModelsCommand::Bench(settings) => bench::bench(settings).await,
     }
 }

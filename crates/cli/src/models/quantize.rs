@@ -1,76 +1,18 @@
-//! `augur models quantize`: makes a smaller version of a model beside it, and shows what it is worth before it is kept.
+//! `augur models quantize`: makes a version of a model in fewer bits, and shows what it is worth before it is kept.
 
-use std::{
-    io::{self, BufRead, IsTerminal, Write},
-    path::Path,
-};
+use inference::Form;
+use settings::{Fatal, QuantizeModel, WeightForm};
 
-use inference::{Beside, Comparison, Form, Machine, calibration, compare};
-use prediction::{Label, ModelName};
-use rustix::fs::statvfs;
-use settings::{Fatal, QuantizeModel, WeightForm, say};
-use tokio::task::spawn_blocking;
-
-use super::{
-    described,
-    install::{Staged, refuse_existing},
-    report,
-    slot::{Slot, existing},
-};
-use crate::screen::bytes;
-
-/// The exit status when the result was shown and not kept.
-const NOT_KEPT: u8 = 3;
+use super::derive::{Source, derive};
 
 /// Makes it, shows it, and puts it into its place when that is wanted.
 pub(crate) async fn quantize(settings: QuantizeModel) -> Result<(), Fatal> {
-    let QuantizeModel { model, to, name, label, calibration: inputs, yes, print, dir, .. } = settings;
-    let (models_dir, form) = (dir.models_dir, form(to));
-    let Beside { dir: from, label: of, .. } = existing(&models_dir, &model).await?;
-    let slot = slot(model.name, of, form, name, label)?;
-    let target = slot.place(&models_dir);
-    if target.exists() {
-        let said =
-            format!("{slot} is there already, in {}; --label or --name calls the result otherwise", target.display());
-        return Err(Fatal::new(said));
-    }
-    let found = described(&from).await?;
-    refuse_full(&models_dir, found.file_bytes())?;
-    let inputs = calibration(&found, inputs.as_deref())?;
-
-    let staged = Staged::new(&models_dir, &slot, &format!("quantize-{}", std::process::id()), false)?;
-    let (of, made, called) = (found.clone(), staged.dir.clone(), slot.name.clone());
-    spawn_blocking(move || inference::quantize(&of, form, &called, &made)).await??;
-    let comparison = compare(&from, &staged.dir, inputs, Machine::default()).await?;
-    report::print(&comparison, print.json);
-    if !yes && !agreed(&comparison, &slot).await? {
-        return Err(Fatal::new(format!("{slot} was not kept; --yes keeps it without asking")).with_status(NOT_KEPT));
-    }
-    refuse_existing(&target, &slot, false)?;
-    let spec = staged.install(false).await?;
-    if !print.json {
-        say(format_args!("added {slot}, version {}, in {}", spec.version, target.display()));
-    }
-    Ok(())
-}
-
-/// What the result is called: another version of the same model, or another model.
-fn slot(
-    model: ModelName,
-    of: Option<Label>,
-    form: Form,
-    name: Option<ModelName>,
-    label: Option<Label>,
-) -> Result<Slot, Fatal> {
-    let label = match (label, &name) {
-        (None, None) => {
-            let own = of.map_or_else(String::new, |of| format!("{of}-")) + form.word();
-            let label = own.parse().map_err(|error| Fatal::new(format!("{own}: {error}; --label gives another")))?;
-            Some(label)
-        }
-        (label, _) => label,
+    let form = form(settings.to);
+    let make = move |Source { found, name, to, .. }: Source<'_>| {
+        inference::quantize(found, form, name, to)?;
+        Ok(None)
     };
-    Ok(Slot { name: name.unwrap_or(model), label })
+    derive(settings.model, settings.derive, form.word(), "quantize", make).await
 }
 
 fn form(form: WeightForm) -> Form {
@@ -80,35 +22,4 @@ fn form(form: WeightForm) -> Form {
         WeightForm::Q8_0 => Form::Q8_0,
         WeightForm::Q4K => Form::Q4K,
     }
-}
-
-/// Refuses to begin where the result, at most as large as the model, would not fit.
-fn refuse_full(models_dir: &Path, needed: u64) -> Result<(), Fatal> {
-    let disk = statvfs(models_dir).map_err(|error| Fatal::from(io::Error::from(error)))?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free < needed {
-        return Err(Fatal::new(format!(
-            "{} has {} free; the result may need {}",
-            models_dir.display(),
-            bytes(free),
-            bytes(needed)
-        )));
-    }
-    Ok(())
-}
-
-/// Asks whoever sits at the terminal; nobody there has not said yes.
-async fn agreed(comparison: &Comparison, slot: &Slot) -> Result<bool, Fatal> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Ok(false);
-    }
-    let question = format!("Keep {slot}, {}? [y/N] ", bytes(comparison.made.description.file_bytes()));
-    let answer = spawn_blocking(move || {
-        write!(io::stderr(), "{question}").and_then(|()| io::stderr().flush())?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
-        Ok::<_, io::Error>(answer)
-    });
-    let answer = answer.await??;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

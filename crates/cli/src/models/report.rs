@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use inference::{Agreement, Comparison, Divergence, Measured};
+use inference::{Agreement, Comparison, Divergence, Measured, Removed};
 use serde_json::{Value, json};
 use settings::say;
 
-use crate::screen::{brief, bytes};
+use crate::screen::{brief, bytes, thousands};
 
-/// Prints it.
-pub(crate) fn print(comparison: &Comparison, is_json: bool) {
+/// Prints it, and what was removed from the model, if anything.
+pub(crate) fn print(comparison: &Comparison, removed: Option<&Removed>, is_json: bool) {
     if is_json {
-        say(as_json(comparison));
+        say(as_json(comparison, removed));
         return;
     }
     let Comparison { original, made, inputs, agreement } = comparison;
@@ -27,6 +27,27 @@ pub(crate) fn print(comparison: &Comparison, is_json: bool) {
     let each = if matches!(agreement, Agreement::Tokens(_)) { "a token" } else { "an input" };
     row(each, &|measured: &Measured| brief(measured.each), share(made.each, original.each));
     say(format_args!("\non {inputs} inputs: {}", words(agreement)));
+    if let Some(removed) = removed {
+        say(format_args!("removed: {}", what(removed)));
+    }
+}
+
+fn what(removed: &Removed) -> String {
+    let list = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    match removed {
+        Removed::Heads(layers) => {
+            let each = layers.iter().enumerate().map(|(layer, heads)| format!("{} of layer {layer}", list(heads)));
+            format!("heads {} (counted from 0)", each.collect::<Vec<_>>().join("; "))
+        }
+        Removed::Layers(layers) => format!("layers {} (counted from 0)", list(layers)),
+        Removed::Weights { zeros, parameters } => format!(
+            "nothing, but {} of {} numbers are 0, {:.1} %; files are as large as before, unless they are compressed, and products \
+             take as long",
+            thousands(*zeros),
+            thousands(*parameters),
+            *zeros as f64 / (*parameters as f64).max(1.0) * 100.0
+        ),
+    }
 }
 
 fn share(part: Duration, whole: Duration) -> f64 {
@@ -51,7 +72,7 @@ fn words(agreement: &Agreement) -> String {
     }
 }
 
-fn as_json(comparison: &Comparison) -> Value {
+fn as_json(comparison: &Comparison, removed: Option<&Removed>) -> Value {
     let side = |measured: &Measured| {
         let found = &measured.description;
         json!({
@@ -75,10 +96,18 @@ fn as_json(comparison: &Comparison) -> Value {
             json!({"same_token": same, "mean_divergence": mean_divergence, "tokens": tokens})
         }
     };
-    json!({
+    let mut report = json!({
         "inputs": comparison.inputs,
         "original": side(&comparison.original),
         "result": side(&comparison.made),
         "agreement": agreement,
-    })
+    });
+    if let Some(removed) = removed {
+        report["removed"] = match removed {
+            Removed::Heads(heads) => json!({"heads": heads}),
+            Removed::Layers(layers) => json!({"layers": layers}),
+            Removed::Weights { zeros, parameters } => json!({"zeros": zeros, "parameters": parameters}),
+        };
+    }
+    report
 }

@@ -9,6 +9,7 @@ mod models;
 mod once;
 mod postgres;
 mod predict;
+mod prune;
 mod pull;
 mod quantize;
 mod receiver;

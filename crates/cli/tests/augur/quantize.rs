@@ -11,13 +11,13 @@ use crate::{
     tiny, tiny_image,
 };
 
-const GENERATOR: &str = "my/generator";
+pub(crate) const GENERATOR: &str = "my/generator";
 
-struct Home(TempDir);
+pub(crate) struct Home(pub(crate) TempDir);
 
 impl Home {
     /// With a text encoder, a network for images and a text generator.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let home = Self(tempfile::tempdir().expect("a temporary directory"));
         tiny::write(&home.0.path().join(tiny::NAME), 1);
         tiny_image::write(&home.0.path().join("my/vit"), 1);
@@ -27,12 +27,12 @@ impl Home {
         home
     }
 
-    async fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
         augur(&[&["models"], arguments, &[&flag("models-dir", self.0.path())]].concat()).await
     }
 
     /// Names with labels, versions, sizes, and whether each is the default, by name; nothing may be broken.
-    async fn listed(&self) -> Vec<(String, String, u64, bool)> {
+    pub(crate) async fn listed(&self) -> Vec<(String, String, u64, bool)> {
         let ran = self.run(&["ls", "--json"]).await;
         let listed: Vec<Value> = serde_json::from_str(&ran.out).expect("JSON");
         let of = |model: &Value| {
@@ -44,7 +44,7 @@ impl Home {
         listed.iter().map(of).collect()
     }
 
-    fn owners(&self) -> usize {
+    pub(crate) fn owners(&self) -> usize {
         fs::read_dir(self.0.path()).expect("it can be read").count()
     }
 }

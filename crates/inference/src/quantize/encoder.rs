@@ -1,42 +1,14 @@
-//! A Hugging Face directory with narrower weights, and a manifest that asks for narrower products.
+//! A Hugging Face directory's weights as narrower numbers.
 
-use std::{borrow::Cow, fs, path::Path};
+use std::{borrow::Cow, path::Path};
 
-use safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
-use toml::{Table, Value};
+use safetensors::Dtype;
 
-use super::Form;
 use crate::{
-    Description, LoadError, digest,
-    manifest::{self, MANIFEST},
+    LoadError,
+    derived::{Tensor, write_tensors},
     map::{Stored, Weights},
-    plain::WEIGHTS,
 };
-
-/// A tensor as it will be stored.
-struct Narrow<'a> {
-    dtype: Dtype,
-    shape: &'a [usize],
-    bytes: Cow<'a, [u8]>,
-}
-
-impl View for Narrow<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
 
 /// Writes a safetensors file whose matrices of 32-bit floats are bf16; all else, norms and biases too, stays as it is. Whether
 /// anything became narrower.
@@ -53,12 +25,11 @@ pub(super) fn write_weights(from: &Path, to: &Path) -> Result<bool, LoadError> {
             let is_narrowed = dtype == Dtype::F32 && shape.len() > 1;
             narrowed |= is_narrowed;
             let bytes = if is_narrowed { Cow::Owned(to_bf16(bytes)) } else { Cow::Borrowed(bytes) };
-            (name, Narrow { dtype: if is_narrowed { Dtype::BF16 } else { dtype }, shape, bytes })
+            let dtype = if is_narrowed { Dtype::BF16 } else { dtype };
+            (name, Tensor { dtype, shape: shape.into(), bytes })
         })
         .collect();
-    let said = [("format".to_owned(), "pt".to_owned())].into();
-    serialize_to_file(tensors, Some(said), to)
-        .map_err(|error: SafeTensorError| LoadError::new(to, format!("cannot be written: {error}")))?;
+    write_tensors(tensors, to)?;
     Ok(narrowed)
 }
 
@@ -71,53 +42,6 @@ fn to_bf16(floats: &[u8]) -> Vec<u8> {
         ((bits.wrapping_add(round) >> 16) as u16).to_le_bytes()
     };
     floats.iter().flat_map(nearest).collect()
-}
-
-/// Writes the manifest: the model's own where it has one, else one that says what its files said.
-///
-/// # Errors
-/// When a file cannot be read or written.
-pub(super) fn write_manifest(
-    found: &Description,
-    form: Form,
-    name: &prediction::ModelName,
-    to: &Path,
-) -> Result<(), LoadError> {
-    let (spec, path) = (&found.spec, found.dir.join(MANIFEST));
-    let mut manifest: Table = match path.exists() {
-        true => {
-            let text = manifest::read_text(&path)?;
-            text.parse().map_err(|error: toml::de::Error| LoadError::new(&path, error.to_string()))?
-        }
-        false => {
-            let said = [("license", &spec.license), ("source", &spec.source)];
-            let said = said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?.into())));
-            said.collect()
-        }
-    };
-    let texts = [
-        ("name", name.as_str()),
-        ("task", &spec.task),
-        ("architecture", "encoder"),
-        ("description", &spec.description),
-        ("precision", form.word()),
-    ];
-    manifest.extend(texts.map(|(key, text)| (key.to_owned(), text.into())));
-    let schemas: Vec<_> =
-        ["input_schema", "output_schema"].iter().filter_map(|key| manifest.get(*key)?.as_str()).collect();
-    let read = found.files.iter().map(|file| &file.path);
-    let read =
-        read.filter(|file| **file != Path::new(MANIFEST) && !schemas.iter().any(|schema| Path::new(schema) == **file));
-    let mut files = Vec::new();
-    for file in read {
-        let sha256 = digest::of_file(&to.join(file))?;
-        let pinned = [("path", file.to_string_lossy().into_owned()), ("sha256", sha256)];
-        files.push(Value::Table(pinned.map(|(key, text)| (key.to_owned(), text.into())).into_iter().collect()));
-    }
-    debug_assert!(to.join(WEIGHTS).exists(), "weights are written first");
-    manifest.insert("files".to_owned(), Value::Array(files));
-    let path = to.join(MANIFEST);
-    fs::write(&path, manifest.to_string()).map_err(|error| LoadError::new(&path, format!("cannot be written: {error}")))
 }
 
 #[cfg(test)]

@@ -5,14 +5,11 @@ mod encoder;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use prediction::ModelName;
 
-use crate::{Description, LoadError, generate, gguf::Gguf, manifest::MANIFEST, plain::WEIGHTS, vision};
-
-/// A model's card, which states its licence.
-const CARD: &str = "README.md";
+use crate::{Description, LoadError, derived, generate, gguf::Gguf, plain::WEIGHTS, vision};
 
 /// What weights become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +47,7 @@ pub fn quantize(found: &Description, form: Form, name: &ModelName, to: &Path) ->
     match form {
         Form::Q8_0 | Form::Q4K if task == generate::TASK => {
             let file = generate::file(dir)?.ok_or_else(|| wrong("has no GGUF file any more".into()))?;
-            copy(dir, to, [CARD])?;
+            derived::copy_card(dir, to)?;
             decoder::write(&Gguf::open(&dir.join(file))?, form, &to.join(format!("{}.gguf", name.name())))
         }
         _ if task == generate::TASK => {
@@ -71,9 +68,7 @@ pub fn quantize(found: &Description, form: Form, name: &ModelName, to: &Path) ->
                     return Err(wrong(format!("is {other} already; begin with the model that it was made of")));
                 }
             }
-            let kept = found.files.iter().map(|file| file.path.as_path());
-            let kept = kept.filter(|file| *file != Path::new(WEIGHTS) && *file != Path::new(MANIFEST));
-            copy(dir, to, kept.chain([Path::new(CARD)]))?;
+            derived::copy_all_else(found, to)?;
             let narrowed = encoder::write_weights(&dir.join(WEIGHTS), &to.join(WEIGHTS))?;
             if task == vision::TASK {
                 return if narrowed {
@@ -82,19 +77,7 @@ pub fn quantize(found: &Description, form: Form, name: &ModelName, to: &Path) ->
                     Err(wrong("has no weights of 32 bits: it is bf16 already".into()))
                 };
             }
-            encoder::write_manifest(found, form, name, to)
+            derived::write_manifest(found, name, &found.spec.description, word, to)
         }
     }
-}
-
-/// Copies these files, those that there are.
-fn copy(from: &Path, to: &Path, files: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<(), LoadError> {
-    for file in files {
-        let (source, target) = (from.join(&file), to.join(&file));
-        if source.is_file() {
-            let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(&source, &target));
-            copied.map_err(|error| LoadError::new(&target, format!("cannot be written: {error}")))?;
-        }
-    }
-    Ok(())
 }

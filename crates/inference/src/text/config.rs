@@ -1,6 +1,9 @@
 //! The shape of a text encoder and of what is on top of it, read from a Hugging Face `config.json` and checked.
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,6 +32,9 @@ pub(super) struct Config {
     pub(super) num_hidden_layers: usize,
     #[serde(alias = "n_heads")]
     pub(super) num_attention_heads: usize,
+    /// By layer, the heads that it lacks, both counted from 0: as transformers up to version 4 writes what its `prune_heads` removed.
+    #[serde(default)]
+    pruned_heads: BTreeMap<usize, BTreeSet<usize>>,
     pub(super) vocab_size: usize,
     pub(super) max_position_embeddings: usize,
     #[serde(default = "default_type_vocab_size")]
@@ -112,6 +118,7 @@ impl Config {
             let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
             return Err(format!("hidden_size {hidden} is no multiple of num_attention_heads {heads}"));
         }
+        self.check_pruned_heads()?;
         if self.embedding_size() != self.hidden_size && self.family != Family::Electra {
             let (embedding, hidden) = (self.embedding_size(), self.hidden_size);
             return Err(format!("embedding_size {embedding} is not hidden_size {hidden}; only ELECTRA's may differ"));
@@ -126,6 +133,33 @@ impl Config {
             }
         }
         self.task().map(drop)
+    }
+
+    fn check_pruned_heads(&self) -> Result<(), String> {
+        let (layers, heads) = (self.num_hidden_layers, self.num_attention_heads);
+        for (layer, pruned) in &self.pruned_heads {
+            if *layer >= layers {
+                return Err(format!("pruned_heads has layer {layer}, but there are {layers}, counted from 0"));
+            }
+            if let Some(head) = pruned.last().filter(|head| **head >= heads) {
+                return Err(format!("pruned_heads has head {head}, but there are {heads}, counted from 0"));
+            }
+            if pruned.len() == heads {
+                return Err(format!("pruned_heads leaves layer {layer} no head"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The heads that a layer has, as they were counted before any was removed.
+    pub(super) fn heads(&self, layer: usize) -> Vec<usize> {
+        let pruned = self.pruned_heads.get(&layer);
+        (0..self.num_attention_heads).filter(|head| pruned.is_none_or(|pruned| !pruned.contains(head))).collect()
+    }
+
+    /// Columns of one head.
+    pub(super) fn head_width(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
     }
 
     /// Columns of the embeddings of words, positions and types.
@@ -208,6 +242,24 @@ mod tests {
         assert_eq!((config.positions(), config.padding()), (10, Some(1)));
         let config = read(|config| config["model_type"] = json!("distilbert")).expect("a sound configuration");
         assert_eq!(config.type_vocab_size, 0);
+    }
+
+    #[test]
+    fn layers_lack_the_heads_that_were_pruned() {
+        let pruned = |heads: Value| read(|config| config["pruned_heads"] = heads);
+        let config = pruned(json!({"0": [0]})).expect("a sound configuration");
+        assert_eq!((config.heads(0), config.head_width()), (vec![1], 4));
+        assert_eq!(pruned(json!({})).expect("a sound configuration").heads(0), [0, 1]);
+        for (heads, part) in [
+            (json!({"1": [0]}), "has layer 1, but there are 1"),
+            (json!({"0": [2]}), "has head 2, but there are 2"),
+            (json!({"0": [0, 1]}), "leaves layer 0 no head"),
+            (json!({"first": [0]}), "first"),
+            (json!([[0]]), "a map"),
+        ] {
+            let error = pruned(heads).expect_err(part);
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]

@@ -5,16 +5,18 @@
 //! Hidden states are one matrix, a row for each token of each text, one text after the other: nothing is padded.
 
 use std::{
-    mem,
+    iter, mem,
     path::Path,
+    slice,
     sync::{Mutex, PoisonError},
 };
 
-use kernels::{Activation, Cpu, Precision};
+use kernels::{Activation, Cpu, Precision, Rows, Scratch};
 
 use super::{
     config::Config,
     embeddings::{self, Embeddings},
+    family::Family,
     files::Settings,
     head::Head,
     task::Task,
@@ -54,9 +56,7 @@ impl<'a> From<&'a Tokens> for Text<'a> {
 
 /// The encoder's tensors in its file, which may hold more than the encoder.
 pub(super) fn tensors<'a>(config: &Config, weights: &'a Weights, cpu: Cpu, precision: Precision) -> Tensors<'a> {
-    let prefix = config.family.prefix();
-    let is_whole = weights.shape(&format!("{prefix}{}", embeddings::WORDS)).is_some();
-    let prefix = if is_whole { prefix } else { "" };
+    let prefix = prefix(config.family, weights);
     Tensors { weights, prefix, cpu, precision, epsilon: config.layer_norm_eps as f32 }
 }
 
@@ -66,7 +66,7 @@ pub(super) fn shape(config: &Config) -> Shape {
         order: Order::NormLast,
         width: config.hidden_size,
         between: config.intermediate_size,
-        head_width: config.hidden_size / config.num_attention_heads,
+        head_width: config.head_width(),
         activation: config.hidden_act.into(),
     }
 }
@@ -99,7 +99,7 @@ impl Encoder {
             |tensors: &Tensors<'_>, name: &str, outputs, inputs| tensors.dense(&[name.to_owned()], outputs, inputs);
         let layer = |index: usize| {
             let name = format!("{}.{index}", config.family.layers());
-            Layer::load(&tensors, &name, &config.family.layer(), &shape)
+            Layer::load(&tensors, &name, &config.family.layer(), &shape, config.heads(index).len())
         };
         let room = Room::new(machine, precision)
             .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
@@ -170,6 +170,26 @@ impl Encoder {
         Some(self.head.of(self.shape.width, crew, states))
     }
 
+    /// The layers, first to last: whoever asks what one is worth runs the others.
+    pub(super) fn layers_mut(&mut self) -> &mut Vec<Layer> {
+        &mut self.layers
+    }
+
+    /// Takes text after text through all layers, and shows of each layer what its heads gathered, side by side: a row for each token.
+    pub(super) fn observe(&self, texts: &[Text<'_>], mut see: impl FnMut(usize, Rows<'_>)) {
+        let mut scratch = [Scratch::default()];
+        let mut crew = Crew { cpu: self.cpu, precision: Precision::F32, team: None, scratch: &mut scratch };
+        let mut states = States::default();
+        for text in texts {
+            let rows = states.begin(iter::once(text.ids.len()));
+            self.begin(slice::from_ref(text), rows, &mut crew, &mut states);
+            for (index, layer) in self.layers.iter().enumerate() {
+                layer.pass(&self.shape, &mut crew, &mut states);
+                see(index, view(&states.context, rows, layer.context_width()));
+            }
+        }
+    }
+
     /// Hidden states before the first layer.
     fn begin(&self, texts: &[Text<'_>], rows: usize, crew: &mut Crew<'_>, states: &mut States) {
         let States { hidden, sum, .. } = states;
@@ -181,4 +201,10 @@ impl Encoder {
             mem::swap(hidden, sum);
         }
     }
+}
+
+/// What the names of the encoder's tensors begin with in this file: nothing, where it holds no more than the encoder.
+pub(super) fn prefix(family: Family, weights: &Weights) -> &'static str {
+    let prefix = family.prefix();
+    if weights.shape(&format!("{prefix}{}", embeddings::WORDS)).is_some() { prefix } else { "" }
 }

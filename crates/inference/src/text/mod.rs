@@ -1,6 +1,7 @@
 //! Text encoders of the BERT family, from plain Hugging Face directories: embeddings as sentence-transformers makes them,
 //! classifiers of texts, of pairs and of tokens as transformers' pipelines run them.
 
+mod anatomy;
 mod classify;
 mod config;
 mod device;
@@ -10,6 +11,7 @@ mod encoder;
 mod family;
 mod files;
 mod head;
+mod importance;
 mod runner;
 mod tag;
 mod task;
@@ -43,8 +45,8 @@ use crate::{
 
 pub use self::encoder::Encoder;
 pub(crate) use self::{
-    classify::Classifier, embed::Embedder, family::model_types, files::is_setting, tag::Tagger, task::Task,
-    zero_shot::ZeroShot,
+    anatomy::Anatomy, classify::Classifier, embed::Embedder, family::model_types, files::is_setting, importance::Study,
+    tag::Tagger, task::Task, zero_shot::ZeroShot,
 };
 
 /// The longest text that is read, in characters (of JSON Schema, which are Unicode's code points); some tens of times what any

@@ -27,6 +27,11 @@ impl Task {
         }
     }
 
+    /// The task that this word is for.
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|task| task.name() == word)
+    }
+
     /// The task of a class of transformers, by its name without the family's.
     pub(super) fn of_class(rest: &str) -> Option<Self> {
         match rest {
@@ -42,8 +47,7 @@ impl Task {
     /// # Errors
     /// Says what the model does, when that is something else.
     pub(super) fn asked(self, word: &str) -> Result<Self, String> {
-        let asked = Self::ALL.into_iter().find(|task| task.name() == word);
-        match (self, asked) {
+        match (self, Self::named(word)) {
             (Self::TextClassification, Some(Self::ZeroShotClassification)) => Ok(Self::ZeroShotClassification),
             (own, Some(asked)) if own == asked => Ok(asked),
             _ => Err(format!("architectures are for {}, but the manifest's task is {word:?}", self.name())),

@@ -13,7 +13,7 @@ use crate::LoadError;
 
 /// A layer's weights.
 pub(crate) struct Layer {
-    /// Queries, keys and values side by side.
+    /// Queries, keys and values side by side: of all heads that the layer has, which may be fewer columns than hidden states are.
     query_key_value: PackedMatrix,
     attended: PackedMatrix,
     attended_norm: Norm,
@@ -87,7 +87,7 @@ impl States {
 }
 
 impl Layer {
-    /// Reads a layer whose tensors' names begin with `name`.
+    /// Reads a layer of so many heads, whose tensors' names begin with `name`.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape.
@@ -96,12 +96,13 @@ impl Layer {
         name: &str,
         names: &LayerNames,
         shape: &Shape,
+        heads: usize,
     ) -> Result<Self, LoadError> {
-        let (width, between) = (shape.width, shape.between);
+        let (width, between, inner) = (shape.width, shape.between, heads * shape.head_width);
         let name = |part: &str| format!("{name}.{part}");
         Ok(Self {
-            query_key_value: tensors.dense(&names.query_key_value.map(name), width, width)?,
-            attended: tensors.dense(&[name(names.attended)], width, width)?,
+            query_key_value: tensors.dense(&names.query_key_value.map(name), inner, width)?,
+            attended: tensors.dense(&[name(names.attended)], width, inner)?,
             attended_norm: tensors.norm(&name(names.attended_norm), width)?,
             up: tensors.dense(&[name(names.up)], between, width)?,
             down: tensors.dense(&[name(names.down)], width, between)?,
@@ -109,9 +110,14 @@ impl Layer {
         })
     }
 
+    /// Columns of what its heads gather, side by side; it stands in the states' `context` when the layer was passed.
+    pub(crate) fn context_width(&self) -> usize {
+        self.attended.inputs()
+    }
+
     /// Takes hidden states through the layer.
     pub(crate) fn pass(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States) {
-        let (width, wide, rows) = (shape.width, shape.between, states.rows());
+        let (width, wide, inner, rows) = (shape.width, shape.between, self.context_width(), states.rows());
         let States { offsets, hidden, sum, query_key_value, context, between } = states;
         let plain = Activation::None;
         let is_first = shape.order == Order::NormFirst;
@@ -120,15 +126,15 @@ impl Layer {
             crew.norm(self.attended_norm.parameters(), view(hidden, rows, width), view_mut(sum, rows, width));
         }
         let read = if is_first { &*sum } else { &*hidden };
-        let to = view_mut(query_key_value, rows, 3 * width);
+        let to = view_mut(query_key_value, rows, 3 * inner);
         crew.multiply(&self.query_key_value, plain, view(read, rows, width), None, to);
-        let all = view(query_key_value, rows, 3 * width);
-        let part = |part: usize| all.columns_in(part * width..(part + 1) * width);
+        let all = view(query_key_value, rows, 3 * inner);
+        let part = |part: usize| all.columns_in(part * inner..(part + 1) * inner);
         let (query, key, value) = (part(0), part(1), part(2));
         let (head_width, scale) = (shape.head_width, 1.0 / (shape.head_width as f32).sqrt());
         let attention = Attention { query, key, value, offsets, head_width, scale };
-        crew.attend(&attention, view_mut(context, rows, width));
-        let (attended, residual) = (view(context, rows, width), Some(view(hidden, rows, width)));
+        crew.attend(&attention, view_mut(context, rows, inner));
+        let (attended, residual) = (view(context, rows, inner), Some(view(hidden, rows, width)));
         crew.multiply(&self.attended, plain, attended, residual, view_mut(sum, rows, width));
 
         // What the dense parts are added to is in `hidden` then, what they read there too or in `sum`.

@@ -29,6 +29,8 @@ impl Norm {
 
 /// A layer's weights.
 pub(super) struct Layer {
+    /// Which may be fewer than the columns of hidden states have room for.
+    heads: usize,
     /// Queries, keys and values side by side.
     query_key_value: Linear,
     attended: Linear,
@@ -39,7 +41,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Reads a layer whose tensors' names begin with `name`.
+    /// Reads a layer of so many heads, whose tensors' names begin with `name`.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape, and when the device has no room for it.
@@ -48,12 +50,14 @@ impl Layer {
         name: &str,
         names: &LayerNames,
         shape: &Shape,
+        heads: usize,
     ) -> std::result::Result<Self, LoadError> {
-        let (width, between) = (shape.width, shape.between);
+        let (width, between, inner) = (shape.width, shape.between, heads * shape.head_width);
         let name = |part: &str| format!("{name}.{part}");
         Ok(Self {
-            query_key_value: upload.dense(&names.query_key_value.map(name), width, width)?,
-            attended: upload.dense(&[name(names.attended)], width, width)?,
+            heads,
+            query_key_value: upload.dense(&names.query_key_value.map(name), inner, width)?,
+            attended: upload.dense(&[name(names.attended)], width, inner)?,
             attended_norm: upload.norm(&name(names.attended_norm), width)?,
             up: upload.dense(&[name(names.up)], between, width)?,
             down: upload.dense(&[name(names.down)], width, between)?,
@@ -71,8 +75,8 @@ impl Layer {
 
     /// The attention of each text and head, side by side for each token.
     fn attend(&self, shape: &Shape, hidden: &Tensor, texts: &Padded) -> Result<Tensor> {
-        let (width, head) = (shape.width, shape.head_width);
-        let all = self.query_key_value.forward(hidden)?.reshape((texts.count, texts.length, 3, width / head, head))?;
+        let (heads, head) = (self.heads, shape.head_width);
+        let all = self.query_key_value.forward(hidden)?.reshape((texts.count, texts.length, 3, heads, head))?;
         // One copy: afterwards each of the three is dense, as texts × heads × tokens × columns.
         let all = all.permute((2, 0, 3, 1, 4))?.contiguous()?;
         let (query, key, value) = ((all.get(0)? / (head as f64).sqrt())?, all.get(1)?, all.get(2)?);
@@ -81,7 +85,7 @@ impl Layer {
             Some(mask) => scores.broadcast_add(mask)?,
             None => scores,
         };
-        softmax_last_dim(&scores)?.matmul(&value)?.transpose(1, 2)?.reshape((texts.count * texts.length, width))
+        softmax_last_dim(&scores)?.matmul(&value)?.transpose(1, 2)?.reshape((texts.count * texts.length, heads * head))
     }
 }
 

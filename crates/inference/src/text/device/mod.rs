@@ -108,7 +108,7 @@ impl DeviceEncoder {
         };
         let layer = |index: usize| {
             let name = format!("{}.{index}", config.family.layers());
-            Layer::load(&upload, &name, &config.family.layer(), &shape)
+            Layer::load(&upload, &name, &config.family.layer(), &shape, config.heads(index).len())
         };
         let head = Head::load(upload.tensors, settings, |tensors, name, outputs, inputs| {
             let exact = Upload { tensors: *tensors, device: &device, dtype: DType::F32 };

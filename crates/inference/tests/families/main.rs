@@ -1,121 +1,25 @@
 //! Every family of text encoders at every task, as a server runs them: tiny networks against what transformers answers
 //! (`goldens/make_families.py`), alone and in company, on all instructions, with several threads, and by tensors.
 
+#[path = "../card/mod.rs"]
 mod card;
+mod pruned;
+mod tiny;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    num::NonZeroUsize,
-    path::Path,
-};
+use std::num::NonZeroUsize;
 
-use candle_core::{Device, Tensor, safetensors};
-use inference::{Abandon, Config, Cpu, Isa, LoadError, Machine, Model, Models};
+use inference::{Abandon, Cpu, Isa, Machine};
 use prediction::FailureCode;
-use serde::Deserialize;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
-use sha2::{Digest, Sha256};
-use tempfile::TempDir;
+use serde_json::{Value, json, value::to_raw_value};
 use tokio::task::JoinSet;
+
+use self::tiny::{Tiny, apart, family, predict};
 
 /// The largest difference allowed between the reference's and a score, or a number of an embedding of length 1.
 const TOLERANCE: f64 = 1e-5;
 
 /// The same for outputs that are answered as they are, which no function has made small.
 const RAW_TOLERANCE: f64 = 2e-5;
-
-#[derive(Deserialize)]
-struct Family {
-    tokenizer: Value,
-    tokenizer_config: Value,
-    models: Vec<Tiny>,
-}
-
-/// A model, and what the reference answers.
-#[derive(Clone, Deserialize)]
-struct Tiny {
-    name: String,
-    /// What a manifest asks for, where it is not what the model was made for.
-    task: Option<String>,
-    /// Further files of the directory.
-    files: BTreeMap<String, Value>,
-    config: Value,
-    shapes: BTreeMap<String, Vec<usize>>,
-    cases: Vec<Case>,
-}
-
-#[derive(Clone, Deserialize)]
-struct Case {
-    input: Value,
-    output: Value,
-}
-
-fn family(name: &str) -> Family {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/families/{name}.json"));
-    serde_json::from_slice(&fs::read(path).expect("goldens")).expect("goldens")
-}
-
-impl Family {
-    fn tiny(&self, name: &str) -> Tiny {
-        self.models.iter().find(|tiny| tiny.name == name).expect("a model of this name").clone()
-    }
-
-    /// A directory with this model, as the reference had it.
-    fn directory(&self, tiny: &Tiny) -> TempDir {
-        let home = tempfile::tempdir().expect("a directory");
-        let dir = home.path().join("tiny");
-        fs::create_dir(&dir).expect("makes a directory");
-        let mut files = tiny.files.clone();
-        files.insert("config.json".into(), tiny.config.clone());
-        files.insert("tokenizer.json".into(), self.tokenizer.clone());
-        files.insert("tokenizer_config.json".into(), self.tokenizer_config.clone());
-        for (file, content) in files {
-            let path = dir.join(file);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("makes a directory");
-            fs::write(path, content.to_string()).expect("writes");
-        }
-        let tensors = tiny.shapes.iter().map(|(name, shape)| (name.clone(), tensor(name, shape)));
-        safetensors::save(&tensors.collect::<HashMap<_, _>>(), dir.join("model.safetensors")).expect("writes");
-        if let Some(task) = &tiny.task {
-            let names = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
-            let pinned = names.map(|name| {
-                let digest = hex::encode(Sha256::digest(fs::read(dir.join(name)).expect("reads")));
-                format!("[[files]]\npath = {name:?}\nsha256 = {digest:?}\n")
-            });
-            let head =
-                format!("name = \"augur/tiny\"\ntask = {task:?}\narchitecture = \"encoder\"\ndescription = \"\"\n");
-            fs::write(dir.join("model.toml"), head + &pinned.concat()).expect("writes");
-        }
-        home
-    }
-
-    fn load(&self, tiny: &Tiny, machine: Machine) -> Result<Model, LoadError> {
-        let home = self.directory(tiny);
-        let config = Config { model_dirs: vec![home.path().join("tiny")], machine, ..Config::default() };
-        let models = Models::load(&config)?;
-        let spec = models.specs().remove(0);
-        Ok(models.get(&spec.name, &spec.version).expect("what is served can be had"))
-    }
-}
-
-/// The numbers of a tensor, by its name, as `make_families.py` says.
-fn tensor(name: &str, shape: &[usize]) -> Tensor {
-    let seed = name.bytes().fold(0x811C_9DC5_u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let offset = if name.to_lowercase().contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
-    let number = |index: usize| {
-        let mut mixed = seed.wrapping_add((index as u32).wrapping_mul(0x9E37_79B9));
-        for (shift, factor) in [(16, 0x85EB_CA6B), (13, 0xC2B2_AE35), (16, 1)] {
-            mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
-        }
-        (f64::from(mixed) / 2_f64.powi(33) - 0.25 + offset) as f32
-    };
-    let numbers: Vec<f32> = (0..shape.iter().product()).map(number).collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).expect("a tensor")
-}
 
 /// Every set of instructions that this machine has, on one thread and on some; and the way of a card, on the processor.
 fn machines() -> impl Iterator<Item = Machine> + Clone {
@@ -124,31 +28,6 @@ fn machines() -> impl Iterator<Item = Machine> + Clone {
     let kernels =
         cpus.flat_map(move |cpu| [1, 3].map(|threads| Machine { cpu, threads: some(threads), ..Machine::default() }));
     kernels.chain([Machine { device: inference::Device::CpuTensors, threads: some(3), ..Machine::default() }])
-}
-
-async fn predict(model: &Model, input: &Value) -> Box<RawValue> {
-    let output = model.predict(&to_raw_value(input).expect("JSON"), Abandon::default()).await;
-    output.unwrap_or_else(|failure| panic!("{input}: {failure}")).value
-}
-
-/// The same but for rounding: the largest difference between numbers.
-#[track_caller]
-fn apart(ours: &Value, theirs: &Value, what: &str) -> f64 {
-    match (ours, theirs) {
-        (Value::Number(ours), Value::Number(theirs)) => {
-            (ours.as_f64().expect("a number") - theirs.as_f64().expect("a number")).abs()
-        }
-        (Value::Array(ours), Value::Array(theirs)) if ours.len() == theirs.len() => {
-            ours.iter().zip(theirs).map(|(ours, theirs)| apart(ours, theirs, what)).fold(0.0, f64::max)
-        }
-        (Value::Object(ours), Value::Object(theirs)) if ours.keys().eq(theirs.keys()) => {
-            ours.iter().map(|(key, ours)| apart(ours, &theirs[key], what)).fold(0.0, f64::max)
-        }
-        _ => {
-            assert_eq!(ours, theirs, "{what}");
-            0.0
-        }
-    }
 }
 
 async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Machine> + Clone) {
