@@ -15,8 +15,6 @@ pub(crate) async fn keep(node: Arc<Node>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while node.over.run_until_cancelled(ticks.tick()).await.is_some() {
-        for slots in node.slots.each().await {
-            slots.fit().await;
-        }
+        node.slots.fit().await;
     }
 }

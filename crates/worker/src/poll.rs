@@ -56,12 +56,25 @@ enum Found {
 
 /// Takes as much as there are free slots; waits for one.
 async fn take(node: &Arc<Node>) -> Found {
-    let Some(free) = node.stop.run_until_cancelled(free(node)).await else { return Found::Nothing };
-    let mut found = Found::Nothing;
+    let runnable = node.models.runnable();
+    node.slots.retain(&runnable).await;
+    let mut each = node.slots.each().await;
+    each.retain(|slots| runnable.contains(slots.version()));
+    if each.is_empty() || node.stop.run_until_cancelled(any_is_free(&each)).await.is_none() {
+        return Found::Nothing;
+    }
     // Versions with as many free slots are asked for together.
-    for (asked, slots) in free {
+    let mut alike: BTreeMap<usize, Vec<Arc<Slots>>> = BTreeMap::new();
+    for slots in each {
+        alike.entry(slots.permits().available_permits()).or_default().push(slots);
+    }
+    let mut found = Found::Nothing;
+    for (free, slots) in alike {
+        // Only now: a consumer may have found a use for them meanwhile.
+        let taken: Vec<Taken> = slots.into_iter().filter_map(|slots| slots.free(free)).collect();
+        let asked = taken.iter().map(Taken::len).min().unwrap_or(0);
         let (limit, claimed_at) = (u32::try_from(asked).unwrap_or(u32::MAX), Instant::now());
-        let versions: Vec<_> = slots.iter().map(|taken| taken.version().clone()).collect();
+        let versions: Vec<_> = taken.iter().map(|taken| taken.version().clone()).collect();
         let next = node.store.claim_next(node.id, &versions, limit, node.config.lease);
         let Ok(claim) = node.ask(next).await else { return found };
         if !claim.suspects.is_empty() {
@@ -72,25 +85,12 @@ async fn take(node: &Arc<Node>) -> Found {
             some if some < asked => Found::Some,
             _ => Found::All,
         });
-        claim::start(node, claim.claimed, claimed_at, slots);
+        claim::start(node, claim.claimed, claimed_at, taken);
     }
     found
 }
 
-/// The free slots of every version that can be run, by how many each has; waits until one has any.
-async fn free(node: &Node) -> BTreeMap<usize, Vec<Taken>> {
-    let runnable = node.models.runnable();
-    node.slots.retain(&runnable).await;
-    let mut each = node.slots.each().await;
-    each.retain(|slots| runnable.contains(slots.version()));
-    // Only until there is one; those that wait here keep nobody from theirs.
-    let any = each.iter().map(|slots| slots.permits().acquire().boxed());
-    if !each.is_empty() {
-        drop(select_all(any).await);
-    }
-    let mut free: BTreeMap<usize, Vec<Taken>> = BTreeMap::new();
-    for taken in each.into_iter().filter_map(Slots::free) {
-        free.entry(taken.len()).or_default().push(taken);
-    }
-    free
+/// Returns once one version has a free slot. Nobody's is held meanwhile.
+async fn any_is_free(each: &[Arc<Slots>]) {
+    drop(select_all(each.iter().map(|slots| slots.permits().acquire().boxed())).await);
 }

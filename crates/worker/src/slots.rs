@@ -9,11 +9,14 @@ use std::{
     },
 };
 
+use futures::future::join_all;
 use prediction::{ModelName, Version};
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
-/// Each version has so many in use at least, as far as there are so many.
+/// So many are in use at least, divided among the versions…
 const LEAST: u32 = 64;
+/// …of which each has so many at least, as far as there are so many.
+const LEAST_EACH: u32 = 8;
 
 /// The slots of every version that can be run.
 pub(crate) struct AllSlots {
@@ -62,13 +65,23 @@ impl AllSlots {
     pub(crate) async fn of(&self, model: &ModelName, version: &Version) -> Arc<Slots> {
         let mut versions = self.versions.lock().await;
         let version = (model.clone(), version.clone());
-        let slots = versions.entry(version.clone()).or_insert_with(|| Arc::new(Slots::new(version, self.most)));
+        let least = least(versions.len() + 1);
+        let slots = versions.entry(version.clone()).or_insert_with(|| Arc::new(Slots::new(version, self.most, least)));
         Arc::clone(slots)
     }
 
     /// Those of every version.
     pub(crate) async fn each(&self) -> Vec<Arc<Slots>> {
         self.versions.lock().await.values().cloned().collect()
+    }
+
+    /// Fits how many of each version are in use to what ran since this was last called.
+    pub(crate) async fn fit(&self) {
+        let each = self.each().await;
+        let least = least(each.len());
+        for slots in each {
+            slots.fit(least).await;
+        }
     }
 
     /// Forgets versions that can no longer be run, once nothing of theirs runs.
@@ -79,20 +92,17 @@ impl AllSlots {
     /// Waits for all that runs, and lets nothing else begin.
     pub(crate) async fn everything(&self) -> Everything {
         let versions = Arc::clone(&self.versions).lock_owned().await;
-        let mut of_versions = Vec::with_capacity(versions.len());
-        for slots in versions.values() {
-            of_versions.push(slots.all().await);
-        }
+        let of_versions = join_all(versions.values().map(|slots| slots.all())).await;
         Everything { _of_versions: of_versions, _versions: versions }
     }
 }
 
 impl Slots {
-    fn new(version: (ModelName, Version), all: usize) -> Self {
+    fn new(version: (ModelName, Version), all: usize, least: u32) -> Self {
         let permits = Arc::new(Semaphore::new(all));
         let all = u32::try_from(all).unwrap_or(u32::MAX);
-        let parked = Arc::clone(&permits).try_acquire_many_owned(all.saturating_sub(LEAST)).ok();
-        let wanted = AtomicU32::new(LEAST.min(all));
+        let parked = Arc::clone(&permits).try_acquire_many_owned(all.saturating_sub(least)).ok();
+        let wanted = AtomicU32::new(least.min(all));
         Self { version, permits, all, parked: Arc::new(Mutex::new(parked)), wanted, ran: AtomicU32::new(0) }
     }
 
@@ -106,11 +116,13 @@ impl Slots {
         &self.permits
     }
 
-    /// Takes all that are free, if any is.
-    pub(crate) fn free(self: Arc<Self>) -> Option<Taken> {
+    /// Takes what is free, up to so many, if any is.
+    pub(crate) fn free(self: Arc<Self>, most: usize) -> Option<Taken> {
         let first = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let mut taken = Taken { slots: self, permits: first };
-        while let Ok(slot) = Arc::clone(&taken.slots.permits).try_acquire_owned() {
+        while taken.len() < most
+            && let Ok(slot) = Arc::clone(&taken.slots.permits).try_acquire_owned()
+        {
             taken.permits.merge(slot);
         }
         Some(taken)
@@ -124,9 +136,9 @@ impl Slots {
         (rest, parked)
     }
 
-    /// Fits how many are in use to what ran since it was last called.
-    pub(crate) async fn fit(&self) {
-        let wanted = wanted(self.all, self.wanted.load(Ordering::Relaxed), self.ran.swap(0, Ordering::Relaxed));
+    async fn fit(&self, least: u32) {
+        let (before, ran) = (self.wanted.load(Ordering::Relaxed), self.ran.swap(0, Ordering::Relaxed));
+        let wanted = wanted(self.all, least, before, ran);
         self.wanted.store(wanted, Ordering::Relaxed);
         self.use_only(wanted).await;
     }
@@ -187,10 +199,15 @@ impl Taken {
 /// What is held is run within so many of the periods between two fittings: long enough for a claim to be answered meanwhile.
 const PERIODS: u32 = 4;
 
+/// How many each of so many versions has in use at least.
+fn least(versions: usize) -> u32 {
+    u32::try_from(versions).map_or(LEAST_EACH, |versions| (LEAST / versions.max(1)).max(LEAST_EACH))
+}
+
 /// How many are wanted when so many ran in the last period, and so many were wanted then: more at once, fewer little by
 /// little, so that a moment without work costs nothing.
-fn wanted(all: u32, before: u32, ran: u32) -> u32 {
-    let least = LEAST.min(all);
+fn wanted(all: u32, least: u32, before: u32, ran: u32) -> u32 {
+    let least = least.min(all);
     ran.saturating_mul(PERIODS).max(before - before / 8).clamp(least, all)
 }
 
@@ -202,12 +219,14 @@ mod tests {
 
     #[test]
     fn fast_models_have_more_slots_and_slow_ones_the_fewest() {
-        assert_eq!(wanted(256, 64, 0), 64);
-        assert_eq!(wanted(256, 64, 16), 64);
-        assert_eq!(wanted(256, 64, 40), 160);
-        assert_eq!(wanted(256, 64, 1000), 256);
-        assert_eq!(wanted(256, 256, 0), 224);
-        assert_eq!(wanted(16, 16, 1000), 16);
+        assert_eq!(wanted(256, 64, 64, 0), 64);
+        assert_eq!(wanted(256, 64, 64, 16), 64);
+        assert_eq!(wanted(256, 64, 64, 40), 160);
+        assert_eq!(wanted(256, 64, 64, 1000), 256);
+        assert_eq!(wanted(256, 64, 256, 0), 224);
+        assert_eq!(wanted(16, 64, 16, 1000), 16);
+        assert_eq!(wanted(256, 8, 64, 0), 56);
+        assert_eq!([0, 1, 2, 7, 8, 1000].map(least), [64, 64, 32, 9, 8, 8]);
     }
 
     fn version(number: u8) -> (ModelName, Version) {
@@ -238,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_in_use_is_parked_later() {
-        let slots = Slots::new(version(1), 100);
+        let slots = Slots::new(version(1), 100, 64);
         slots.use_only(100).await;
         let used = slots.permits.acquire_many(80).await.expect("it is never closed");
         slots.use_only(64).await;
@@ -252,7 +271,7 @@ mod tests {
     async fn a_version_is_forgotten_once_nothing_of_it_runs() {
         let all = AllSlots::new(100);
         let (model, gone) = version(1);
-        let taken = all.of(&model, &gone).await.free().expect("some are free");
+        let taken = all.of(&model, &gone).await.free(100).expect("some are free");
         assert_eq!(taken.len(), 64);
         all.retain(&[]).await;
         assert_eq!(all.each().await.len(), 1, "it has slots in use");

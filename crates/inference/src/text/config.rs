@@ -254,7 +254,7 @@ mod tests {
             (json!({"1": [0]}), "has layer 1, but there are 1"),
             (json!({"0": [2]}), "has head 2, but there are 2"),
             (json!({"0": [0, 1]}), "leaves layer 0 no head"),
-            (json!({"first": [0]}), "first"),
+            (json!({"first": [0]}), "key to be a number"),
             (json!([[0]]), "a map"),
         ] {
             let error = pruned(heads).expect_err(part);

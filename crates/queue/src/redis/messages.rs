@@ -12,8 +12,8 @@ const MOST_TOGETHER: usize = 1000;
 const FINISHED: u8 = b'f';
 const CANCELED: u8 = b'c';
 const DELIVERIES_DUE: u8 = b'd';
-const ASKED: u8 = b'a';
-const PIECES: u8 = b'p';
+const ASKED: u8 = b'A';
+const PIECES: u8 = b'P';
 
 /// An id, an epoch, a draft, and a number of bytes.
 const PLACE_BYTES: usize = 16 + 4 + 8 + 8;

@@ -78,12 +78,13 @@ pub(super) async fn stream(
     let told = read_from(&headers)?;
     // Before looking, so that an end in between is not missed.
     let waiting = api.waiters.wait_for(id);
-    let (owner, prediction) = match caller {
-        Some(caller) => (caller.clone(), api.find(&caller, id).await?),
-        None => (api.owner(id).await?, api.find_any(id).await?),
-    };
-    let prediction = prediction.ok_or_else(Problem::not_found)?;
+    let owner = api.owner(id).await?;
+    if caller.is_some_and(|caller| caller.tenant() != owner.tenant()) {
+        return Err(Problem::not_found());
+    }
+    // Before reading an output that may be large: whoever finds no place costs little.
     let place = api.streams.take(&owner, id)?;
+    let prediction = api.find_any(id).await?.ok_or_else(Problem::not_found)?;
     let writes_text = writes_text(&api, &prediction).await?;
 
     let (events, mut sent) = mpsc::channel(EVENTS_WAITING);
