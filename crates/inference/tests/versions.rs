@@ -176,6 +176,11 @@ fn what_shall_be_the_default_is_not_before_it_is_loaded() {
     let home = Home::new();
     home.put("iris", "old");
     let models = Models::load(&home.config()).expect("it loads");
+    fs::create_dir(home.path("iris@new")).expect("makes a directory");
+    home.declare("new");
+    models.look(Look::AtOnce);
+    assert_eq!(default(&models), Some(home.version("iris")), "its files are still to come");
+    fs::remove_dir(home.path("iris@new")).expect("is empty");
     home.put("iris@new", "new");
     let weights = home.path("iris@new").join("model.safetensors");
     let sound = fs::read(&weights).expect("weights");

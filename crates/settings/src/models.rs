@@ -214,7 +214,7 @@ pub struct DeriveSettings {
     /// Another model that the result shall be, as owner/name, instead of a version of the same; a name alone means augur/NAME.
     #[arg(long, value_parser = model_name)]
     pub name: Option<ModelName>,
-    /// The label that sets the result apart from other versions, if not what was made of it, such as int8 or layers-1.
+    /// The label that sets the result apart from other versions, if not what was made of it, such as int8 or less-1-layer.
     #[arg(long)]
     pub label: Option<Label>,
     /// Inputs to compare both on, one in JSON on each line, instead of the model's example and some sentences.

@@ -51,6 +51,10 @@ impl Seen {
             let is_another = meanings.get(name).is_some_and(|other| *other != meaning);
             meanings.insert(name, if is_another { Meaning::AsBefore } else { meaning });
         }
+        // The directory that is declared has no model in it yet.
+        for name in self.declared.keys() {
+            meanings.entry(name).or_insert(Meaning::AsBefore);
+        }
         for dir in named {
             let key = self.places.get(dir).filter(|known| known.name.is_none()).and_then(|known| known.holds.as_ref());
             if let Some(key) = key {
