@@ -139,14 +139,12 @@ fn named_in_full<'a>(versions: impl Iterator<Item = &'a Served>) -> String {
 
 /// Takes over what has been compiled already.
 fn remember(model: PublishedModel, known: &[Served]) -> Served {
-    let same = known
-        .iter()
-        .find(|served| served.published.created_at == model.created_at && served.published.spec == model.spec);
+    let PublishedModel { spec, created_at, default_at, workers, default_workers } = model;
+    let same = known.iter().find(|served| served.published.created_at == created_at && served.published.spec == spec);
     let published = match same {
         Some(served) => Arc::clone(&served.published),
-        None => Arc::new(Published::new(model.spec.clone(), model.created_at)),
+        None => Arc::new(Published::new(spec, created_at)),
     };
-    let PublishedModel { workers, default_workers, default_at, .. } = model;
     Served { published, workers, default_workers, default_at }
 }
 

@@ -6,7 +6,8 @@ use prediction::ModelName;
 
 use crate::{LoadError, versions};
 
-const CARD: &str = "README.md";
+/// A model's card, which states its licence.
+pub const CARD: &str = "README.md";
 
 /// The model's name: `org/name` for a snapshot in Hugging Face's own cache (`models--org--name/snapshots/<commit>`), else the
 /// directory's last two parts, without the label that sets a version apart, `augur` for an owner where that makes no name; in lower

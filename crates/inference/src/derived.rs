@@ -8,13 +8,12 @@ use safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
 use toml::{Table, Value};
 
 use crate::{
-    Description, LoadError, digest,
+    Description, LoadError,
+    card::CARD,
+    digest,
     manifest::{self, MANIFEST},
     plain::WEIGHTS,
 };
-
-/// A model's card, which states its licence.
-const CARD: &str = "README.md";
 
 /// A tensor as it will be stored.
 pub(crate) struct Tensor<'a> {

@@ -40,6 +40,7 @@ mod warm;
 use std::path::{Path, PathBuf};
 
 pub use abandon::Abandon;
+pub use card::CARD;
 pub use compare::{Agreement, Comparison, Measured, calibration, compare};
 pub use device::{Device, DeviceError};
 pub use draft::{Audience, Draft};

@@ -12,6 +12,7 @@ use crate::{
     LoadError, Origin, generate, manifest,
     manifest::MANIFEST,
     places::{self, Place},
+    versions,
 };
 
 /// A model directory whose files are as they should be. Whether the model runs only loading it shows.
@@ -96,10 +97,7 @@ pub fn survey(models_dir: &Path) -> Result<Vec<Listed>, LoadError> {
         for place in places {
             let (found, Place { dir, name, label, .. }) = (look(&place), place);
             let Some(name) = name else { continue };
-            let is_default = match declared.get(&name) {
-                Some(declared) => declared.as_ref().is_ok_and(|default| label.as_ref() == Some(default)),
-                None => label.is_none(),
-            };
+            let is_default = versions::is_default(&declared, &name, label.as_ref());
             listed.push(Listed { name, label, is_default, dir, found });
         }
     }

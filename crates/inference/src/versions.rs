@@ -10,7 +10,11 @@ use std::{
 
 use prediction::{Label, ModelName};
 
-use crate::{LoadError, manifest::read_text, places::directories};
+use crate::{
+    LoadError,
+    manifest::read_text,
+    places::{Place, directories, of_owner},
+};
 
 /// Between a model's name and a label, and before what says which version is the default.
 const AT: char = '@';
@@ -117,6 +121,14 @@ pub(crate) fn declared(owner: &Path) -> Result<Declared, LoadError> {
     Ok(declared)
 }
 
+/// Whether a model's name alone means the version with this label, or without one; that cannot be told where what is declared is wrong.
+pub(crate) fn is_default(declared: &Declared, name: &ModelName, label: Option<&Label>) -> bool {
+    match declared.get(name) {
+        Some(declared) => declared.as_ref().is_ok_and(|default| label == Some(default)),
+        None => label.is_none(),
+    }
+}
+
 /// The model whose default version a file's name says that it declares.
 fn declares(path: &Path) -> Option<ModelName> {
     let owner = path.parent()?.file_name()?.to_str()?;
@@ -152,18 +164,13 @@ pub fn versions(models_dir: &Path, name: &ModelName) -> Result<Versions, LoadErr
         if !is_owner {
             continue;
         }
-        let default = match declared(&owner)?.remove(name).transpose() {
-            Ok(label) => Some(label),
-            Err(fault) => {
-                found.fault = Some(fault);
-                None
-            }
-        };
-        for dir in directories(&owner)? {
-            if let Some((_, label)) = called(&dir).filter(|(called, _)| called == name) {
-                let is_default = default.as_ref() == Some(&label);
-                found.all.push(Beside { dir, label, is_default });
-            }
+        let (places, mut declared) = of_owner(&owner)?;
+        for Place { dir, label, .. } in places.into_iter().filter(|place| place.name.as_ref() == Some(name)) {
+            let is_default = is_default(&declared, name, label.as_ref());
+            found.all.push(Beside { dir, label, is_default });
+        }
+        if let Some(Err(fault)) = declared.remove(name) {
+            found.fault = Some(fault);
         }
     }
     found.all.sort_by(|one, other| one.label.cmp(&other.label));

@@ -17,6 +17,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 const LEAST: u32 = 64;
 /// …of which each has so many at least, as far as there are so many.
 const LEAST_EACH: u32 = 8;
+/// What is held is run within so many of the periods between two fittings: long enough for a claim to be answered meanwhile.
+const PERIODS: u32 = 4;
 
 /// The slots of every version that can be run.
 pub(crate) struct AllSlots {
@@ -195,9 +197,6 @@ impl Taken {
         self.slots.ran.fetch_add(u32::try_from(self.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
-
-/// What is held is run within so many of the periods between two fittings: long enough for a claim to be answered meanwhile.
-const PERIODS: u32 = 4;
 
 /// How many each of so many versions has in use at least.
 fn least(versions: usize) -> u32 {

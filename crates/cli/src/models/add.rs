@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use inference::{Origin, is_gguf, refuse_pickle};
+use inference::{CARD, Origin, is_gguf, refuse_pickle};
 use prediction::ModelName;
 use settings::{AddModel, Fatal, say};
 use tokio::task::spawn_blocking;
 
 use super::{
-    CARD, described,
+    described,
     install::{Staged, refuse_existing},
     slot::Slot,
 };

@@ -23,9 +23,6 @@ use inference::{Config, Description, LoadError, Machine, Models};
 use settings::{Fatal, ModelsCommand};
 use tokio::task::spawn_blocking;
 
-/// A model's card, which states its licence.
-const CARD: &str = "README.md";
-
 /// Does what is asked.
 pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
     match command {

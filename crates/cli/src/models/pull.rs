@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use inference::{Origin, is_setting};
+use inference::{CARD, Origin, is_setting};
 use settings::{Fatal, PullModel, Repository, say};
 
 use super::{
-    CARD, described,
+    described,
     download::{Failed, Wanted, download},
     gguf,
     hub::{Hub, Revision},

@@ -89,7 +89,8 @@ impl Agreement {
             "feature-extraction" => {
                 let cosines = pairs().map(|(one, other)| {
                     let (one, other): (Embedding, Embedding) = (read(one)?, read(other)?);
-                    Ok(cosine(&one.embedding, &other.embedding))
+                    let (one, other) = (one.embedding, other.embedding);
+                    Ok(cosine(&one, &other).unwrap_or_else(|| f64::from(u8::from(one == other))))
                 });
                 let cosines = cosines.collect::<Result<Vec<_>, String>>()?;
                 let mean_cosine = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
@@ -131,10 +132,11 @@ fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
 }
 
-fn cosine(one: &[f64], other: &[f64]) -> f64 {
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+/// That of the angle between two vectors; none where one has no length.
+pub(crate) fn cosine<T: Copy + Into<f64>>(one: &[T], other: &[T]) -> Option<f64> {
+    let dot = |a: &[T], b: &[T]| a.iter().zip(b).map(|(a, b)| (*a).into() * (*b).into()).sum::<f64>();
     let lengths = (dot(one, one) * dot(other, other)).sqrt();
-    if lengths > 0.0 { dot(one, other) / lengths } else { f64::from(u8::from(one == other)) }
+    (lengths > 0.0).then(|| dot(one, other) / lengths)
 }
 
 fn scores(labels: Labels) -> BTreeMap<String, f64> {

@@ -14,6 +14,7 @@ use serde_json::{
 };
 use tokio::task::{JoinError, spawn_blocking};
 
+pub(crate) use self::agreement::cosine;
 pub use self::{agreement::Agreement, calibration::calibration};
 use crate::{
     Abandon, Config, Description, LoadError, Machine, Model, Models,

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use prediction::ModelName;
 
 use super::{Key, Look, seen::Seen};
-use crate::{LoadError, versions::Declared};
+use crate::{
+    LoadError,
+    versions::{Declared, is_default},
+};
 
 /// What a model's name alone means.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl Seen {
             let Some(name) = &known.name else { continue };
             let meaning = match self.declared.get(name) {
                 Some(Err(_)) => Meaning::AsBefore,
-                declared if known.label.as_ref() == declared.and_then(|label| label.as_ref().ok()) => {
+                _ if is_default(&self.declared, name, known.label.as_ref()) => {
                     known.holds.as_ref().map_or(Meaning::AsBefore, Meaning::Version)
                 }
                 _ => continue,

@@ -10,7 +10,7 @@ use super::{
     Classifier, Embedder, Encoder, Tagger, Task, TextModel, TextTask, ZeroShot, anatomy::Anatomy, encoder::Text,
     runner::Runner, tokenize::Tokens,
 };
-use crate::{LoadError, Machine, map::Weights};
+use crate::{LoadError, Machine, compare::cosine, map::Weights};
 
 /// No further texts are looked at when those before have so many tokens: removing six of twelve layers runs all of them 57 times.
 const MOST_TOKENS: usize = 4096;
@@ -138,7 +138,7 @@ impl Study {
 
     fn distance(&self, original: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
         let of = |(original, found): (&Vec<f32>, &Vec<f32>)| match self.task {
-            Task::FeatureExtraction => 1.0 - cosine(original, found),
+            Task::FeatureExtraction => 1.0 - cosine(original, found).unwrap_or(0.0),
             _ => {
                 let differences = original.iter().zip(found).map(|(one, other)| f64::from(one - other).powi(2));
                 differences.sum::<f64>() / original.len().max(1) as f64
@@ -169,10 +169,4 @@ fn sum_of_squares(rows: Rows<'_>, products: &[f64]) -> f64 {
         weighed.zip(row).map(|(weighed, number)| weighed * f64::from(*number)).sum::<f64>()
     };
     (0..rows.rows()).map(|row| of(rows.row(row))).sum()
-}
-
-fn cosine(one: &[f32], other: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let lengths = (dot(one, one) * dot(other, other)).sqrt();
-    if lengths > 0.0 { dot(one, other) / lengths } else { 0.0 }
 }

@@ -290,6 +290,19 @@ fn embed(encoder: &Encoder, texts: &Value) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_activation_and_pooling_is_as_transformers_has_it() {
+    each_case(|tiny, texts, pooling, expected, what| {
+        for cpu in cpus() {
+            let encoder = tiny.load(pooling, Machine { cpu, ..Machine::default() }).expect("loads");
+            for (index, (ours, theirs)) in embed(&encoder, texts).iter().zip(expected).enumerate() {
+                let (apart, isa) = (apart(ours, theirs), cpu.isa());
+                assert!(apart <= 1e-5, "{what}, {isa}, text {index}: {apart} from the reference");
+            }
+        }
+    });
+}
+
+/// Every activation and pooling: a tiny model, the texts, how it pools them, their embeddings by the reference, and what that is.
+pub(super) fn each_case(mut check: impl FnMut(&Tiny, &Value, Pooling, &[Vec<f32>], &str)) {
     let file = tiny_goldens();
     let tiny = Tiny::new(&file);
     for case in file["cases"].as_array().expect("cases") {
@@ -297,13 +310,7 @@ fn every_activation_and_pooling_is_as_transformers_has_it() {
         tiny.write(activation, DType::F32, str::to_owned);
         for (pooling, key) in [(Pooling::Cls, "cls"), (Pooling::Mean, "mean")] {
             let expected: Vec<Vec<f32>> = serde_json::from_value(case[key].clone()).expect("vectors");
-            for cpu in cpus() {
-                let encoder = tiny.load(pooling, Machine { cpu, ..Machine::default() }).expect("loads");
-                for (index, (ours, theirs)) in embed(&encoder, &file["texts"]).iter().zip(&expected).enumerate() {
-                    let (apart, isa) = (apart(ours, theirs), cpu.isa());
-                    assert!(apart <= 1e-5, "{activation}, {key}, {isa}, text {index}: {apart} from the reference");
-                }
-            }
+            check(&tiny, &file["texts"], pooling, &expected, &format!("{activation}, {key}"));
         }
     }
 }

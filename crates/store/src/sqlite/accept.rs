@@ -10,7 +10,7 @@ use super::{
     Sqlite,
     clock::{self, Stamp},
     id_list, slices,
-    writer::{Turn, commit, first},
+    writer::{Turn, first},
 };
 use crate::{
     Accepted, NewPrediction, StoreError,
@@ -151,11 +151,7 @@ async fn insert(
         });
         query.build().execute(&mut *transaction).await?;
     }
-    let mut slices = slices(fresh).peekable();
-    if slices.peek().is_none() {
-        return transaction.commit().await;
-    }
-    while let Some(rows) = slices.next() {
+    let predictions = |rows: &[Fresh<'_>]| {
         let mut query = QueryBuilder::new(
             "INSERT INTO predictions
                  (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
@@ -187,11 +183,7 @@ async fn insert(
                 .push_bind(new.webhook.as_ref().map(|webhook| webhook.endpoint.clone()))
                 .push_bind(new.webhook.as_ref().map(|webhook| webhook.origin.clone()));
         });
-        if slices.peek().is_none() {
-            query.push(concat!("; ", commit!()));
-        }
-        query.build().execute(&mut *transaction).await?;
-    }
-    transaction.committed();
-    Ok(())
+        query
+    };
+    transaction.commit_with(fresh, predictions).await
 }

@@ -11,8 +11,7 @@ use super::{
     clock::{self, Stamp},
     id_list,
     outbox::Outbox,
-    slices,
-    writer::{Turn, commit, first},
+    writer::first,
 };
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
 
@@ -74,7 +73,7 @@ impl Sqlite {
             outbox.add(item.run.id, applied[&item.run], output.into_iter().chain([Event::Completed]));
         }
         outbox.tell(&mut transaction, now).await?;
-        insert(transaction, &ended).await?;
+        transaction.commit_with(&ended, insert).await?;
         Ok(crate::outcomes::written(outcomes, applied.into_keys().collect()))
     }
 
@@ -96,34 +95,22 @@ impl Sqlite {
     }
 }
 
-/// Writes these outcomes, and commits.
-async fn insert(mut transaction: Turn, ended: &[&Item<'_>]) -> sqlx::Result<()> {
-    let mut slices = slices(ended).peekable();
-    if slices.peek().is_none() {
-        return transaction.commit().await;
-    }
-    while let Some(rows) = slices.next() {
-        let mut query = QueryBuilder::new(
-            "INSERT INTO outputs
-                 (prediction_id, output, code, message, retryable, predict_seconds, batch_size, tokens) ",
-        );
-        query.push_values(rows, |mut row, item| {
-            row.push_bind(item.run.id.0)
-                .push_bind(item.output.map(str::to_owned))
-                .push_bind(item.failure.map(|failure| failure.code.as_str()))
-                .push_bind(item.failure.map(|failure| failure.message.clone()))
-                .push_bind(item.failure.map(|failure| failure.retryable))
-                .push_bind(item.predict_seconds())
-                .push_bind(item.batch_size())
-                .push_bind(item.tokens());
-        });
-        if slices.peek().is_none() {
-            query.push(concat!("; ", commit!()));
-        }
-        query.build().execute(&mut *transaction).await?;
-    }
-    transaction.committed();
-    Ok(())
+/// What stores these outcomes.
+fn insert(rows: &[&Item<'_>]) -> QueryBuilder<sqlx::Sqlite> {
+    let mut query = QueryBuilder::new(
+        "INSERT INTO outputs (prediction_id, output, code, message, retryable, predict_seconds, batch_size, tokens) ",
+    );
+    query.push_values(rows, |mut row, item| {
+        row.push_bind(item.run.id.0)
+            .push_bind(item.output.map(str::to_owned))
+            .push_bind(item.failure.map(|failure| failure.code.as_str()))
+            .push_bind(item.failure.map(|failure| failure.message.clone()))
+            .push_bind(item.failure.map(|failure| failure.retryable))
+            .push_bind(item.predict_seconds())
+            .push_bind(item.batch_size())
+            .push_bind(item.tokens());
+    });
+    query
 }
 
 /// Writes the same failure for each of these, which have ended, and tells their callers; each with its `webhook_events`.

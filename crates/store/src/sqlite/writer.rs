@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions, Connection, QueryBuilder, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
     runtime::Handle,
     sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard},
     time::timeout,
 };
 
+use super::slices;
 use crate::StoreError;
 
 /// A statement that begins the transaction it is the first of. The write lock is taken at once, so that nothing read can change.
@@ -124,6 +125,27 @@ impl Turn {
     /// Makes what was written last.
     pub(super) async fn commit(mut self) -> sqlx::Result<()> {
         sqlx::query(commit!()).execute(&mut *self).await?;
+        self.committed();
+        Ok(())
+    }
+
+    /// Executes what `statement` makes of the rows, slice by slice, and commits with the last of them.
+    pub(super) async fn commit_with<T: Sync>(
+        mut self,
+        rows: &[T],
+        statement: impl Fn(&[T]) -> QueryBuilder<sqlx::Sqlite> + Send,
+    ) -> sqlx::Result<()> {
+        let mut slices = slices(rows).peekable();
+        if slices.peek().is_none() {
+            return self.commit().await;
+        }
+        while let Some(rows) = slices.next() {
+            let mut query = statement(rows);
+            if slices.peek().is_none() {
+                query.push(concat!("; ", commit!()));
+            }
+            query.build().execute(&mut *self).await?;
+        }
         self.committed();
         Ok(())
     }

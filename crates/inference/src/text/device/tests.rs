@@ -7,7 +7,7 @@ use prediction::FailureCode;
 use serde_json::Value;
 
 use super::{
-    super::tests::{Tiny, apart, tiny_goldens},
+    super::tests::{Tiny, apart, each_case, tiny_goldens},
     *,
 };
 
@@ -26,23 +26,16 @@ fn embed(encoder: &DeviceEncoder, texts: &Value) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_activation_and_pooling_is_as_transformers_has_it() {
-    let file = tiny_goldens();
-    let tiny = Tiny::new(&file);
-    for case in file["cases"].as_array().expect("cases") {
-        let activation = case["hidden_act"].as_str().expect("an activation");
-        tiny.write(activation, DType::F32, str::to_owned);
-        for (pooling, key) in [(Pooling::Cls, "cls"), (Pooling::Mean, "mean")] {
-            let expected: Vec<Vec<f32>> = serde_json::from_value(case[key].clone()).expect("vectors");
-            let exact = embed(&load(&tiny, pooling, DType::F32), &file["texts"]);
-            // Candle multiplies no bf16 on a processor; f16 passes all the same places where a tensor's type matters.
-            let half = embed(&load(&tiny, pooling, DType::F16), &file["texts"]);
-            for (index, theirs) in expected.iter().enumerate() {
-                let apart = [&exact, &half].map(|ours| apart(&ours[index], theirs));
-                assert!(apart[0] <= 1e-5, "{activation}, {key}, text {index}: {} from the reference", apart[0]);
-                assert!((1e-5..1e-2).contains(&apart[1]), "{activation}, {key}, text {index} in f16: {}", apart[1]);
-            }
+    each_case(|tiny, texts, pooling, expected, what| {
+        let exact = embed(&load(tiny, pooling, DType::F32), texts);
+        // Candle multiplies no bf16 on a processor; f16 passes all the same places where a tensor's type matters.
+        let half = embed(&load(tiny, pooling, DType::F16), texts);
+        for (index, theirs) in expected.iter().enumerate() {
+            let apart = [&exact, &half].map(|ours| apart(&ours[index], theirs));
+            assert!(apart[0] <= 1e-5, "{what}, text {index}: {} from the reference", apart[0]);
+            assert!((1e-5..1e-2).contains(&apart[1]), "{what}, text {index} in f16: {}", apart[1]);
         }
-    }
+    });
 }
 
 #[test]
