@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Tensor};
 use inference::{Abandon, Config, Cpu, Cut, Device, Machine, Model, Models, Output, Precision, inspect, prune};
 use prediction::{Failure, FailureCode};
 use serde::Deserialize;
@@ -177,33 +176,6 @@ async fn is_as_exact_as_its_manifest_says(machine: Machine) {
             assert!(apart(&exact, &rounded) > TOLERANCE, "{precision:?} is not so exact");
         }
     }
-}
-
-/// Takes nearly all of the card's memory, in pieces, after the model has seen how much there is: batches must become smaller.
-#[tokio::test(flavor = "multi_thread")]
-async fn cuda_batches_that_memory_is_too_little_for_are_halved_and_none_is_lost() {
-    const PIECE: usize = 64 << 20;
-    let test = "cuda_batches_that_memory_is_too_little_for_are_halved_and_none_is_lost";
-    let Some(machine) = card::machine(test) else { return };
-    let model = load_for(fetched(), machine);
-    let long = "tree ".repeat(300);
-    let (alone, _) = embed(&model, &long).await;
-    let card = candle_core::Device::new_cuda(0).expect("the card");
-    let piece = |_| Tensor::zeros(PIECE, DType::U8, &card).and_then(|piece| card.synchronize().map(|()| piece)).ok();
-    let mut taken: Vec<Tensor> = (0..).map_while(piece).collect();
-    // Enough for a few of the 64 texts of a batch.
-    taken.truncate(taken.len().saturating_sub(4));
-    card.synchronize().expect("the card");
-    let mut together = JoinSet::new();
-    for _ in 0..256 {
-        let (model, long) = (model.clone(), long.clone());
-        together.spawn(async move { embed(&model, &long).await });
-    }
-    while let Some(done) = together.join_next().await {
-        let (embedding, _) = done.expect("no prediction is lost");
-        assert!(apart(&embedding, &alone) <= TOLERANCE);
-    }
-    drop(taken);
 }
 
 #[tokio::test(flavor = "multi_thread")]

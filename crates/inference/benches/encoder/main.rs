@@ -1,7 +1,8 @@
 //! How fast texts become embeddings, on each set of instructions and beside the same network on candle's own operations:
-//! `cargo bench -p inference --bench encoder`. Names of subjects (`candle`, `amx`, `"amx bf16"`, `"avx512 int8"`) leave out all others. `AUGUR_TEST_MODEL_DIR` names the model,
-//! by default the one that `scripts/fetch-test-model` fetches. A peer, a program that speaks the protocol of `peer.rs`, takes part
-//! with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
+//! `cargo bench -p inference --bench encoder`, and on an NVIDIA card with `--features cuda`. Names of subjects (`candle`, `amx`,
+//! `"amx bf16"`, `"avx512 int8"`, `cuda`) leave out all others; `--batches 1,256` says how many texts batches have. `AUGUR_TEST_MODEL_DIR`
+//! names the model, by default the one that `scripts/fetch-test-model` fetches. A peer, a program that speaks the protocol of
+//! `peer.rs`, takes part with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
 #![allow(clippy::print_stdout)]
 
 mod candle;
@@ -14,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::{Cpu, Encoder, Isa, Machine, Precision};
+use inference::{Cpu, Device, DeviceEncoder, Encoder, Isa, Machine, Precision};
 
 const LENGTHS: [usize; 3] = [16, 64, 256];
-const BATCHES: [usize; 3] = [1, 8, 32];
+const BATCHES: &str = "1,8,32";
 
 /// Turns of each figure, at most and at least.
 const TURNS: usize = 41;
@@ -49,10 +50,11 @@ fn main() {
     );
     // What cargo adds, `--bench`, is no name.
     let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");
-    let (mut wanted, mut peers) = (Vec::new(), Vec::new());
+    let (mut wanted, mut peers, mut batches) = (Vec::new(), Vec::new(), BATCHES.to_owned());
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--peer" => peers.extend(arguments.next()),
+            "--batches" => batches = arguments.next().expect("numbers with commas between them"),
             _ => wanted.push(argument),
         }
     }
@@ -68,7 +70,8 @@ fn main() {
     subjects.iter().for_each(|subject| print!(" {:>18}", subject.name));
     println!();
     let mut all = Vec::new();
-    for batch in BATCHES {
+    for batch in batches.split(',') {
+        let batch: usize = batch.parse().expect("--batches has numbers");
         for length in LENGTHS {
             let rates = measure(&mut subjects, &texts(batch, length));
             print!("{:>14}", format!("{length} × {batch}"));
@@ -119,13 +122,23 @@ fn subjects(dir: &Path, wanted: &[String]) -> Vec<Subject> {
         let run: Run = Box::new(move |texts, count| time(count, || drop(encoder.embed(texts).expect("candle runs"))));
         subjects.push(Subject { name: "candle".into(), run });
     }
+    if let Ok(device) = Device::Cuda(0).checked() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let name = named("cuda", precision);
+            if is_wanted(&name) {
+                let machine = Machine { device, ..Machine::default() };
+                let encoder = DeviceEncoder::open(dir, machine, precision).expect("the model loads");
+                let run: Run = Box::new(move |texts, count| {
+                    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+                    time(count, || drop(encoder.embed(&texts).expect("the card runs")))
+                });
+                subjects.push(Subject { name, run });
+            }
+        }
+    }
     for isa in Isa::ALL {
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-            let name = match precision {
-                Precision::F32 => isa.to_string(),
-                Precision::Bf16 => format!("{isa} bf16"),
-                Precision::Int8 => format!("{isa} int8"),
-            };
+            let name = named(&isa.to_string(), precision);
             let is_own = |cpu: &Cpu| is_wanted(&name) && cpu.precision(precision) == precision;
             let Some(cpu) = Cpu::with(isa).ok().filter(is_own) else { continue };
             let machine = Machine { cpu, ..Machine::default() };
@@ -138,6 +151,14 @@ fn subjects(dir: &Path, wanted: &[String]) -> Vec<Subject> {
         }
     }
     subjects
+}
+
+fn named(computer: &str, precision: Precision) -> String {
+    match precision {
+        Precision::F32 => computer.to_owned(),
+        Precision::Bf16 => format!("{computer} bf16"),
+        Precision::Int8 => format!("{computer} int8"),
+    }
 }
 
 fn time(count: u32, mut job: impl FnMut()) -> Duration {

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use inference::{Device, Machine};
+use super::{Device, Machine};
 
 /// This machine with its first card. Without one the caller's test is skipped, and that is said even where tests' output is kept
 /// back; where `AUGUR_TEST_CUDA` is set, it fails.

@@ -8,7 +8,7 @@ mod tiny;
 
 use std::num::NonZeroUsize;
 
-use inference::{Abandon, Cpu, Isa, Machine};
+use inference::{Abandon, Cpu, Device, Isa, Machine};
 use prediction::FailureCode;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::task::JoinSet;
@@ -27,7 +27,7 @@ fn machines() -> impl Iterator<Item = Machine> + Clone {
     let some = |threads| NonZeroUsize::new(threads).expect("some");
     let kernels =
         cpus.flat_map(move |cpu| [1, 3].map(|threads| Machine { cpu, threads: some(threads), ..Machine::default() }));
-    kernels.chain([Machine { device: inference::Device::CpuTensors, threads: some(3), ..Machine::default() }])
+    kernels.chain([Machine { device: Device::CpuTensors, threads: some(3), ..Machine::default() }])
 }
 
 async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Machine> + Clone) {

@@ -22,12 +22,11 @@ pub(super) struct Budget {
 }
 
 impl Footprint {
-    /// Of layers of this shape, counted so that it is rather too much: a step's operands and result, and what waits for later
-    /// steps. Attention keeps hidden states, queries, keys and values in two orders, scaled queries, contexts in two orders;
+    /// Of layers of this shape that have so many heads, counted so that it is rather too much: a step's operands and result, and what
+    /// waits for later steps. Attention keeps hidden states, queries, keys and values in two orders, scaled queries, contexts in two orders;
     /// scores, with the mask, and after softmax. The dense parts keep hidden states, and what is between before and after the
     /// bias and the activation.
-    pub(super) fn new(shape: &Shape, bytes: usize) -> Self {
-        let heads = shape.width / shape.head_width;
+    pub(super) fn new(shape: &Shape, heads: usize, bytes: usize) -> Self {
         Self { token: ((11 * shape.width + 3 * shape.between) * bytes) as u64, pair: (3 * heads * bytes) as u64 }
     }
 
@@ -187,8 +186,10 @@ mod tests {
     fn memory_is_counted_by_the_layers_shape() {
         let order = Order::NormLast;
         let shape = Shape { order, width: 384, between: 1536, head_width: 32, activation: Activation::GeluErf };
-        let footprint = Footprint::new(&shape, 4);
+        let footprint = Footprint::new(&shape, 12, 4);
         assert_eq!(footprint.of(2, 256), 2 * 256 * 4 * (11 * 384 + 3 * 1536 + 3 * 12 * 256));
+        let pruned = Footprint::new(&shape, 8, 4);
+        assert_eq!(footprint.of(1, 256) - pruned.of(1, 256), 256 * 4 * 3 * 4 * 256, "scores of four heads");
         assert_eq!(footprint.tokens_in(footprint.of(7, 256) + 1, 256), 7 * 256);
         assert_eq!(footprint.of(usize::MAX, usize::MAX), u64::MAX, "nothing wraps around");
     }

@@ -10,6 +10,7 @@ mod upload;
 
 use std::{
     mem,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -30,11 +31,13 @@ use super::{
     family::Squash,
     files::{Pooling, Settings},
     head::Head,
+    task::Task,
 };
 use crate::{
     LoadError, Machine,
     device::{Device, Fault, free_bytes},
     map::Weights,
+    plain::WEIGHTS,
     transformer::Shape,
 };
 
@@ -45,8 +48,8 @@ const SHARE: u64 = 2;
 /// What batches may take where memory is not asked about, in bytes.
 const UNMEASURED: u64 = 1 << 30;
 
-/// A loaded text encoder on a device, from tokens to embeddings or a classifier's outputs.
-pub(super) struct DeviceEncoder {
+/// A loaded text encoder on a device, from tokens to embeddings or a classifier's outputs, without the queue and the JSON around it.
+pub struct DeviceEncoder {
     device: Tensors,
     /// How weights and states are kept.
     dtype: DType,
@@ -81,6 +84,30 @@ pub(super) fn dtype(device: Device, precision: Precision) -> Option<DType> {
 }
 
 impl DeviceEncoder {
+    /// Reads the encoder of a Hugging Face directory whose model embeds text, for the machine's device.
+    ///
+    /// # Errors
+    /// When the device does not compute so exactly, a file cannot be read, the files do not fit each other, a tensor is missing or of
+    /// another shape, and when the model was made for something else or the device has no room for it.
+    pub fn open(dir: &Path, machine: Machine, precision: Precision) -> std::result::Result<Self, LoadError> {
+        let settings = Settings::read(dir, Some(Task::FeatureExtraction.name()))?;
+        let dtype = dtype(machine.device, precision)
+            .ok_or_else(|| LoadError::new(dir, format!("{} has no way to compute {precision:?}", machine.device)))?;
+        Self::load(&settings, &Weights::open(&dir.join(WEIGHTS))?, machine, dtype)
+    }
+
+    /// The embedding of each text, given by its tokens' ids.
+    ///
+    /// # Errors
+    /// When the device fails, or its memory is too little for one text alone just now.
+    ///
+    /// # Panics
+    /// When a text has too many tokens, or one that the vocabulary lacks.
+    pub fn embed(&self, texts: &[&[u32]]) -> std::result::Result<Vec<Vec<f32>>, Failure> {
+        let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
+        Ok(self.run(&texts, || false, |_, embedding| embedding)?.unwrap_or_default())
+    }
+
     /// Reads the tensors that the configuration asks for, and measures the memory that is left.
     ///
     /// # Errors
@@ -124,7 +151,8 @@ impl DeviceEncoder {
 
         device.synchronize().map_err(does_not_work)?;
         let budget = free_bytes(&device).map_err(does_not_work)?.map_or(UNMEASURED, |free| free / SHARE);
-        let footprint = Footprint::new(&shape, dtype.size_in_bytes());
+        let heads = (0..config.num_hidden_layers).map(|index| config.heads(index).len()).max().unwrap_or_default();
+        let footprint = Footprint::new(&shape, heads, dtype.size_in_bytes());
         let max_tokens = footprint.tokens_in(budget, settings.max_tokens);
         tracing::info!(device = %machine.device, ?dtype, batch_bytes = budget, batch_tokens = max_tokens, "batches fit the device's memory");
         let team = Team::new(machine.threads.get()).map_err(|error| wrong(format!("no threads to run it: {error}")))?;

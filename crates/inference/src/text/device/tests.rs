@@ -1,4 +1,7 @@
-//! What a card computes, on the processor: against the reference, in half precision, stopped and failing.
+//! What a card computes, on the processor: against the reference, in half precision, stopped and failing. And what only a card does.
+
+#[path = "../../../tests/card/mod.rs"]
+mod card;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,16 +15,20 @@ use super::{
 };
 
 fn load(tiny: &Tiny, pooling: Pooling, dtype: DType) -> DeviceEncoder {
+    load_on(Device::CpuTensors, tiny, pooling, dtype)
+}
+
+fn load_on(device: Device, tiny: &Tiny, pooling: Pooling, dtype: DType) -> DeviceEncoder {
     let (settings, weights) = tiny.read(pooling).expect("reads");
-    let machine = Machine { device: Device::CpuTensors, ..Machine::default() };
+    let machine = Machine { device, ..Machine::default() };
     DeviceEncoder::load(&settings, &weights, machine, dtype).expect("loads")
 }
 
 /// The embedding of each text, of one batch.
 fn embed(encoder: &DeviceEncoder, texts: &Value) -> Vec<Vec<f32>> {
     let texts: Vec<Vec<u32>> = serde_json::from_value(texts.clone()).expect("texts");
-    let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
-    encoder.run(&texts, || false, |_, embedding| embedding).expect("runs").expect("was not stopped")
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    encoder.embed(&texts).expect("runs")
 }
 
 #[test]
@@ -76,6 +83,37 @@ fn a_budget_for_one_text_gives_the_same() {
     for (together, alone) in together.iter().zip(embed(&encoder, &file["texts"])) {
         assert!(apart(together, &alone) <= 1e-6);
     }
+}
+
+#[test]
+fn cuda_a_batch_that_memory_is_too_little_for_is_halved_and_no_text_is_lost() {
+    const PIECE: usize = 64 << 20;
+    /// What the batch is counted to need: more than is left, whatever was counted too much.
+    const NEEDED: u64 = 16 << 30;
+    let test = "cuda_a_batch_that_memory_is_too_little_for_is_halved_and_no_text_is_lost";
+    let Some(machine) = card::machine(test) else { return };
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let encoder = load_on(machine.device, &tiny, Pooling::Mean, DType::F32);
+    let text = [1, 2, 3, 4, 5, 6, 7, 8];
+    let alone = encoder.embed(&[&text]).expect("runs").remove(0);
+
+    let Device::Cuda(index) = machine.device else { panic!("{} is no card", machine.device) };
+    let card = Tensors::new_cuda(index).expect("the card");
+    let piece = |_| Tensor::zeros(PIECE, DType::U8, &card).and_then(|piece| card.synchronize().map(|()| piece)).ok();
+    let mut taken: Vec<Tensor> = (0..).map_while(piece).collect();
+    taken.truncate(taken.len().saturating_sub(4));
+    card.synchronize().expect("the card");
+    encoder.desk.lock().expect("nobody panicked").budget = Budget::new(u64::MAX);
+    let count = usize::try_from(NEEDED / encoder.footprint.of(1, text.len())).expect("few");
+    let texts: Vec<&[u32]> = vec![&text; count];
+    let embeddings = encoder.embed(&texts).expect("runs, in parts");
+    drop(taken);
+
+    assert_eq!(embeddings.len(), count);
+    assert!(embeddings.iter().all(|embedding| apart(embedding, &alone) <= 1e-5));
+    assert_ne!(encoder.desk.lock().expect("nobody panicked").budget, Budget::new(u64::MAX), "it was halved");
 }
 
 #[test]
