@@ -2,13 +2,17 @@
 //! x = high + low to 16 bits, and of the four products that of both lows is too small to count.
 
 mod attention;
+#[cfg(all(feature = "amx-emulator", target_os = "linux"))]
+mod emulator;
+mod pack;
 mod product;
 mod tiles;
 
 use crate::Precision;
 
 pub(crate) use attention::attention;
-pub(crate) use product::{Packed, multiply, pack};
+pub(crate) use pack::pack;
+pub(crate) use product::{Packed, multiply, multiply_both};
 pub(crate) use tiles::is_granted;
 
 /// Outputs in a packed panel, and rows in a packed block of a left operand: two tiles of sixteen.

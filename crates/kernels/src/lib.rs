@@ -48,7 +48,7 @@ mod team;
 pub use attention::{Attention, attention};
 pub use cpu::{Cpu, Isa, IsaError, Precision};
 pub use finish::{Activation, Epilogue};
-pub use matrix::PackedMatrix;
+pub use matrix::{Both, PackedMatrix};
 pub use norm::{LayerNorm, layer_norm};
 pub use pointwise::{activate, softmax};
 pub use rows::{Rows, RowsMut};

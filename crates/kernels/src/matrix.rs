@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    Cpu, Epilogue, Precision, Rows, RowsMut, Scratch,
+    Activation, Cpu, Epilogue, Precision, Rows, RowsMut, Scratch,
     cpu::Work,
     finish::{Block, Target},
     lanes::{Lanes, Portable},
@@ -95,6 +95,10 @@ impl PackedMatrix {
         begin(part)..begin(part + 1)
     }
 
+    fn check(&self, x: Rows<'_>) {
+        assert!(x.columns() == self.inputs, "rows of {} for a matrix of {} inputs", x.columns(), self.inputs);
+    }
+
     /// Writes the outputs `outputs` of `epilogue(x · Wᵀ + bias)` to `y`, whose columns they are; for all of them `outputs` is
     /// `0..self.outputs()`.
     ///
@@ -108,26 +112,9 @@ impl PackedMatrix {
         y: RowsMut<'_>,
         scratch: &mut Scratch,
     ) {
-        assert!(x.columns() == self.inputs, "rows of {} for a matrix of {} inputs", x.columns(), self.inputs);
+        self.check(x);
         assert!(outputs.start <= outputs.end && outputs.end <= self.outputs, "outputs {outputs:?} of {}", self.outputs);
-        assert!(
-            y.rows() == x.rows() && y.columns() == outputs.len(),
-            "a result of {} × {} for {} × {}",
-            y.rows(),
-            y.columns(),
-            x.rows(),
-            outputs.len()
-        );
-        if let Some(residual) = epilogue.residual {
-            assert!(
-                residual.rows() == y.rows() && residual.columns() == y.columns(),
-                "a residual of {} × {} for a result of {} × {}",
-                residual.rows(),
-                residual.columns(),
-                y.rows(),
-                y.columns()
-            );
-        }
+        check_result(x.rows(), outputs.len(), epilogue, &y);
         let width = panel_width(self.cpu, &self.weights);
         assert!(outputs.start.is_multiple_of(width), "output {} is within a panel of {width}", outputs.start);
         if y.rows() == 0 || outputs.is_empty() {
@@ -145,6 +132,71 @@ impl PackedMatrix {
                 amx::multiply(*parts, packed, x, outputs, target, scratch);
             }
         }
+    }
+}
+
+/// Panics unless the result, and the residual if there is one, is so large.
+fn check_result(rows: usize, outputs: usize, epilogue: Epilogue<'_>, y: &RowsMut<'_>) {
+    assert!(
+        y.rows() == rows && y.columns() == outputs,
+        "a result of {} × {} for {rows} × {outputs}",
+        y.rows(),
+        y.columns()
+    );
+    if let Some(residual) = epilogue.residual {
+        assert!(
+            residual.rows() == y.rows() && residual.columns() == y.columns(),
+            "a residual of {} × {} for a result of {} × {}",
+            residual.rows(),
+            residual.columns(),
+            y.rows(),
+            y.columns()
+        );
+    }
+}
+
+/// Two linear layers, one after the other, with a function between them.
+#[derive(Clone, Copy, Debug)]
+pub struct Both<'a> {
+    /// The first.
+    pub up: &'a PackedMatrix,
+    /// The function of each number between them.
+    pub activation: Activation,
+    /// The second; it has as many inputs as the first has outputs.
+    pub down: &'a PackedMatrix,
+}
+
+impl Both<'_> {
+    /// Writes all outputs of `down(activation(up(x))) + residual` to `y`: what [`PackedMatrix::multiply`] gives twice, but where both
+    /// are in tiles, what is between them is not written in `f32`.
+    ///
+    /// # Panics
+    /// When shapes do not fit each other.
+    pub fn multiply(&self, x: Rows<'_>, residual: Option<Rows<'_>>, y: RowsMut<'_>, scratch: &mut Scratch) {
+        let Self { up, activation, down } = *self;
+        assert!(up.outputs == down.inputs, "{} outputs for a matrix of {} inputs", up.outputs, down.inputs);
+        let last = Epilogue { activation: Activation::None, residual };
+        #[cfg(target_arch = "x86_64")]
+        if let (Weights::Tiles(parts, first), Weights::Tiles(other, second)) = (&up.weights, &down.weights)
+            && parts == other
+            && up.outputs > 0
+        {
+            up.check(x);
+            check_result(x.rows(), down.outputs, last, &y);
+            if y.rows() > 0 && y.columns() > 0 {
+                let up = amx::Packed { weights: first, bias: &up.bias, inputs: up.inputs };
+                let down = amx::Packed { weights: second, bias: &down.bias, inputs: down.inputs };
+                amx::multiply_both(*parts, up, activation, down, x, Target { epilogue: last, result: y }, scratch);
+            }
+            return;
+        }
+        let mut between = std::mem::take(&mut scratch.between);
+        between.reserve(x.rows() * up.outputs);
+        let numbers = between.as_mut_slice();
+        let first = Epilogue { activation, residual: None };
+        up.multiply(x, 0..up.outputs, first, RowsMut::new(numbers, x.rows(), up.outputs, up.outputs), scratch);
+        down.multiply(Rows::new(numbers, x.rows(), up.outputs, up.outputs), 0..down.outputs, last, y, scratch);
+        scratch.between = between;
     }
 }
 

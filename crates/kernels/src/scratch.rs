@@ -87,8 +87,10 @@ impl Lines {
 pub struct Scratch {
     /// Left operands in the layout of the kernel.
     pub(crate) left: Lines,
-    /// Right operands that are not weights: the keys and values of one head.
+    /// Right operands that are not weights, the keys and values of one head; and rows between two products in tiles.
     pub(crate) right: Lines,
+    /// Rows between two products elsewhere.
+    pub(crate) between: Lines,
     /// Sums before they are finished.
     pub(crate) sums: Lines,
     /// Of each packed row of whole numbers.
@@ -98,7 +100,8 @@ pub struct Scratch {
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let grids = self.grids.capacity() * size_of::<Grid>();
-        let bytes = self.left.bytes() + self.right.bytes() + self.sums.bytes() + grids;
+        let lines = [&self.left, &self.right, &self.between, &self.sums];
+        let bytes = lines.into_iter().map(Lines::bytes).sum::<usize>() + grids;
         f.debug_struct("Scratch").field("bytes", &bytes).finish()
     }
 }

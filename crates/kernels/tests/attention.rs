@@ -90,7 +90,7 @@ fn bound(cpu: Cpu, precision: Precision) -> f64 {
     match (cpu.isa(), precision) {
         (Isa::Amx, Precision::F32) => 3e-4,
         (_, Precision::F32) => 1e-5,
-        _ if cpu.precision(Precision::Bf16) == Precision::Bf16 => 0.03,
+        _ if cpu.precision(Precision::Bf16) == Precision::Bf16 => 0.05,
         _ => 1e-5,
     }
 }

@@ -5,7 +5,7 @@
 
 mod reference;
 
-use kernels::{Activation, Cpu, Epilogue, Isa, PackedMatrix, Precision, Scratch};
+use kernels::{Activation, Both, Cpu, Epilogue, Isa, PackedMatrix, Precision, Rows, RowsMut, Scratch};
 use reference::{Random, Spread, variants};
 
 const ACTIVATIONS: [Activation; 5] =
@@ -240,4 +240,45 @@ fn narrow(wide: &Spread) -> Spread {
         *narrow.at_mut(row, wide.columns - 1) = f32::NAN;
     }
     narrow
+}
+
+#[test]
+fn both_products_are_those_of_one_after_the_other() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in variants() {
+        for precision in ALL {
+            for _ in 0..25 {
+                let rows = random.of(&[0, 1, 2, 16, 17, 31, 32, 33, 64, 70, 100]);
+                let inputs = random.of(&[1, 16, 31, 32, 33, 64, 100]);
+                let between = random.of(&[0, 1, 31, 32, 33, 96, 383, 384, 385, 500, 800]);
+                let outputs = random.of(&[0, 1, 15, 32, 33, 65, 100]);
+                let up = Case::new(&mut random, rows, between, inputs);
+                let down = Case::new(&mut random, rows, outputs, between);
+                let (first, second) = (up.pack(cpu, precision), down.pack(cpu, precision));
+
+                let mut middle = vec![0.0; rows * between];
+                let activated = Epilogue { activation: up.activation, residual: None };
+                let view = RowsMut::new(&mut middle, rows, between, between);
+                first.multiply(up.x.view(), 0..between, activated, view, &mut scratch);
+                let residual = down.residual.as_ref().map(Spread::view);
+                let added = Epilogue { activation: Activation::None, residual };
+                let mut apart = Spread::new(&mut random, rows, outputs);
+                let view = Rows::new(&middle, rows, between, between);
+                second.multiply(view, 0..outputs, added, apart.view_mut(), &mut scratch);
+
+                let mut together = Spread::new(&mut random, rows, outputs);
+                let both = Both { up: &first, activation: up.activation, down: &second };
+                both.multiply(up.x.view(), residual, together.view_mut(), &mut scratch);
+                together.assert_gaps_untouched();
+                for row in 0..rows {
+                    for output in 0..outputs {
+                        let [apart, together] = [&apart, &together].map(|result| result.at(row, output).to_bits());
+                        let shape = format!("{rows} × {inputs} × {between} × {outputs}");
+                        assert_eq!(apart, together, "{} {precision:?} {shape}: row {row}, output {output}", cpu.isa());
+                    }
+                }
+            }
+        }
+    }
 }

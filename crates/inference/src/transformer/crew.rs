@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use kernels::{
-    Activation, Attention, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, Team, attention,
-    layer_norm,
+    Activation, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, Team,
+    attention, layer_norm,
 };
+
+use super::{view, view_mut};
 
 /// Rows that one thread takes at a time: what kernels multiply in one block of tiles.
 const BLOCK: usize = 32;
@@ -59,6 +61,32 @@ impl Crew<'_> {
                 let residual = residual.map(|residual| residual.columns_in(outputs.clone()));
                 matrix.multiply(x, outputs.clone(), Epilogue { activation, residual }, y.reborrow(), scratch);
             });
+        }
+    }
+
+    /// Writes `down(activation(up(x))) + residual` to `y`. Where threads share outputs, what is between is in `between` for all of them.
+    pub(crate) fn multiply_both(
+        &mut self,
+        both: Both<'_>,
+        x: Rows<'_>,
+        residual: Rows<'_>,
+        y: RowsMut<'_>,
+        between: &mut Vec<f32>,
+    ) {
+        let (members, rows, rows_each) = (self.scratch.len(), x.rows(), self.rows_each());
+        match &mut self.team {
+            None => both.multiply(x, Some(residual), y, &mut self.scratch[0]),
+            Some(team) if rows >= members * rows_each => {
+                team.share(self.scratch, &mut by_rows(y, members), |scratch, (rows, y)| {
+                    let residual = residual.rows_in(rows.clone());
+                    both.multiply(x.rows_in(rows.clone()), Some(residual), y.reborrow(), scratch);
+                });
+            }
+            Some(_) => {
+                let width = both.up.outputs();
+                self.multiply(both.up, both.activation, x, None, view_mut(between, rows, width));
+                self.multiply(both.down, Activation::None, view(between, rows, width), Some(residual), y);
+            }
         }
     }
 

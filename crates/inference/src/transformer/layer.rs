@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use kernels::{Activation, Attention, PackedMatrix};
+use kernels::{Activation, Attention, Both, PackedMatrix};
 
 use super::{
     crew::Crew,
@@ -117,7 +117,7 @@ impl Layer {
 
     /// Takes hidden states through the layer.
     pub(crate) fn pass(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States) {
-        let (width, wide, inner, rows) = (shape.width, shape.between, self.context_width(), states.rows());
+        let (width, inner, rows) = (shape.width, self.context_width(), states.rows());
         let States { offsets, hidden, sum, query_key_value, context, between } = states;
         let plain = Activation::None;
         let is_first = shape.order == Order::NormFirst;
@@ -144,12 +144,13 @@ impl Layer {
         } else {
             crew.norm(self.attended_norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
         }
-        let read = if is_first { &*sum } else { &*hidden };
-        crew.multiply(&self.up, shape.activation, view(read, rows, width), None, view_mut(between, rows, wide));
-        let (between, residual) = (view(between, rows, wide), Some(view(hidden, rows, width)));
-        crew.multiply(&self.down, plain, between, residual, view_mut(sum, rows, width));
+        // They may not write to what they read.
+        let (read, to) = if is_first { (&*sum, &mut *query_key_value) } else { (&*hidden, &mut *sum) };
+        let both = Both { up: &self.up, activation: shape.activation, down: &self.down };
+        let (read, residual) = (view(read, rows, width), view(hidden, rows, width));
+        crew.multiply_both(both, read, residual, view_mut(to, rows, width), between);
         if is_first {
-            mem::swap(hidden, sum);
+            mem::swap(hidden, query_key_value);
         } else {
             crew.norm(self.norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
         }

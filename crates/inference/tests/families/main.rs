@@ -60,7 +60,7 @@ async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Ma
             while let Some(done) = together.join_next().await {
                 let (index, answer) = done.expect("no panic");
                 let what = format!("{who}: company changes {}", tiny.cases[index].input);
-                if machine.device == inference::Device::Cpu {
+                if machine.device == Device::Cpu {
                     assert_eq!(answer.get(), alone[index].get(), "{what}");
                 } else {
                     // Sums are in another order where there is padding.

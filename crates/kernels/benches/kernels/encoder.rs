@@ -2,7 +2,7 @@
 //! caller would.
 
 use kernels::{
-    Activation, Attention, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, attention,
+    Activation, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, attention,
     layer_norm,
 };
 
@@ -26,7 +26,6 @@ pub(crate) struct Encoder {
     x: Vec<f32>,
     query_key_value: Vec<f32>,
     context: Vec<f32>,
-    between: Vec<f32>,
     y: Vec<f32>,
     scratch: Scratch,
 }
@@ -54,7 +53,6 @@ impl Encoder {
             x: numbers(rows * HIDDEN),
             query_key_value: vec![0.0; rows * 3 * HIDDEN],
             context: vec![0.0; rows * HIDDEN],
-            between: vec![0.0; rows * INTERMEDIATE],
             y: vec![0.0; rows * HIDDEN],
             scratch: Scratch::default(),
         }
@@ -95,12 +93,8 @@ impl Encoder {
             layer_norm(cpu, norm, y, None, RowsMut::new(&mut self.x, rows, HIDDEN, HIDDEN));
 
             let x = Rows::new(&self.x, rows, HIDDEN, HIDDEN);
-            let between = RowsMut::new(&mut self.between, rows, INTERMEDIATE, INTERMEDIATE);
-            let gelu = Epilogue { activation: Activation::GeluErf, ..plain };
-            layer.up.multiply(x, 0..INTERMEDIATE, gelu, between, scratch);
-            let between = Rows::new(&self.between, rows, INTERMEDIATE, INTERMEDIATE);
-            let add = Epilogue { residual: Some(x), ..plain };
-            layer.down.multiply(between, 0..HIDDEN, add, RowsMut::new(&mut self.y, rows, HIDDEN, HIDDEN), scratch);
+            let both = Both { up: &layer.up, activation: Activation::GeluErf, down: &layer.down };
+            both.multiply(x, Some(x), RowsMut::new(&mut self.y, rows, HIDDEN, HIDDEN), scratch);
             let y = Rows::new(&self.y, rows, HIDDEN, HIDDEN);
             layer_norm(cpu, norm, y, None, RowsMut::new(&mut self.x, rows, HIDDEN, HIDDEN));
         }

@@ -4,7 +4,7 @@ use std::arch::x86_64::{_mm512_mask_mov_ps, _mm512_set1_ps, _mm512_setzero_ps, _
 
 use super::{
     PANEL, Parts, STEP, TILE,
-    product::{line_of_row, pack_rows, steps, store},
+    pack::{line_of_row, pack_rows, steps, store},
     step_bytes,
     tiles::{Product, Tiles, multiply},
 };

@@ -1,19 +1,18 @@
-//! Matrices in tiles: packing weights and rows, and the product of both.
+//! Products of packed rows with packed weights: of one matrix, and of two with a function between them.
 
-use std::{
-    arch::x86_64::{__m512i, _mm512_store_si512},
-    ops::Range,
-};
+use std::ops::Range;
 
 use super::{
-    PANEL, Parts, STEP, TILE, step_bytes,
+    PANEL, Parts,
+    pack::{line_of_row, pack_rows, steps, store},
+    step_bytes,
     tiles::{AHEAD_LINES, Product, Tiles, multiply as multiply_tiles},
 };
 use crate::{
-    Rows, Scratch,
-    convert::{Halves, halves, parts as bf16_parts, read},
+    Activation, Rows, Scratch,
+    convert::{Pair, halves},
     finish::{Block, Target},
-    lanes::Avx512,
+    lanes::{Avx512, Lanes},
     scratch::{LINE_BYTES, Lines},
 };
 
@@ -24,7 +23,11 @@ const NEAR_BYTES: usize = 24 << 10;
 const LEFT_BYTES: usize = 1 << 20;
 
 /// Sums of one block and panel.
-pub(super) const SUMS: usize = 32 * PANEL;
+const SUMS: usize = 32 * PANEL;
+
+/// Steps of what is between two products that are computed before they are used: for 256 rows they stay in the second-level cache beside
+/// the rest.
+const SLICE: usize = 12;
 
 /// Packed weights and their bias.
 #[derive(Clone, Copy)]
@@ -32,37 +35,6 @@ pub(crate) struct Packed<'a> {
     pub(crate) weights: &'a Lines,
     pub(crate) bias: &'a Lines,
     pub(crate) inputs: usize,
-}
-
-/// Steps of a product over `depth` numbers; at least one, of zeros.
-pub(super) fn steps(depth: usize) -> usize {
-    depth.div_ceil(STEP).max(1)
-}
-
-/// Packs weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two.
-pub(crate) fn pack(weights: Rows<'_>, parts: Parts) -> Lines {
-    let (steps, step_bytes) = (steps(weights.columns()), step_bytes(parts == Parts::Two));
-    let mut packed = Lines::zeroed(weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
-    let bytes = packed.as_mut_ptr().cast::<u8>();
-    for output in 0..weights.rows() {
-        for (input, weight) in weights.row(output).iter().enumerate() {
-            // A line of a tile is two inputs of sixteen outputs.
-            let at = (output / PANEL * steps + input / STEP) * step_bytes
-                + output % PANEL / 16 * TILE
-                + input % STEP / 2 * LINE_BYTES
-                + output % 16 * 4
-                + input % 2 * 2;
-            let [high, low] = bf16_parts(*weight);
-            // SAFETY: panel, step, tile, line and place within it are within what was allocated for all of them.
-            unsafe {
-                bytes.add(at).cast::<u16>().write(high);
-                if parts == Parts::Two {
-                    bytes.add(at + 2 * TILE).cast::<u16>().write(low);
-                }
-            }
-        }
-    }
-    packed
 }
 
 /// Multiplies rows with packed weights.
@@ -84,6 +56,27 @@ pub(crate) fn multiply(
     }
 }
 
+/// Multiplies rows with packed weights, and what an activation makes of that with others: what is between them stays in tiles.
+/// `target` is for the result of the second; its outputs are all of `down`'s.
+pub(crate) fn multiply_both(
+    parts: Parts,
+    up: Packed<'_>,
+    activation: Activation,
+    down: Packed<'_>,
+    x: Rows<'_>,
+    target: Target<'_>,
+    scratch: &mut Scratch,
+) {
+    let job = Both { up, activation, down, x, target };
+    // SAFETY: weights in tiles are packed only for a `Cpu` that has them.
+    unsafe {
+        match parts {
+            Parts::One => job.run::<false>(scratch),
+            Parts::Two => job.run::<true>(scratch),
+        }
+    }
+}
+
 struct Job<'a> {
     packed: Packed<'a>,
     x: Rows<'a>,
@@ -96,127 +89,247 @@ impl Job<'_> {
     /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn run<const TWO: bool>(mut self, scratch: &mut Scratch) {
-        let (rows, steps) = (self.x.rows(), steps(self.packed.inputs));
-        let block_bytes = steps * step_bytes(TWO);
-        let all = rows.div_ceil(PANEL);
-        // Parts as equal as can be, so that none is so small that the weights are read for little.
-        let parts = all.div_ceil((LEFT_BYTES / block_bytes).max(1));
-        let most = all.div_ceil(parts);
-        scratch.left.reserve(most * block_bytes / size_of::<f32>());
-        scratch.sums.reserve(most * SUMS);
+        let (steps, step) = (steps(self.packed.inputs), step_bytes(TWO));
+        let panels = self.outputs.len().div_ceil(PANEL);
+        let first_panel = self.outputs.start / PANEL;
         // SAFETY: the caller's promise; nothing below configures tiles again.
         let _tiles = unsafe { Tiles::configure() };
-        for first in (0..rows).step_by(most * PANEL) {
-            let count = rows.min(first + most * PANEL) - first;
-            // SAFETY: the caller's promise; the rows exist, and the scratch has room for so many blocks.
+        for rows in parts_of(self.x.rows(), steps * step) {
+            let blocks = rows.len().div_ceil(PANEL);
+            scratch.left.reserve(blocks * steps * step / size_of::<f32>());
+            // With one block its next sums would overwrite the last ones before they are finished.
+            let kept = if blocks == 1 { 2 } else { 1 };
+            scratch.sums.reserve(kept * blocks * SUMS);
+            debug_assert!((first_panel + panels) * steps * step <= self.packed.weights.bytes());
+            debug_assert!((first_panel + panels) * PANEL <= self.packed.bias.len());
+            // SAFETY: the caller's promise; the rows exist, and the scratch has room for so many blocks; packed weights are as
+            // large as panels and steps say, because `multiply` of the matrix checked the shapes.
             unsafe {
-                pack_rows::<TWO>(self.x.rows_in(first..first + count), scratch.left.as_mut_ptr().cast());
-                self.panels::<TWO>(first, count, scratch);
+                pack_rows::<TWO>(self.x.rows_in(rows.clone()), scratch.left.as_mut_ptr().cast());
+                let bias = self.packed.bias.as_ptr().add(self.outputs.start);
+                let pass = Pass {
+                    left: scratch.left.as_ptr().cast(),
+                    rows: rows.len(),
+                    right: self.packed.weights.as_ptr().cast::<u8>().add(first_panel * steps * step),
+                    panels,
+                    panel_bytes: steps * step,
+                    steps,
+                    then: self.packed.weights.as_ptr().cast(),
+                    sums: scratch.sums.as_mut_ptr(),
+                    kept,
+                    accumulates: false,
+                };
+                pass.run::<TWO>(|found| {
+                    let column = found.panel * PANEL;
+                    self.target.take::<Avx512>(Block {
+                        sums: found.sums,
+                        stride: PANEL,
+                        row: rows.start + found.row,
+                        rows: found.rows,
+                        column,
+                        columns: PANEL.min(self.outputs.len() - column),
+                        bias: bias.add(column),
+                    });
+                });
             }
         }
     }
+}
 
-    /// The product of `count` packed rows, which are those from `first` on, with all panels.
+struct Both<'a> {
+    up: Packed<'a>,
+    activation: Activation,
+    down: Packed<'a>,
+    x: Rows<'a>,
+    target: Target<'a>,
+}
+
+impl Both<'_> {
+    /// # Safety
+    /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn panels<const TWO: bool>(&mut self, first: usize, count: usize, scratch: &mut Scratch) {
-        let (steps, step) = (steps(self.packed.inputs), step_bytes(TWO));
-        let blocks = count.div_ceil(PANEL);
-        // With one block nothing is read twice, so nothing needs to stay near.
-        let near = if blocks == 1 { steps } else { steps.div_ceil(steps.div_ceil(NEAR_BYTES / step)) };
-        let (left, sums) = (scratch.left.as_ptr().cast::<u8>(), scratch.sums.as_mut_ptr());
-        for column in (0..self.outputs.len()).step_by(PANEL) {
-            let output = self.outputs.start + column;
-            for begin in (0..steps).step_by(near) {
-                let depth = near.min(steps - begin);
-                // SAFETY: packed weights, packed rows and sums are as large as panels, blocks and steps say; `multiply` of the
-                // matrix checked the shapes.
-                unsafe {
-                    let right = self.packed.weights.as_ptr().cast::<u8>().add((output / PANEL * steps + begin) * step);
-                    for block in 0..blocks {
-                        let rows = PANEL.min(count - block * PANEL);
-                        let sums = sums.add(block * SUMS);
-                        debug_assert!(
-                            (output / PANEL * steps + begin + depth) * step <= self.packed.weights.bytes()
-                                && (block * steps + begin + depth) * step <= scratch.left.bytes()
-                                && (block + 1) * SUMS * size_of::<f32>() <= scratch.sums.bytes()
-                                && output + PANEL <= self.packed.bias.len()
-                        );
-                        let (ahead, ahead_stride) = ahead(right.wrapping_add(depth * step), depth, step, block);
-                        multiply_tiles::<TWO>(&Product {
-                            left: left.add((block * steps + begin) * step),
-                            right,
-                            depth,
-                            sums,
-                            sums_stride: PANEL * size_of::<f32>(),
-                            rows,
-                            accumulates: begin > 0,
-                            ahead,
-                            ahead_stride,
-                        });
-                        if begin + depth == steps {
+    unsafe fn run<const TWO: bool>(mut self, scratch: &mut Scratch) {
+        let (step, outputs) = (step_bytes(TWO), self.target.result.columns());
+        let (steps_up, steps_down) = (steps(self.up.inputs), steps(self.down.inputs));
+        let panels = outputs.div_ceil(PANEL);
+        // SAFETY: the caller's promise; nothing below configures tiles again.
+        let _tiles = unsafe { Tiles::configure() };
+        for rows in parts_of(self.x.rows(), steps_up * step) {
+            let blocks = rows.len().div_ceil(PANEL);
+            scratch.left.reserve(blocks * steps_up * step / size_of::<f32>());
+            scratch.right.reserve(blocks * SLICE * step / size_of::<f32>());
+            // Those of all panels of the second product, and then those of one or two of the first.
+            let kept = if blocks == 1 { 2 } else { 1 };
+            scratch.sums.reserve((panels + kept) * blocks * SUMS);
+            debug_assert!(steps_down * steps_up * step <= self.up.weights.bytes());
+            debug_assert!(steps_down * PANEL <= self.up.bias.len());
+            debug_assert!(panels * steps_down * step <= self.down.weights.bytes());
+            debug_assert!(panels * PANEL <= self.down.bias.len());
+            // SAFETY: the caller's promise; the rows exist; the scratch has room for packed rows, for a slice of what is between,
+            // and for sums; packed weights are as large as panels and steps say, because the matrix's method checked the shapes.
+            unsafe {
+                pack_rows::<TWO>(self.x.rows_in(rows.clone()), scratch.left.as_mut_ptr().cast());
+                let between = scratch.right.as_mut_ptr().cast::<u8>();
+                let (sums, up, down) =
+                    (scratch.sums.as_mut_ptr(), self.up.weights.as_ptr(), self.down.weights.as_ptr());
+                for slice in (0..steps_down).step_by(SLICE) {
+                    let depth = SLICE.min(steps_down - slice);
+                    let bias = self.up.bias.as_ptr().add(slice * PANEL);
+                    let first = Pass {
+                        left: scratch.left.as_ptr().cast(),
+                        rows: rows.len(),
+                        right: up.cast::<u8>().add(slice * steps_up * step),
+                        panels: depth,
+                        panel_bytes: steps_up * step,
+                        steps: steps_up,
+                        then: down.cast::<u8>().add(slice * step),
+                        sums: sums.add(panels * blocks * SUMS),
+                        kept,
+                        accumulates: false,
+                    };
+                    first.run::<TWO>(|found| {
+                        // The outputs of a panel are the numbers of one step.
+                        let bias = bias.add(found.panel * PANEL);
+                        let bias = [Avx512::load(bias), Avx512::load(bias.add(16))];
+                        for row in 0..found.rows {
+                            let from = found.sums.add(row * PANEL);
+                            let [first, second] = [Avx512::load(from), Avx512::load(from.add(16))];
+                            let first = self.activation.of(first + bias[0]);
+                            let second = self.activation.of(second + bias[1]);
+                            let to = line_of_row(between, depth, found.row + row, found.panel, TWO);
+                            store::<TWO>(to, halves::<TWO>(Pair(first.0, second.0)));
+                        }
+                    });
+                    let second = Pass {
+                        left: between,
+                        rows: rows.len(),
+                        right: down.cast::<u8>().add(slice * step),
+                        panels,
+                        panel_bytes: steps_down * step,
+                        steps: depth,
+                        then: up.cast::<u8>().wrapping_add((slice + depth) * steps_up * step),
+                        sums,
+                        kept: panels,
+                        accumulates: slice > 0,
+                    };
+                    let is_last = slice + depth == steps_down;
+                    second.run::<TWO>(|found| {
+                        if is_last {
+                            let column = found.panel * PANEL;
                             self.target.take::<Avx512>(Block {
-                                sums,
+                                sums: found.sums,
                                 stride: PANEL,
-                                row: first + block * PANEL,
-                                rows,
+                                row: rows.start + found.row,
+                                rows: found.rows,
                                 column,
-                                columns: PANEL.min(self.outputs.len() - column),
-                                bias: self.packed.bias.as_ptr().add(output),
+                                columns: PANEL.min(outputs - column),
+                                bias: self.down.bias.as_ptr().add(column),
                             });
                         }
-                    }
+                    });
                 }
             }
         }
     }
 }
 
-/// What the product with this block asks for ahead of its use: its share of the next `depth` steps of weights, which follow
-/// the current ones in memory.
+/// Rows in parts whose packed blocks, of so many bytes each, stay in the second-level cache: parts as equal as can be, so that none is
+/// so small that the weights are read for little.
+fn parts_of(rows: usize, block_bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    let all = rows.div_ceil(PANEL);
+    let parts = all.div_ceil((LEFT_BYTES / block_bytes).max(1)).max(1);
+    let most = all.div_ceil(parts).max(1) * PANEL;
+    (0..rows).step_by(most).map(move |first| first..rows.min(first + most))
+}
+
+/// The product of packed rows with some panels, over steps that follow each other in both.
+struct Pass {
+    /// Blocks of so many steps.
+    left: *const u8,
+    rows: usize,
+    /// The first step of the first panel.
+    right: *const u8,
+    panels: usize,
+    /// From one panel to the next.
+    panel_bytes: usize,
+    steps: usize,
+    sums: *mut f32,
+    /// The weights that are read after these.
+    then: *const u8,
+    /// Of how many panels sums are kept: of one more than those that are multiplied, if a panel has one block.
+    kept: usize,
+    /// Whether to add to the sums that are there.
+    accumulates: bool,
+}
+
+/// Sums of one block and panel.
+#[derive(Clone, Copy)]
+struct Found {
+    sums: *const f32,
+    panel: usize,
+    row: usize,
+    rows: usize,
+}
+
+impl Pass {
+    /// Has `finish` take all sums, those of a block while the next one is multiplied: tiles that were just stored cannot be read at
+    /// once, and the units of tiles and of registers work at the same time.
+    ///
+    /// # Safety
+    /// As for `Job::run`, and there is a `Tiles`; operands and sums are as large as the pass says, and the sums are initialised if it
+    /// accumulates.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn run<const TWO: bool>(&self, mut finish: impl FnMut(Found)) {
+        let (step, blocks) = (step_bytes(TWO), self.rows.div_ceil(PANEL));
+        // With one block nothing is read twice, so nothing needs to stay near.
+        let near = if blocks == 1 { self.steps } else { self.steps.div_ceil(self.steps.div_ceil(NEAR_BYTES / step)) };
+        let mut waiting: Option<Found> = None;
+        for panel in 0..self.panels {
+            for begin in (0..self.steps).step_by(near) {
+                let depth = near.min(self.steps - begin);
+                let is_last = begin + depth == self.steps;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let right = self.right.add(panel * self.panel_bytes + begin * step);
+                    let next = match (is_last, panel + 1 == self.panels) {
+                        (true, true) => self.then,
+                        (true, false) => right.wrapping_add(self.panel_bytes - begin * step),
+                        (false, _) => right.wrapping_add(depth * step),
+                    };
+                    for block in 0..blocks {
+                        let rows = PANEL.min(self.rows - block * PANEL);
+                        let sums = self.sums.add((panel % self.kept * blocks + block) * SUMS);
+                        let (ahead, ahead_stride) = ahead(next, depth, step, block);
+                        multiply_tiles::<TWO>(&Product {
+                            left: self.left.add((block * self.steps + begin) * step),
+                            right,
+                            depth,
+                            sums,
+                            sums_stride: PANEL * size_of::<f32>(),
+                            rows,
+                            accumulates: self.accumulates || begin > 0,
+                            ahead,
+                            ahead_stride,
+                        });
+                        if let Some(found) = waiting.take() {
+                            finish(found);
+                        }
+                        if is_last {
+                            waiting = Some(Found { sums, panel, row: block * PANEL, rows });
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(found) = waiting {
+            finish(found);
+        }
+    }
+}
+
+/// What the product with this block asks for ahead of its use: its share of the next `depth` steps of weights.
 fn ahead(next: *const u8, depth: usize, step: usize, block: usize) -> (*const u8, usize) {
     let share = depth * AHEAD_LINES * LINE_BYTES;
     if (block + 1) * share <= depth * step { (next.wrapping_add(block * share), LINE_BYTES) } else { (next, 0) }
-}
-
-/// Packs rows in blocks: for each step the tiles of their high parts, then of their low parts, if there are two. Rows after the
-/// last stay whatever they were: each row of a product depends on its own row alone.
-///
-/// # Safety
-/// The machine has AVX-512 and its bf16; `to` has room for all blocks.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack_rows<const TWO: bool>(rows: Rows<'_>, to: *mut u8) {
-    let (columns, steps) = (rows.columns(), steps(rows.columns()));
-    for row in 0..rows.rows() {
-        for step in 0..steps {
-            // SAFETY: the caller's promise; the numbers are those of the row.
-            unsafe {
-                let from = rows.as_ptr().wrapping_add(row * rows.stride() + step * STEP);
-                let numbers = read(from, STEP.min(columns - step * STEP));
-                store::<TWO>(line_of_row(to, steps, row, step, TWO), halves::<TWO>(numbers));
-            }
-        }
-    }
-}
-
-/// Where the high parts of one row and step lie in packed rows.
-#[inline(always)]
-pub(super) fn line_of_row(packed: *mut u8, steps: usize, row: usize, step: usize, two: bool) -> *mut u8 {
-    let tile = (row / PANEL * steps + step) * step_bytes(two) + row % PANEL / 16 * TILE;
-    packed.wrapping_add(tile + row % 16 * LINE_BYTES)
-}
-
-/// Stores a line of high parts, and where there are two parts, that of the low ones, two tiles further.
-///
-/// # Safety
-/// The machine has AVX-512; the lines can be written and are aligned.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn store<const TWO: bool>(to: *mut u8, halves: Halves) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        _mm512_store_si512(to.cast::<__m512i>(), halves.high);
-        if TWO {
-            _mm512_store_si512(to.add(2 * TILE).cast::<__m512i>(), halves.low);
-        }
-    }
 }

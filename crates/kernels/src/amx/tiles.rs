@@ -13,6 +13,21 @@ use crate::scratch::LINE_BYTES;
 /// Whether the processor has tiles of bf16 and the operating system lets this process use them. Linux is asked: its leave is
 /// for the process, all threads of it, and costs each thread that uses tiles the memory to save them in.
 pub(crate) fn is_granted() -> bool {
+    has_tiles() || is_emulated()
+}
+
+#[cfg(all(feature = "amx-emulator", target_os = "linux"))]
+fn is_emulated() -> bool {
+    super::emulator::start();
+    true
+}
+
+#[cfg(not(all(feature = "amx-emulator", target_os = "linux")))]
+fn is_emulated() -> bool {
+    false
+}
+
+fn has_tiles() -> bool {
     // Leaf 7, EDX: bit 22 is AMX-BF16, bit 24 AMX-TILE.
     const BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
     __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & BF16_AND_TILE == BF16_AND_TILE && request_leave()
@@ -103,11 +118,14 @@ pub(super) struct Product {
 /// Lines asked for in one step of a product.
 pub(super) const AHEAD_LINES: usize = 4;
 
-/// The loop over steps; the pieces differ in how many row tiles and parts there are.
+/// The loop over steps; the pieces differ in how many row tiles and parts there are. `step` multiplies and loads what the next step
+/// begins with, `end` only multiplies.
 macro_rules! multiply {
     (
         $product:ident, $bytes:expr,
-        load: [$($load:literal),*], zero: [$($zero:literal),*], step: [$($step:literal),*], store: [$($store:literal),*]
+        load: [$($load:literal),*], zero: [$($zero:literal),*],
+        begin: [$($begin:literal),*], step: [$($step:literal),*], end: [$($end:literal),*],
+        store: [$($store:literal),*]
         $(, lower: $lower:ident)?
     ) => {
         asm!(
@@ -118,6 +136,10 @@ macro_rules! multiply {
             "2:",
             $($zero,)*
             "3:",
+            $($begin,)*
+            "dec {depth}",
+            "jz 5f",
+            "4:",
             $($step,)*
             "prefetcht1 [{ahead}]",
             "add {ahead}, {ahead_stride}",
@@ -130,7 +152,9 @@ macro_rules! multiply {
             "add {left}, {bytes}",
             "add {right}, {bytes}",
             "dec {depth}",
-            "jnz 3b",
+            "jnz 4b",
+            "5:",
+            $($end,)*
             $($store,)*
             bytes = const $bytes,
             left = inout(reg) $product.left => _,
@@ -150,9 +174,13 @@ macro_rules! multiply {
     };
 }
 
-/// 32 rows: sums in tiles 0 to 3, left operands in 4 and 5, right ones in 6 and 7.
+/// 32 rows: sums in tiles 0 to 3, left operands in 4 and 5, right ones in 6 and 7. Each operand of the next step is loaded after the last
+/// use of the one that it replaces.
 macro_rules! multiply_tall {
-    ($product:ident, $bytes:expr, [$($step:literal),*]) => {
+    (
+        $product:ident, $bytes:expr,
+        begin: [$($begin:literal),*], step: [$($step:literal),*], end: [$($end:literal),*]
+    ) => {
         multiply!(
             $product, $bytes,
             load: [
@@ -162,7 +190,7 @@ macro_rules! multiply_tall {
                 "tileloadd tmm3, [{lower} + {stride}*1 + 64]"
             ],
             zero: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-            step: [$($step),*],
+            begin: [$($begin),*], step: [$($step),*], end: [$($end),*],
             store: [
                 "tilestored [{sums} + {stride}*1], tmm0",
                 "tilestored [{sums} + {stride}*1 + 64], tmm1",
@@ -181,7 +209,7 @@ macro_rules! multiply_flat {
             $product, $bytes,
             load: ["tileloadd tmm0, [{sums} + {stride}*1]", "tileloadd tmm1, [{sums} + {stride}*1 + 64]"],
             zero: ["tilezero tmm0", "tilezero tmm1"],
-            step: [$($step),*],
+            begin: [], step: [$($step),*], end: [$($step),*],
             store: ["tilestored [{sums} + {stride}*1], tmm0", "tilestored [{sums} + {stride}*1 + 64], tmm1"]
         )
     };
@@ -201,22 +229,46 @@ pub(super) unsafe fn multiply<const TWO: bool>(product: &Product) {
             (true, true) => multiply_tall!(
                 product,
                 step_bytes(true),
-                [
+                begin: [
                     "tileloaddt1 tmm4, [{left} + {line}*1 + 2048]",
                     "tileloadd tmm6, [{right} + {line}*1]",
                     "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 3072]",
+                    "tileloaddt1 tmm5, [{left} + {line}*1 + 3072]"
+                ],
+                step: [
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloaddt1 tmm4, [{left} + {line}*1]",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloaddt1 tmm4, [{left} + {line}*1]",
                     "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloaddt1 tmm4, [{left} + {line}*1 + 6144]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tileloadd tmm6, [{right} + {line}*1 + 4096]",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm7, [{right} + {line}*1 + 5120]",
+                    "tileloaddt1 tmm5, [{left} + {line}*1 + 7168]"
+                ],
+                end: [
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloaddt1 tmm4, [{left} + {line}*1]",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
                     "tileloadd tmm6, [{right} + {line}*1 + 2048]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
                     "tileloadd tmm7, [{right} + {line}*1 + 3072]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tdpbf16ps tmm1, tmm4, tmm7",
@@ -245,11 +297,23 @@ pub(super) unsafe fn multiply<const TWO: bool>(product: &Product) {
             (false, true) => multiply_tall!(
                 product,
                 step_bytes(false),
-                [
+                begin: [
                     "tileloaddt1 tmm4, [{left} + {line}*1]",
                     "tileloadd tmm6, [{right} + {line}*1]",
                     "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]",
+                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]"
+                ],
+                step: [
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloaddt1 tmm4, [{left} + {line}*1 + 2048]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
+                    "tileloaddt1 tmm5, [{left} + {line}*1 + 3072]"
+                ],
+                end: [
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tdpbf16ps tmm1, tmm4, tmm7",
                     "tdpbf16ps tmm2, tmm5, tmm6",

@@ -1,0 +1,84 @@
+//! Matrices in tiles: packed weights and packed rows; `docs/kernels.md` draws both.
+
+use std::arch::x86_64::{__m512i, _mm512_store_si512};
+
+use super::{PANEL, Parts, STEP, TILE, step_bytes};
+use crate::{
+    Rows,
+    convert::{Halves, halves, parts as bf16_parts, read},
+    scratch::{LINE_BYTES, Lines},
+};
+
+/// Steps of a product over `depth` numbers; at least one, of zeros.
+pub(super) fn steps(depth: usize) -> usize {
+    depth.div_ceil(STEP).max(1)
+}
+
+/// Packs weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two.
+pub(crate) fn pack(weights: Rows<'_>, parts: Parts) -> Lines {
+    let (steps, step_bytes) = (steps(weights.columns()), step_bytes(parts == Parts::Two));
+    let mut packed = Lines::zeroed(weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
+    let bytes = packed.as_mut_ptr().cast::<u8>();
+    for output in 0..weights.rows() {
+        for (input, weight) in weights.row(output).iter().enumerate() {
+            // A line of a tile is two inputs of sixteen outputs.
+            let at = (output / PANEL * steps + input / STEP) * step_bytes
+                + output % PANEL / 16 * TILE
+                + input % STEP / 2 * LINE_BYTES
+                + output % 16 * 4
+                + input % 2 * 2;
+            let [high, low] = bf16_parts(*weight);
+            // SAFETY: panel, step, tile, line and place within it are within what was allocated for all of them.
+            unsafe {
+                bytes.add(at).cast::<u16>().write(high);
+                if parts == Parts::Two {
+                    bytes.add(at + 2 * TILE).cast::<u16>().write(low);
+                }
+            }
+        }
+    }
+    packed
+}
+
+/// Packs rows in blocks: for each step the tiles of their high parts, then of their low parts, if there are two. Rows after the
+/// last stay whatever they were: each row of a product depends on its own row alone.
+///
+/// # Safety
+/// The machine has AVX-512 and its bf16; `to` has room for all blocks.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn pack_rows<const TWO: bool>(rows: Rows<'_>, to: *mut u8) {
+    let (columns, steps) = (rows.columns(), steps(rows.columns()));
+    for row in 0..rows.rows() {
+        for step in 0..steps {
+            // SAFETY: the caller's promise; the numbers are those of the row.
+            unsafe {
+                let from = rows.as_ptr().wrapping_add(row * rows.stride() + step * STEP);
+                let numbers = read(from, STEP.min(columns - step * STEP));
+                store::<TWO>(line_of_row(to, steps, row, step, TWO), halves::<TWO>(numbers));
+            }
+        }
+    }
+}
+
+/// Where the high parts of one row and step lie in packed rows.
+#[inline(always)]
+pub(super) fn line_of_row(packed: *mut u8, steps: usize, row: usize, step: usize, two: bool) -> *mut u8 {
+    let tile = (row / PANEL * steps + step) * step_bytes(two) + row % PANEL / 16 * TILE;
+    packed.wrapping_add(tile + row % 16 * LINE_BYTES)
+}
+
+/// Stores a line of high parts, and where there are two parts, that of the low ones, two tiles further.
+///
+/// # Safety
+/// The machine has AVX-512; the lines can be written and are aligned.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn store<const TWO: bool>(to: *mut u8, halves: Halves) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm512_store_si512(to.cast::<__m512i>(), halves.high);
+        if TWO {
+            _mm512_store_si512(to.add(2 * TILE).cast::<__m512i>(), halves.low);
+        }
+    }
+}
