@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use reqwest::Method;
+use serde_json::{Value, json};
 use tests::{Catch, Cluster, Load, Plan, seed};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -176,4 +178,35 @@ async fn a_worker_sleeps_past_its_lease_and_wakes_up() {
         }
     };
     timeout(tests::PATIENCE, counted).await.expect("the completions that came too late are counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_that_cannot_be_read_fails_alone() {
+    let cluster = Cluster::start(Plan { workers: 1, slots: 4, ..Plan::default() }).await;
+    let send = async |input: Value| {
+        let path = "/v1/models/augur/echo/predictions";
+        let (status, sent) = cluster.ask(Method::POST, path, &json!({"input": input})).await;
+        assert_eq!(status, 202, "{sent}");
+        sent["id"].as_str().expect("an id").to_owned()
+    };
+    // While all slots are taken, what is to be claimed next is spoilt.
+    for _ in 0..4 {
+        send(json!({"value": "first", "sleep_ms": 2000})).await;
+    }
+    let mut waiting = Vec::new();
+    for value in ["one", "spoilt", "other"] {
+        waiting.push(send(json!({"value": value})).await);
+    }
+    cluster.tamper("UPDATE inputs SET input = 'no JSON' WHERE input LIKE '%spoilt%'").await;
+    cluster.until_finished().await;
+    for (id, value) in waiting.iter().zip(["one", "spoilt", "other"]) {
+        let (_, found) = cluster.get(&format!("/v1/predictions/{id}")).await;
+        assert_eq!(found["attempt"], 1, "its lease did not run out: {found}");
+        if value == "spoilt" {
+            assert_eq!((&found["status"], &found["data_removed"]), (&json!("failed"), &json!(true)), "{found}");
+            assert_eq!(found["failure"]["code"], "internal", "{found}");
+        } else {
+            assert_eq!((&found["status"], &found["output"]), (&json!("succeeded"), &json!(value)), "{found}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -20,7 +20,7 @@ use axum::{
 };
 use rand::distr::{Alphanumeric, SampleString as _};
 use sha2::{Digest as _, Sha256};
-use store::{ApiKey, Store};
+use store::{ApiKey, FormerApiKey, Store};
 
 use crate::{
     api::Api,
@@ -127,6 +127,8 @@ type Known = HashMap<[u8; 8], Vec<Valid>>;
 /// A valid key.
 struct Valid {
     digest: [u8; 32],
+    /// Until when, of a text that another has taken the place of.
+    until: Option<Instant>,
     caller: Caller,
 }
 
@@ -173,16 +175,25 @@ impl Keys {
             if keys.is_some() {
                 self.are_required.store(true, Relaxed);
             }
-            Ok(self.by_digest(keys.unwrap_or_default()))
+            // Before the question: a text ends rather a moment too early than too late.
+            let now = Instant::now();
+            let former = from_store(self.store.former_api_keys()).await?;
+            Ok(self.by_digest(keys.unwrap_or_default(), &former, now))
         };
         self.known.within(Duration::ZERO, load).await.map(drop)
     }
 
-    fn by_digest(&self, keys: Vec<ApiKey>) -> Known {
+    /// `now`: when the store was asked for the former texts.
+    fn by_digest(&self, keys: Vec<ApiKey>, former: &[FormerApiKey], now: Instant) -> Known {
         let mut known = Known::new();
         for key in keys {
             let caller = Caller::with_key(&key.tenant(), key.share.unwrap_or(self.usual_share));
-            known.entry(beginning(&key.digest)).or_default().push(Valid { digest: key.digest, caller });
+            let former = former.iter().filter(|former| former.key_id == key.id);
+            let former = former.map(|former| (former.digest, Some(now + former.expires_in)));
+            for (digest, until) in former.chain([(key.digest, None)]) {
+                let valid = Valid { digest, until, caller: caller.clone() };
+                known.entry(beginning(&digest)).or_default().push(valid);
+            }
         }
         known
     }
@@ -222,7 +233,8 @@ fn beginning(digest: &[u8; 32]) -> [u8; 8] {
 /// The caller whose key has this digest. What the first look-up betrays by its time is of a digest, not of a key.
 fn find(known: &Known, digest: &[u8; 32]) -> Option<Caller> {
     let alike = known.get(&beginning(digest))?;
-    alike.iter().find(|valid| are_equal(&valid.digest, digest)).map(|valid| valid.caller.clone())
+    let is_good = |valid: &&Valid| valid.until.is_none_or(|until| Instant::now() < until);
+    alike.iter().filter(is_good).find(|valid| are_equal(&valid.digest, digest)).map(|valid| valid.caller.clone())
 }
 
 /// Whether two digests are equal, in a time that does not depend on where they differ.
@@ -314,13 +326,17 @@ mod tests {
         let valid = |last: u8| {
             let mut digest = [7; 32];
             digest[31] = last;
-            Valid { digest, caller: Caller::with_key(&last.to_string(), 1.0) }
+            Valid { digest, until: None, caller: Caller::with_key(&last.to_string(), 1.0) }
         };
-        let known = Known::from([([7; 8], vec![valid(1), valid(2)])]);
-        for last in [1, 2] {
+        let now = Instant::now();
+        let former = |last, until| Valid { until: Some(until), ..valid(last) };
+        let former = [former(3, now + Duration::from_secs(3600)), former(4, now)];
+        let known = Known::from([([7; 8], [valid(1), valid(2)].into_iter().chain(former).collect())]);
+        for last in [1, 2, 3] {
             let caller = find(&known, &valid(last).digest).unwrap();
             assert_eq!(caller.tenant(), last.to_string());
         }
+        assert_eq!(find(&known, &valid(4).digest), None, "its grace has ended, whatever is read from the store");
         assert_eq!((find(&known, &[7; 32]), find(&known, &[8; 32])), (None, None));
     }
 }

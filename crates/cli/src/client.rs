@@ -16,6 +16,8 @@ use tokio::time::timeout;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take beyond the wait that was asked for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two attempts to reach a server that was there before, unless it says otherwise.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// The longest wait that the API grants, in seconds.
 const LONGEST_WAIT: u64 = 60;
 

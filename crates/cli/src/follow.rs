@@ -14,14 +14,12 @@ use tokio::{
 };
 
 use crate::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, RETRY},
     events::Events,
 };
 
 /// How long nothing may come: three times as long as the API is ever silent.
 const SILENCE: Duration = Duration::from_secs(45);
-/// Between two connections, unless the server says otherwise.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How what was followed ended.
 pub(crate) enum End {

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use api::PlainKey;
 use serde_json::{Value, json};
-use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, NamedKey, StoreSettings, say};
-use store::{ApiKey, Store};
+use settings::{CreateKey, DataSettings, Fatal, KeysCommand, ListKeys, NamedKey, RotateKey, StoreSettings, say};
+use store::{ApiKey, FormerApiKey, Store};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::parts::{open_store_beside, store_location};
@@ -38,15 +38,21 @@ async fn create(settings: CreateKey) -> Result<(), Fatal> {
     Ok(())
 }
 
-async fn rotate(settings: NamedKey) -> Result<(), Fatal> {
-    let store = existing(&settings.store, &settings.data).await?;
+async fn rotate(RotateKey { overlap, named }: RotateKey) -> Result<(), Fatal> {
+    let store = existing(&named.store, &named.data).await?;
     let text = PlainKey::generate();
-    let rotated = match valid(&store, &settings.key).await? {
-        Some(id) => store.rotate_api_key(id, &text.digest()).await?,
+    let rotated = match valid(&store, &named.key).await? {
+        Some(id) => store.rotate_api_key(id, &text.digest(), overlap.unwrap_or_default()).await?,
         None => None,
     };
+    let former = store.former_api_keys().await?;
     store.close().await;
-    show(&rotated.ok_or_else(|| none(&settings.key))?, &text)
+    let key = rotated.ok_or_else(|| none(&named.key))?;
+    show(&key, &text)?;
+    if let Some(until) = former.iter().filter(|former| former.key_id == key.id).map(|former| former.expires_at).max() {
+        writeln!(io::stderr(), "Its former text is good until {}.", written(until)?)?;
+    }
+    Ok(())
 }
 
 /// The key alone on standard output, so that a shell can take it; what there is to say beside it.
@@ -59,10 +65,10 @@ fn show(key: &ApiKey, text: &PlainKey) -> Result<(), Fatal> {
 
 async fn list(settings: ListKeys) -> Result<(), Fatal> {
     let store = existing(&settings.store, &settings.data).await?;
-    let keys = store.api_keys().await?;
+    let (keys, former) = (store.api_keys().await?, store.former_api_keys().await?);
     store.close().await;
     if settings.print.json {
-        say(keys.iter().map(as_json).collect::<Result<Value, Fatal>>()?);
+        say(keys.iter().map(|key| as_json(key, &former)).collect::<Result<Value, Fatal>>()?);
         return Ok(());
     }
     let mut rows = vec![["ID", "NAME", "SHARE", "CREATED", "REVOKED"].map(str::to_owned)];
@@ -115,13 +121,15 @@ async fn existing(store: &StoreSettings, data: &DataSettings) -> Result<Store, F
     }
 }
 
-fn as_json(key: &ApiKey) -> Result<Value, Fatal> {
+fn as_json(key: &ApiKey, former: &[FormerApiKey]) -> Result<Value, Fatal> {
+    let former = former.iter().filter(|former| former.key_id == key.id).map(|former| written(former.expires_at));
     Ok(json!({
         "id": key.id,
         "name": key.name,
         "share": key.share,
         "created_at": written(key.created_at)?,
         "revoked_at": key.revoked_at.map(written).transpose()?,
+        "former_expire_at": former.collect::<Result<Vec<_>, Fatal>>()?,
     }))
 }
 

@@ -12,14 +12,12 @@ use settings::{Fatal, Predict, Which, say};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    client::{Answer, Client, ClientError},
+    client::{Answer, Client, ClientError, RETRY},
     follow::{End, Printed, follow},
 };
 
 /// The exit status when the call was wrong, or there is no server to take it.
 const NOT_ASKED: u8 = 2;
-/// Between two attempts to reach a server that was there before.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Sends the prediction, waits for its end and prints its output.
 pub(crate) async fn predict(settings: Predict) -> Result<(), Fatal> {

@@ -65,6 +65,11 @@ pub(crate) trait Architecture: Send + Sync + 'static {
         None
     }
 
+    /// Whether a run that took too long may be done in time if it is begun again: what held it up need not be there then.
+    fn may_be_faster_again(&self) -> bool {
+        true
+    }
+
     /// What it computes on.
     fn device(&self) -> Device {
         Device::Cpu

@@ -57,7 +57,7 @@ pub(crate) fn write_tensors(tensors: Vec<(String, Tensor<'_>)>, to: &Path) -> Re
 pub(crate) fn copy_all_else(found: &Description, to: &Path) -> Result<(), LoadError> {
     let kept = found.files.iter().map(|file| file.path.as_path());
     let kept = kept.filter(|file| *file != Path::new(WEIGHTS) && *file != Path::new(MANIFEST));
-    copy(&found.dir, to, kept)?;
+    copy_files(&found.dir, to, kept)?;
     copy_card(&found.dir, to)
 }
 
@@ -66,16 +66,19 @@ pub(crate) fn copy_all_else(found: &Description, to: &Path) -> Result<(), LoadEr
 /// # Errors
 /// When it cannot be read or written.
 pub(crate) fn copy_card(from: &Path, to: &Path) -> Result<(), LoadError> {
-    copy(from, to, [CARD])
+    copy_files(from, to, [CARD])
 }
 
-/// Copies these files, those that there are.
-fn copy(from: &Path, to: &Path, files: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<(), LoadError> {
+/// Copies these files of a directory, those that there are.
+///
+/// # Errors
+/// When one cannot be read or written.
+pub fn copy_files(from: &Path, to: &Path, files: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<(), LoadError> {
     for file in files {
         let (source, target) = (from.join(&file), to.join(&file));
         if source.is_file() {
             let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(&source, &target));
-            copied.map_err(|error| LoadError::new(&target, format!("cannot be written: {error}")))?;
+            copied.map_err(|error| LoadError::new(&source, format!("cannot be copied: {error}")))?;
         }
     }
     Ok(())

@@ -42,6 +42,7 @@ use std::path::{Path, PathBuf};
 pub use abandon::Abandon;
 pub use card::CARD;
 pub use compare::{Agreement, Comparison, Measured, calibration, compare};
+pub use derived::copy_files;
 pub use device::{Device, DeviceError};
 pub use draft::{Audience, Draft};
 pub use generate::{Divergence, is_gguf};

@@ -42,6 +42,7 @@ pub struct Output {
 pub struct Model {
     spec: Arc<ModelSpec>,
     device: Device,
+    may_be_faster_again: bool,
     runner: Arc<dyn Runner>,
 }
 
@@ -66,10 +67,10 @@ impl Model {
     /// When the system gives no thread.
     pub(crate) fn start<A: Architecture>(spec: ModelSpec, architecture: Arc<A>) -> std::io::Result<Self> {
         let jobs = architecture.start(spec.name.as_str(), spec.limits.max_batch)?;
-        let device = architecture.device();
+        let (device, may_be_faster_again) = (architecture.device(), architecture.may_be_faster_again());
         let readers = available_parallelism().map_or(1, usize::from);
         let runner = Batched { architecture, jobs, readers: Arc::new(Semaphore::new(readers)) };
-        Ok(Self { spec: Arc::new(spec), device, runner: Arc::new(runner) })
+        Ok(Self { spec: Arc::new(spec), device, may_be_faster_again, runner: Arc::new(runner) })
     }
 
     /// What it is.
@@ -124,6 +125,7 @@ impl Model {
         let limit = self.spec.limits.timeout();
         sleep(limit).await;
         Failure::new(FailureCode::Timeout, format!("one run took longer than {limit:?}"))
+            .with_retryable(self.may_be_faster_again)
     }
 }
 
@@ -188,7 +190,9 @@ mod tests {
     use super::*;
 
     /// Runs for as long as somebody wants the result, unless the input is `null`.
-    struct Endless;
+    struct Endless {
+        may_be_faster_again: bool,
+    }
 
     impl Architecture for Endless {
         type Item = bool;
@@ -201,6 +205,10 @@ mod tests {
             1
         }
 
+        fn may_be_faster_again(&self) -> bool {
+            self.may_be_faster_again
+        }
+
         fn run(&self, batch: &[(bool, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
             while batch.iter().any(|(is_endless, abandon)| *is_endless && !abandon.is_abandoned()) {
                 thread::sleep(Duration::from_millis(5));
@@ -209,8 +217,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn the_time_limit_counts_from_the_beginning_of_the_batch() {
+    fn endless(may_be_faster_again: bool) -> Model {
         let spec = ModelSpec {
             name: "augur/endless".parse().expect("a name"),
             version: "0".repeat(64).parse().expect("a version"),
@@ -222,7 +229,19 @@ mod tests {
             output_schema: json!({}),
             limits: Limits { timeout_seconds: 1, max_batch: 1, ..Limits::default() },
         };
-        let model = Model::start(spec, Arc::new(Endless)).expect("a thread");
+        Model::start(spec, Arc::new(Endless { may_be_faster_again })).expect("a thread")
+    }
+
+    #[tokio::test]
+    async fn whether_one_that_took_too_long_is_tried_again_is_the_architectures_word() {
+        let input = to_raw_value(&true).expect("JSON");
+        let failure = endless(false).predict(&input, Abandon::default()).await.expect_err("it never ends by itself");
+        assert_eq!((failure.code, failure.retryable), (FailureCode::Timeout, false));
+    }
+
+    #[tokio::test]
+    async fn the_time_limit_counts_from_the_beginning_of_the_batch() {
+        let model = endless(true);
         let endless = to_raw_value(&true).expect("JSON");
         let (first, second, last) = tokio::join!(
             model.predict(&endless, Abandon::default()),

@@ -133,6 +133,7 @@ impl Models {
             let model = warm::start(Path::new("augur/echo"), echo::spec(), Echo, &echo::example())?;
             models.serve(Ready::New(model, 0));
         }
+        seen.warn_of_absent_defaults();
         models.settle(&seen, &mut Changes::default());
         drop(seen);
         if models.loaded().is_empty() {
@@ -205,6 +206,7 @@ impl Models {
         }
         // One that is being replaced may be gone for a moment.
         seen.places.retain(|dir, known| !is_gone(dir) || !known.has_settled(&Signature::of(dir), look));
+        seen.warn_of_absent_defaults();
         self.settle(&seen, &mut changes);
         changes
     }

@@ -1,6 +1,7 @@
 //! Where models lie: the directories that a configuration asks for, and what each must be called.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -23,7 +24,7 @@ pub(crate) struct Place {
     pub(crate) name: Option<ModelName>,
     /// What sets it apart from other versions of that name there.
     pub(crate) label: Option<Label>,
-    /// A directory that is called the same, in other letters.
+    /// A directory that is called the same, in other letters: as this one, or as its owner's.
     pub(crate) clashes_with: Option<PathBuf>,
 }
 
@@ -53,7 +54,12 @@ impl Place {
     /// Names the file that is missing or wrong.
     pub(crate) fn describe(&self) -> Result<Found, LoadError> {
         if let Some(other) = &self.clashes_with {
-            let reason = format!("is called as {} is, in other letters", other.display());
+            let reason = match self.dir.parent() {
+                Some(owner) if other.parent() != Some(owner) => {
+                    format!("lies in {}, which is called as {} is, in other letters", owner.display(), other.display())
+                }
+                _ => format!("is called as {} is, in other letters", other.display()),
+            };
             return Err(LoadError::new(&self.dir, reason));
         }
         let found = describe(&self.dir)?;
@@ -67,16 +73,47 @@ impl Place {
     }
 }
 
+/// An owner's directory.
+pub(crate) struct Owner {
+    pub(crate) dir: PathBuf,
+    /// Another owner's that is called the same, in other letters.
+    clashes_with: Option<PathBuf>,
+}
+
+/// The owners' directories in a directory of models, by name.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn owners(models_dir: &Path) -> Result<Vec<Owner>, LoadError> {
+    let dirs = directories(models_dir)?;
+    let own = |dir: &Path| dir.file_name().unwrap_or_default().to_ascii_lowercase();
+    let mut by_name: BTreeMap<_, Vec<&PathBuf>> = BTreeMap::new();
+    dirs.iter().for_each(|dir| by_name.entry(own(dir)).or_default().push(dir));
+    let another = |dir: &PathBuf| by_name[&own(dir)].iter().find(|other| **other != dir).map(|other| (*other).clone());
+    Ok(dirs.iter().map(|dir| Owner { dir: dir.clone(), clashes_with: another(dir) }).collect())
+}
+
+impl Owner {
+    /// Refuses one that is called as another is: which version is the default is declared in one directory.
+    ///
+    /// # Errors
+    /// Names both.
+    pub(crate) fn refuse_clash(&self) -> Result<(), LoadError> {
+        let Some(other) = &self.clashes_with else { return Ok(()) };
+        Err(LoadError::new(&self.dir, format!("is called as {} is, in other letters", other.display())))
+    }
+}
+
 /// The `<owner>/<name>` and `<owner>/<name>@<label>` directories of an owner, whatever is in them, and what is declared there.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub(crate) fn of_owner(owner: &Path) -> Result<(Vec<Place>, Declared), LoadError> {
+pub(crate) fn of_owner(owner: &Owner) -> Result<(Vec<Place>, Declared), LoadError> {
     let called = |dir: PathBuf| {
         let (name, label) = versions::called(&dir)?;
-        Some(Place { dir, name: Some(name), label, clashes_with: None })
+        Some(Place { dir, name: Some(name), label, clashes_with: owner.clashes_with.clone() })
     };
-    let mut places: Vec<Place> = directories(owner)?.into_iter().filter_map(called).collect();
+    let mut places: Vec<Place> = directories(&owner.dir)?.into_iter().filter_map(called).collect();
     places.sort_by(|one, other| (&one.name, &one.label).cmp(&(&other.name, &other.label)));
     for next in 1..places.len() {
         let [one, other] = &mut places[next - 1..=next] else { continue };
@@ -85,7 +122,11 @@ pub(crate) fn of_owner(owner: &Path) -> Result<(Vec<Place>, Declared), LoadError
             other.clashes_with = Some(one.dir.clone());
         }
     }
-    Ok((places, versions::declared(owner)?))
+    let mut declared = versions::declared(&owner.dir)?;
+    if let Err(fault) = owner.refuse_clash() {
+        declared.values_mut().for_each(|label| *label = Err(fault.clone()));
+    }
+    Ok((places, declared))
 }
 
 /// The versions in a directory of models, those of `only` unless it is empty, by name, and what is declared of them.
@@ -94,10 +135,10 @@ fn find(models_dir: &Path, only: &[ModelName], optional: bool) -> Result<(Vec<Pl
     if optional && !models_dir.exists() {
         return Ok((found, declared));
     }
-    for owner in directories(models_dir)? {
+    for owner in owners(models_dir)? {
         let (places, of_owner) = match of_owner(&owner) {
             // It has gone since it was found.
-            Err(_) if !owner.exists() => continue,
+            Err(_) if !owner.dir.exists() => continue,
             listed => listed?,
         };
         let is_asked_for = |name: &ModelName| only.is_empty() || only.contains(name);

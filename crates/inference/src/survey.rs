@@ -78,13 +78,14 @@ impl Description {
 /// When the directory itself, or that of an owner, cannot be read.
 pub fn survey(models_dir: &Path) -> Result<Vec<Listed>, LoadError> {
     let mut listed = Vec::new();
-    for owner in places::directories(models_dir)? {
-        let is_model = owner.join(MANIFEST).exists() || owner.join("config.json").exists();
-        if is_model || !matches!(generate::file(&owner), Ok(None)) {
+    for owner in places::owners(models_dir)? {
+        let dir = &owner.dir;
+        let is_model = dir.join(MANIFEST).exists() || dir.join("config.json").exists();
+        if is_model || !matches!(generate::file(dir), Ok(None)) {
             let reason = "a model lies in <models>/<owner>/<name>, this one in <models>/<name>";
-            if let Some(name) = owner.file_name().and_then(|name| ModelName::local(&name.to_string_lossy()).ok()) {
-                let found = Err(LoadError::new(&owner, reason));
-                listed.push(Listed { name, label: None, is_default: false, dir: owner, found });
+            if let Some(name) = dir.file_name().and_then(|name| ModelName::local(&name.to_string_lossy()).ok()) {
+                let found = Err(LoadError::new(dir, reason));
+                listed.push(Listed { name, label: None, is_default: false, dir: owner.dir, found });
             }
             continue;
         }

@@ -13,7 +13,7 @@ use prediction::{Label, ModelName};
 use crate::{
     LoadError,
     manifest::read_text,
-    places::{Place, directories, of_owner},
+    places::{Place, directories, of_owner, owners},
 };
 
 /// Between a model's name and a label, and before what says which version is the default.
@@ -156,14 +156,15 @@ fn read(path: &Path) -> Result<Label, LoadError> {
 /// The versions of a model in a directory of models.
 ///
 /// # Errors
-/// When a directory cannot be read.
+/// When a directory cannot be read, and when the owner has two that are called the same, in other letters.
 pub fn versions(models_dir: &Path, name: &ModelName) -> Result<Versions, LoadError> {
     let mut found = Versions::default();
-    for owner in directories(models_dir)? {
-        let is_owner = owner.file_name().is_some_and(|own| own.eq_ignore_ascii_case(name.owner()));
+    for owner in owners(models_dir)? {
+        let is_owner = owner.dir.file_name().is_some_and(|own| own.eq_ignore_ascii_case(name.owner()));
         if !is_owner {
             continue;
         }
+        owner.refuse_clash()?;
         let (places, mut declared) = of_owner(&owner)?;
         for Place { dir, label, .. } in places.into_iter().filter(|place| place.name.as_ref() == Some(name)) {
             let is_default = is_default(&declared, name, label.as_ref());

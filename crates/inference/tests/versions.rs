@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use inference::{Config, Look, Models, survey};
+use inference::{Config, LoadError, Look, Models, survey, versions};
 use prediction::{ModelName, Version};
 use tempfile::TempDir;
 
@@ -250,6 +250,37 @@ fn two_directories_that_are_called_the_same_are_refused() {
     assert!(error.reason.contains("iris@") && error.reason.contains("in other letters"), "{error}");
     let broken = survey(home.0.path()).expect("a list").into_iter().filter(|listed| listed.found.is_err()).count();
     assert_eq!(broken, 2);
+}
+
+#[test]
+fn two_owners_that_are_called_the_same_are_refused() {
+    let home = Home::new();
+    home.put("iris", "old");
+    home.put("iris@new", "new");
+    let models = Models::load(&home.config()).expect("they load");
+    let (before, old) = (served(&models), home.version("iris"));
+    let other = Home::new();
+    other.put("iris@newer", "newer");
+    other.declare("newer");
+    fs::rename(other.0.path().join("augur"), home.0.path().join("Augur")).expect("moves");
+    let (one, another) = (home.0.path().join("Augur"), home.0.path().join("augur"));
+    let names_both = |error: &LoadError| {
+        let text = error.to_string();
+        [&one, &another].iter().all(|dir| text.contains(&*dir.to_string_lossy())) && text.contains("in other letters")
+    };
+    let changes = models.look(Look::AtOnce);
+    assert!(changes.is_empty() && changes.faults.len() == 2 && changes.faults.iter().all(names_both), "{changes:?}");
+    assert_eq!((served(&models), default(&models)), (before, Some(old)), "what runs stays as it is");
+    let error = Models::load(&home.config()).err().expect("at the start it is an error");
+    assert!(names_both(&error), "{error}");
+    let error = versions(home.0.path(), &iris()).expect_err("which of both?");
+    assert!(names_both(&error), "{error}");
+    let listed = survey(home.0.path()).expect("a list");
+    let faults: Vec<_> = listed.iter().filter_map(|listed| listed.found.as_ref().err()).collect();
+    assert!(listed.len() == 4 && faults.len() == 4 && faults.into_iter().all(names_both), "{listed:?}");
+    fs::remove_file(one.join("iris@default")).expect("removes");
+    let error = Models::load(&home.config()).err().expect("whatever is declared");
+    assert!(names_both(&error), "{error}");
 }
 
 #[test]

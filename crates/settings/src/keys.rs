@@ -1,10 +1,10 @@
 //! `augur keys`: what it can do, and which settings each takes; and the key that a caller shows.
 
-use std::{convert::Infallible, fmt, str::FromStr};
+use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use crate::{DataSettings, FileSettings, PrintSettings, StoreSettings};
+use crate::{DataSettings, FileSettings, PrintSettings, StoreSettings, groups::positive_duration};
 
 /// The longest name of a key, in characters.
 const LONGEST_NAME: usize = 64;
@@ -27,8 +27,11 @@ pub enum KeysCommand {
     /// Gives an API key another text, and prints it, this once
     ///
     /// For when the former became known. What was made with the key stays its own. Running servers take the new text and refuse the
-    /// former within two seconds.
-    Rotate(NamedKey),
+    /// former within two seconds; with --overlap the former stays good that long, so that callers can be given the new one meanwhile.
+    #[command(after_help = "Examples:\n  \
+        augur keys rotate web\n  \
+        augur keys rotate web --overlap 1h")]
+    Rotate(RotateKey),
     /// Revokes an API key, for good
     ///
     /// Running servers refuse it within two seconds. What was made with it is finished. Even when the last one is revoked requests
@@ -73,7 +76,18 @@ pub struct ListKeys {
     pub file: FileSettings,
 }
 
-/// The settings of `augur keys rotate` and `revoke`.
+/// The settings of `augur keys rotate`.
+#[derive(Args, Clone, Debug)]
+pub struct RotateKey {
+    /// How long the former text, and those before it that still are, stay good. Without it they are refused at once.
+    #[arg(long, value_parser = positive_duration, value_name = "DURATION")]
+    pub overlap: Option<Duration>,
+    /// Which key.
+    #[command(flatten)]
+    pub named: NamedKey,
+}
+
+/// Which key is meant, as `augur keys rotate` and `revoke` take it.
 #[derive(Args, Clone, Debug)]
 pub struct NamedKey {
     /// The key's name or id.

@@ -27,7 +27,7 @@ pub use groups::{
     StoreSettings, Work, WorkSettings, WorkerSettings,
 };
 pub use host::host_name;
-pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, NamedKey};
+pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, NamedKey, RotateKey};
 pub use model_version::{ModelVersion, Which};
 pub use models::{
     AddModel, BenchModel, DefaultModel, DeriveSettings, HubSettings, InspectModel, ListModels, ModelsCommand,

@@ -1,6 +1,6 @@
 //! API keys as the store knows them: names, digests and shares, never a key itself.
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Duration};
 
 use time::OffsetDateTime;
 
@@ -24,6 +24,19 @@ pub struct ApiKey {
     pub created_at: OffsetDateTime,
     /// Since when it is valid no more.
     pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// What was a key's text until it was rotated, and is as good as the one that took its place until its grace has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FormerApiKey {
+    /// The key's id.
+    pub key_id: i32,
+    /// SHA-256 of the text.
+    pub digest: [u8; 32],
+    /// When its grace ends…
+    pub expires_at: OffsetDateTime,
+    /// …and how long that is from now, by the database's clock.
+    pub expires_in: Duration,
 }
 
 impl ApiKey {
@@ -57,9 +70,21 @@ impl Store {
         on_backend!(self, backend => backend.valid_api_keys().await)
     }
 
-    /// Gives a key another text, in whose place the former is none any more; nothing when there is no valid key with this id.
-    pub async fn rotate_api_key(&self, id: i32, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
-        on_backend!(self, backend => backend.rotate_api_key(id, digest).await)
+    /// The former texts of valid keys whose grace has not ended. Asked for after the valid keys, so that what is rotated in between
+    /// is among either.
+    pub async fn former_api_keys(&self) -> Result<Vec<FormerApiKey>, StoreError> {
+        on_backend!(self, backend => backend.former_api_keys().await)
+    }
+
+    /// Gives a key another text; nothing when there is no valid key with this id. The former text, and those before it that are
+    /// still good, stay so for `grace`: without any they are none any more.
+    pub async fn rotate_api_key(
+        &self,
+        id: i32,
+        digest: &[u8; 32],
+        grace: Duration,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        on_backend!(self, backend => backend.rotate_api_key(id, digest, grace).await)
     }
 
     /// Revokes a key for good; nothing when there is no valid one with this id.
@@ -92,14 +117,41 @@ where
     T::Error: Display,
 {
     pub(crate) fn into_key(self) -> Result<ApiKey, StoreError> {
-        let digest = self.digest.try_into();
         Ok(ApiKey {
             id: self.id,
             name: self.name,
-            digest: digest.map_err(|digest: Vec<u8>| corrupt("a digest's length", digest.len()))?,
+            digest: digest(self.digest)?,
             share: self.share,
             created_at: moment(self.created_at)?,
             revoked_at: self.revoked_at.map(moment).transpose()?,
         })
     }
+}
+
+/// A former text as both databases return it; `T` is the database's kind of time.
+#[derive(sqlx::FromRow)]
+pub(crate) struct FormerRow<T> {
+    key_id: i32,
+    digest: Vec<u8>,
+    expires_at: T,
+    left_micros: i64,
+}
+
+impl<T> FormerRow<T>
+where
+    T: TryInto<OffsetDateTime>,
+    T::Error: Display,
+{
+    pub(crate) fn into_former(self) -> Result<FormerApiKey, StoreError> {
+        Ok(FormerApiKey {
+            key_id: self.key_id,
+            digest: digest(self.digest)?,
+            expires_at: moment(self.expires_at)?,
+            expires_in: Duration::from_micros(u64::try_from(self.left_micros).unwrap_or(0)),
+        })
+    }
+}
+
+fn digest(stored: Vec<u8>) -> Result<[u8; 32], StoreError> {
+    stored.try_into().map_err(|stored: Vec<u8>| corrupt("a digest's length", stored.len()))
 }

@@ -96,8 +96,8 @@ pub struct Claimed {
     pub model: ModelName,
     /// The version to run.
     pub version: Version,
-    /// Its input as it came.
-    pub input: Box<RawValue>,
+    /// Its input as it came; nothing where what is stored is no JSON any more: it can only fail, alone.
+    pub input: Option<Box<RawValue>>,
     /// Retries spent so far.
     pub retries: u32,
     /// Retries allowed.

@@ -35,7 +35,7 @@ mod webhook_rows;
 mod webhooks;
 
 pub use accept::{Accepter, Enqueue};
-pub use api_keys::ApiKey;
+pub use api_keys::{ApiKey, FormerApiKey};
 pub use contract::{
     Accepted, CancelResult, Claim, Claimed, Cursor, Due, Lead, ListFilter, ModelQueue, NewPrediction, Outcome, Page,
     PublishedModel, Purged, Run, RunMetrics, Schema, Sweep, Swept, VersionCount, Written,

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use crate::{Claimed, ModelQueue, NewPrediction, PublishedModel, Run, StoreError, VersionCount, numbers::stored_count};
 
-/// A prediction with its payloads; `T` is the database's kind of time.
+/// A prediction with its payloads; `T` is the database's kind of time, `I` what it promises of an input.
 #[derive(sqlx::FromRow)]
-pub(crate) struct Record<T> {
+pub(crate) struct Record<T, I> {
     id: Uuid,
     model: String,
     version: String,
@@ -24,7 +24,7 @@ pub(crate) struct Record<T> {
     completed_at: Option<T>,
     deadline_at: Option<T>,
     expires_at: Option<T>,
-    input: Option<String>,
+    input: Option<I>,
     metadata: Option<String>,
     output: Option<String>,
     code: Option<String>,
@@ -38,16 +38,19 @@ pub(crate) struct Record<T> {
     webhook_events: i16,
 }
 
-impl<T> Record<T>
+impl<T, I> Record<T, I>
 where
     T: TryInto<OffsetDateTime>,
     T::Error: Display,
+    I: TryInto<String>,
 {
     /// The prediction as callers see it, without its addresses and its place in line.
     pub(crate) fn into_prediction(self) -> Result<Prediction, StoreError> {
         let status = Status::from_code(self.status).ok_or_else(|| corrupt("a status", self.status))?;
         let priority = Priority::from_code(self.priority).ok_or_else(|| corrupt("a priority", self.priority))?;
         let created_at = moment(self.created_at)?;
+        // One that cannot be read is as good as removed: the prediction can be told of all the same.
+        let input = self.input.and_then(read_input);
         let claimed_at = self.claimed_at.map(moment).transpose()?;
         let completed_at = self.completed_at.map(moment).transpose()?;
         let failure = match (self.code, self.message) {
@@ -65,8 +68,8 @@ where
             model: read("a model name", self.model)?,
             version: read("a version", self.version)?,
             status,
-            data_removed: self.input.is_none(),
-            input: self.input.map(json).transpose()?,
+            data_removed: input.is_none(),
+            input,
             output: self.output.map(json).transpose()?,
             error: failure.as_ref().map(|failure| failure.message.clone()),
             failure,
@@ -95,14 +98,14 @@ where
     }
 }
 
-/// What a claim returns of one prediction.
+/// What a claim returns of one prediction; `I` is what the database promises of an input: SQLite's texts may be any bytes.
 #[derive(sqlx::FromRow)]
-pub(crate) struct ClaimedRow {
+pub(crate) struct ClaimedRow<I> {
     id: Uuid,
     epoch: i32,
     model: String,
     version: String,
-    input: String,
+    input: I,
     retries: i32,
     max_retries: i32,
     deadline_micros: Option<i64>,
@@ -110,13 +113,13 @@ pub(crate) struct ClaimedRow {
     attempts: i32,
 }
 
-impl ClaimedRow {
+impl<I: TryInto<String>> ClaimedRow<I> {
     pub(crate) fn into_claimed(self) -> Result<Claimed, StoreError> {
         Ok(Claimed {
             run: Run { id: PredictionId(self.id), epoch: self.epoch },
             model: read("a model name", self.model)?,
             version: read("a version", self.version)?,
-            input: json(self.input)?,
+            input: read_input(self.input),
             retries: stored_count(self.retries),
             max_retries: stored_count(self.max_retries),
             deadline_in: self.deadline_micros.map(|left| Duration::from_micros(u64::try_from(left).unwrap_or(0))),
@@ -177,6 +180,11 @@ where
     T::Error: Display,
 {
     stored.try_into().map_err(|error| corrupt("a time", error))
+}
+
+/// A stored input, unless it is no JSON any more.
+fn read_input(stored: impl TryInto<String>) -> Option<Box<RawValue>> {
+    RawValue::from_string(stored.try_into().ok()?).ok()
 }
 
 fn json(text: String) -> Result<Box<RawValue>, StoreError> {

@@ -81,12 +81,16 @@ async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome>
         return Some(Outcome::Released { run });
     }
     let begun = Instant::now();
+    let Some(input) = &claimed.input else {
+        tracing::error!(prediction = %run.id, "its stored input cannot be read");
+        return Some(failed(claimed, unreadable(), begun.elapsed()));
+    };
     let result = tokio::select! {
         biased;
         () = past(claimed.deadline_in) => return None,
         () = node.hand_back.cancelled() => return Some(Outcome::Released { run }),
         // It ends at once when the run is taken back.
-        result = model.predict_aloud(&claimed.input, hold.abandon().clone(), hold.draft().clone()) => result,
+        result = model.predict_aloud(input, hold.abandon().clone(), hold.draft().clone()) => result,
     };
     if hold.is_gone() {
         return None;
@@ -118,6 +122,11 @@ fn check_size(output: Output) -> Result<Output, Failure> {
     }
     let message = format!("the output has {bytes} bytes; {MAX_OUTPUT_BYTES} can be stored");
     Err(Failure::new(FailureCode::ModelError, message))
+}
+
+/// What is stored will not become JSON again.
+fn unreadable() -> Failure {
+    Failure::new(FailureCode::Internal, "the stored input cannot be read").with_retryable(false)
 }
 
 /// Tried again while that may help and retries are left, else final.
@@ -188,7 +197,7 @@ mod tests {
             run: Run { id: prediction::PredictionId::generate(), epoch: 1 },
             model: "augur/echo".parse().expect("a name"),
             version: "0".repeat(64).parse().expect("a version"),
-            input: RawValue::from_string("{}".to_owned()).expect("JSON"),
+            input: None,
             retries,
             max_retries: 2,
             deadline_in: None,
@@ -205,6 +214,11 @@ mod tests {
         assert!(matches!(end(1, FailureCode::Internal), Outcome::Retry { delay, .. } if delay.as_secs_f64() >= 3.2));
         assert!(matches!(end(2, FailureCode::Timeout), Outcome::Failed { .. }));
         assert!(matches!(end(0, FailureCode::ModelError), Outcome::Failed { .. }));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_tried_again() {
+        assert!(matches!(failed(&claimed(0), unreadable(), Duration::ZERO), Outcome::Failed { .. }));
     }
 
     #[test]

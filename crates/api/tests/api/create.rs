@@ -56,6 +56,8 @@ async fn the_input_passes_through_as_written() {
     assert_eq!(
         server.store.claim(server.worker, &[id], std::time::Duration::from_secs(9)).await.unwrap().claimed[0]
             .input
+            .as_ref()
+            .unwrap()
             .get(),
         r#"{"value": 1.50, "sleep_ms":10 }"#
     );

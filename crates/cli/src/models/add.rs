@@ -1,11 +1,8 @@
 //! `augur models add`: copies a model that is on this machine.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use inference::{CARD, Origin, is_gguf, refuse_pickle};
+use inference::{CARD, Origin, copy_files, is_gguf, refuse_pickle};
 use prediction::ModelName;
 use settings::{AddModel, Fatal, say};
 use tokio::task::spawn_blocking;
@@ -38,10 +35,9 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
 
     let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
     let files = found.files.iter().map(|file| file.path.clone());
-    let beside = [CARD, Origin::FILE].into_iter().filter(|file| from.join(file).is_file()).map(Into::into);
-    let (files, to): (Vec<_>, _) = (files.chain(beside).collect(), staged.dir.clone());
-    let copied = spawn_blocking(move || files.iter().try_for_each(|file| copy(&from, &to, file))).await?;
-    copied?;
+    let files: Vec<PathBuf> = files.chain([CARD, Origin::FILE].map(Into::into)).collect();
+    let to = staged.dir.clone();
+    spawn_blocking(move || copy_files(&from, &to, files)).await??;
     if described(&staged.dir).await?.spec.version != found.spec.version {
         return Err(Fatal::new(format!("{} changed while it was copied", found.dir.display())));
     }
@@ -63,8 +59,7 @@ async fn add_file(settings: AddModel) -> Result<(), Fatal> {
     refuse_existing(&target, &slot, settings.replace.replace)?;
     let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
     let (home, to, file) = (home.to_owned(), staged.dir.clone(), PathBuf::from(file));
-    let copied = spawn_blocking(move || copy(&home, &to, &file)).await?;
-    copied?;
+    spawn_blocking(move || copy_files(&home, &to, [file])).await??;
     let spec = staged.install(settings.replace.replace).await?;
     say(format_args!("added {slot}, version {}, in {}", spec.version.short(), target.display()));
     Ok(())
@@ -79,11 +74,4 @@ fn named(dir: &Path, found: &ModelName, wanted: Option<ModelName>) -> Result<Mod
         ))),
         wanted => Ok(wanted.unwrap_or_else(|| found.clone())),
     }
-}
-
-fn copy(from: &Path, to: &Path, file: &Path) -> Result<(), Fatal> {
-    let target = to.join(file);
-    let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(from.join(file), &target));
-    copied.map_err(|error| Fatal::new(format!("{} cannot be copied: {error}", from.join(file).display())))?;
-    Ok(())
 }

@@ -40,7 +40,9 @@ fn row(listed: &Listed) -> [String; 5] {
             [name, spec.task.clone(), spec.version.short().to_owned(), size, default.to_owned()]
         }
         Err(fault) => {
-            let broken = format!("broken: {}", reason_in(&listed.dir, fault));
+            let is_declared = listed.is_default && listed.label.is_some();
+            let what = if is_declared { "broken, and declared to be the default" } else { "broken" };
+            let broken = format!("{what}: {}", reason_in(&listed.dir, fault));
             [name, broken, String::new(), String::new(), String::new()]
         }
     }

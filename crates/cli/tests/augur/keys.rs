@@ -74,6 +74,12 @@ async fn made_listed_and_revoked(place: &str) {
 
     let rotated = shown(place, &["rotate", "web"]).await;
     assert!(rotated != web && rotated != batch);
+    let overlapping = keys(place, &["rotate", "batch", "--overlap", "1h"]).await;
+    assert!(
+        overlapping.status == Some(0) && overlapping.err.contains("Its former text is good until 20"),
+        "{overlapping:?}"
+    );
+    assert_eq!(keys(place, &["rotate", "batch", "--overlap", "0s"]).await.status, Some(2));
     let revoked = keys(place, &["revoke", "web"]).await;
     assert_eq!((revoked.status, revoked.err.as_str()), (Some(0), ""), "{revoked:?}");
     assert!(revoked.out.starts_with("revoked the key web (1)"), "{}", revoked.out);
@@ -95,6 +101,8 @@ async fn made_listed_and_revoked(place: &str) {
     }
     let listed: Value = serde_json::from_str(&listed.out).expect("it prints JSON");
     assert_eq!((&listed[0]["share"], &listed[1]["share"]), (&json!(0.25), &json!(null)));
+    let ends = |key: &Value| key["former_expire_at"].as_array().expect("a list").len();
+    assert_eq!((ends(&listed[0]), ends(&listed[1])), (0, 1), "{listed}");
     assert!(listed[0]["revoked_at"].is_string() && listed[1]["revoked_at"].is_null(), "{listed}");
     assert_eq!(keys(place, &["revoke", "2"]).await.status, Some(0));
     // Its name is free again.
@@ -169,8 +177,16 @@ async fn a_running_server_heeds_them_and_nothing_holds_a_key() {
         response.json().await.expect("JSON")
     };
     let made = read("/v1/predictions", &key).await["results"][0].clone();
-    let rotated = shown(&data, &["rotate", "web"]).await;
+    // First with an overlap, in which both texts are good; then without one, which ends that too.
+    let between = shown(&data, &["rotate", "web", "--overlap", "1h"]).await;
+    until(&served, Some(&between), 202).await;
+    assert_eq!(submit(&served, Some(&key)).await, 202);
+    let short = shown(&data, &["rotate", "web", "--overlap", "2s"]).await;
     until(&served, Some(&key), 401).await;
+    until(&served, Some(&between), 401).await;
+    assert_eq!(submit(&served, Some(&short)).await, 202);
+    let rotated = shown(&data, &["rotate", "web"]).await;
+    until(&served, Some(&short), 401).await;
     let id = made["id"].as_str().expect("an id");
     assert_eq!(read(&format!("/v1/predictions/{id}"), &rotated).await["created_at"], made["created_at"]);
     let revoked = keys(&data, &["revoke", "web"]).await;
@@ -185,7 +201,7 @@ async fn a_running_server_heeds_them_and_nothing_holds_a_key() {
     served.stop().await;
     let stored = bytes_in(directory.path());
     assert!(holds(&stored, "web"));
-    for key in [key, rotated] {
+    for key in [key, between, short, rotated] {
         for place in [running.as_slice(), &stored, log.as_bytes()] {
             assert!(!holds(place, &key[6..]));
         }

@@ -7,9 +7,12 @@ use tempfile::TempDir;
 
 use crate::{
     once::{Ran, augur},
-    served::{MODELS, flag},
+    served::{MODELS, flag, serve},
     tiny, tiny_image,
 };
+
+#[path = "../../../inference/tests/wide/mod.rs"]
+mod wide;
 
 pub(crate) const GENERATOR: &str = "my/generator";
 
@@ -148,4 +151,38 @@ async fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     let unknown = home.run(&["quantize", tiny::NAME, "--to", "q2_k"]).await;
     assert!(unknown.status == Some(2) && unknown.err.contains("q8_0"), "{unknown:?}");
     assert_eq!((home.listed().await, home.owners()), (before, 2), "nothing is left over");
+}
+
+#[tokio::test]
+async fn what_is_in_blocks_is_served_and_writes_what_a_reference_writes() {
+    let goldens = Path::new(MODELS).join("../crates/inference/tests/goldens/wide.json");
+    let goldens: Value = serde_json::from_slice(&fs::read(goldens).expect("reads")).expect("JSON");
+    let home = Home(tempfile::tempdir().expect("a temporary directory"));
+    let beside = tempfile::tempdir().expect("a temporary directory");
+    let (file, inputs) = (beside.path().join("wide.gguf"), beside.path().join("inputs.jsonl"));
+    fs::write(&file, wide::gguf()).expect("writes");
+    fs::write(&inputs, json!({"prompt": "Two"}).to_string()).expect("writes");
+    let added = home.run(&["add", &file.to_string_lossy(), "--name", "test/wide"]).await;
+    assert_eq!(added.status, Some(0), "{added:?}");
+    for form in ["q4_k", "q8_0"] {
+        let arguments = ["quantize", "test/wide", "--to", form, "--yes", &flag("calibration", &inputs)];
+        let ran = home.run(&arguments).await;
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+    }
+    let listed = home.listed().await;
+    let served = serve(&[&flag("models-dir", home.0.path()), &flag("data-dir", &beside.path().join("data"))]).await;
+    for form in ["q4_k", "q8_0"] {
+        let (_, version, ..) = listed.iter().find(|(name, ..)| name.ends_with(form)).expect("it is listed");
+        for told in goldens[form]["texts"].as_array().expect("texts") {
+            let text = told["text"].as_str().expect("a text");
+            let input = json!({"prompt": told["prompt"], "max_tokens": text.len(), "temperature": 0});
+            let call = json!({"version": format!("test/wide:{version}"), "input": input});
+            let url = format!("{}/v1/predictions", served.address);
+            let made = reqwest::Client::new().post(url).json(&call).send().await.expect("the server answers");
+            let made: Value = made.json().await.expect("JSON");
+            let finished = served.finished(made["id"].as_str().unwrap_or_else(|| panic!("{made}"))).await;
+            assert_eq!(finished["output"]["text"], text, "{form}: {finished}");
+        }
+    }
+    served.stop().await;
 }

@@ -193,6 +193,30 @@ async fn a_server_serves_all_versions_and_follows_the_default() {
     served.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_without_files_is_warned_of_until_they_come() {
+    let home = Home::new();
+    let old = home.add(1, &[]).await;
+    let declared = home.models_dir().join("org/encoder@v2");
+    fs::create_dir(&declared).expect("makes a directory");
+    fs::write(home.models_dir().join("org/encoder@default"), "v2\n").expect("writes");
+    let listed = home.run(&["ls"]).await.out;
+    assert!(listed.contains("org/encoder@v2  broken, and declared to be the default: no model"), "{listed}");
+    let data = flag("data-dir", &home.0.path().join("data"));
+    let served = serve(&[&data, &flag("models-dir", &home.models_dir())]).await;
+    let warned = || served.process.log().matches("no model lies where its default version is declared to be").count();
+    assert_eq!(warned(), 1, "{}", served.process.log());
+    let refused = until(&served, NAME, 404, "").await;
+    assert!(refused["detail"].as_str().expect("a detail").contains("has no default version; name one"), "{refused}");
+    until(&served, &old, 202, &old).await;
+    assert_eq!(warned(), 1, "it is told once: {}", served.process.log());
+    fs::remove_dir(&declared).expect("it is empty");
+    let new = home.add(2, &["--label=v2"]).await;
+    served.process.signal("HUP");
+    until(&served, NAME, 202, &new).await;
+    served.stop().await;
+}
+
 #[tokio::test]
 async fn predict_takes_no_label() {
     let ran = augur(&["predict", "org/encoder@v2", "{}"]).await;

@@ -186,6 +186,11 @@ impl Architecture for Generator {
         u32::try_from(request.prompt.len()).ok()
     }
 
+    /// A seed gives the same text again, for which another run would need as long.
+    fn may_be_faster_again(&self) -> bool {
+        false
+    }
+
     /// Runs these alone, to their ends. What is served joins and leaves between steps instead: see [`turns`].
     fn run(&self, batch: &[(Request, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let mut workshop = Workshop::new(self.machine).map_err(|error| failed(&format!("no thread: {error}")))?;

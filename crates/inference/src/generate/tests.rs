@@ -213,6 +213,11 @@ fn a_prompt_that_cannot_fit_is_refused_before_it_is_read() {
 }
 
 #[test]
+fn a_text_that_took_too_long_is_not_written_again() {
+    assert!(!goldens().remove(0).load(Machine::default()).may_be_faster_again());
+}
+
+#[test]
 fn conversations_are_written_as_the_reference_writes_them() {
     let mut compared = 0;
     for tiny in goldens() {

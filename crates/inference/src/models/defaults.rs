@@ -1,10 +1,16 @@
 //! Which version of a model its name alone means, of those that are loaded.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use prediction::ModelName;
 
-use super::{Key, Look, seen::Seen};
+use super::{
+    Key, Look,
+    seen::{Known, Seen},
+};
 use crate::{
     LoadError,
     versions::{Declared, is_default},
@@ -36,6 +42,29 @@ impl Seen {
             tracing::error!(%path, reason = fault.reason, "the default version cannot be told; it stays what it was");
         }
         faults
+    }
+
+    /// Warns, once, of default versions that are declared where no model lies, as while its files are still to come.
+    pub(super) fn warn_of_absent_defaults(&mut self) {
+        let mut absent = BTreeSet::new();
+        for (name, declared) in &self.declared {
+            let Ok(label) = declared else { continue };
+            let lies = |known: &Known| known.name.as_ref() == Some(name) && known.label.as_ref() == Some(label);
+            if self.places.values().any(lies) {
+                continue;
+            }
+            absent.insert(name.clone());
+            if !self.told_absent.contains(name) {
+                let (model, label) = (name.as_str(), label.as_str());
+                tracing::warn!(
+                    model,
+                    label,
+                    "no model lies where its default version is declared to be; until one does, \
+                    the name alone means what it meant, and nothing if that was nothing"
+                );
+            }
+        }
+        self.told_absent = absent;
     }
 
     /// What each model's name alone means; nothing where that is declared nowhere. `named`: the directories that are named by

@@ -1,7 +1,7 @@
 //! What is remembered of the directories from one look to the next.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -22,6 +22,8 @@ pub(super) struct Seen {
     pub(super) declared: Declared,
     /// What is wrong with that, as far as it was reported.
     pub(super) told: Vec<LoadError>,
+    /// Models that are declared to have a default version where no model lies, as far as that was reported.
+    pub(super) told_absent: BTreeSet<ModelName>,
 }
 
 /// What is known of one directory.

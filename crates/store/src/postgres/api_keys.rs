@@ -1,11 +1,15 @@
 //! API keys.
 
+use std::time::Duration;
+
+use sqlx::Connection as _;
 use time::OffsetDateTime;
 
 use super::{Postgres, on_connection};
 use crate::{
     StoreError,
-    api_keys::{ALL, ApiKey, ApiKeyRow, VALID},
+    api_keys::{ALL, ApiKey, ApiKeyRow, FormerApiKey, FormerRow, VALID},
+    numbers::micros,
 };
 
 const ADD: &str = "
@@ -15,6 +19,31 @@ const ADD: &str = "
     RETURNING id, name, digest, share, created_at, revoked_at";
 
 const ANY: &str = "SELECT EXISTS (SELECT FROM api_keys)";
+
+const FORMER: &str = "
+    SELECT key_id, former.digest, expires_at,
+           (EXTRACT(EPOCH FROM expires_at - clock_timestamp()) * 1000000)::bigint AS left_micros
+    FROM former_api_keys AS former
+    JOIN api_keys ON api_keys.id = key_id
+    WHERE revoked_at IS NULL AND expires_at > clock_timestamp()
+    ORDER BY key_id, expires_at";
+
+/// Whoever rotates the same key at the same time comes after this transaction.
+const TAKE_TURN: &str = "SELECT FROM api_keys WHERE id = $1 AND revoked_at IS NULL FOR UPDATE";
+
+const PURGE: &str = "DELETE FROM former_api_keys WHERE expires_at <= clock_timestamp()";
+
+/// Those replaced earlier do not outlive the one that is replaced now: no grace at all ends them too.
+const SHORTEN: &str = "
+    UPDATE former_api_keys
+    SET expires_at = LEAST(expires_at, clock_timestamp() + $2::bigint * interval '1 microsecond')
+    WHERE key_id = $1";
+
+const KEEP: &str = "
+    INSERT INTO former_api_keys (digest, key_id, expires_at)
+    SELECT digest, id, clock_timestamp() + $2::bigint * interval '1 microsecond'
+    FROM api_keys
+    WHERE id = $1 AND revoked_at IS NULL AND $2 > 0";
 
 const ROTATE: &str = "
     UPDATE api_keys SET digest = $2
@@ -59,12 +88,31 @@ impl Postgres {
         Ok(is_any.then_some(keys))
     }
 
-    pub(crate) async fn rotate_api_key(&self, id: i32, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
-        let row: Option<Row> = on_connection!(self, |connection| sqlx::query_as(ROTATE)
-            .bind(id)
-            .bind(digest.as_slice())
-            .fetch_optional(connection)
-            .await)?;
+    pub(crate) async fn former_api_keys(&self) -> Result<Vec<FormerApiKey>, StoreError> {
+        let rows: Vec<FormerRow<OffsetDateTime>> =
+            on_connection!(self, |connection| sqlx::query_as(FORMER).fetch_all(connection).await)?;
+        rows.into_iter().map(FormerRow::into_former).collect()
+    }
+
+    pub(crate) async fn rotate_api_key(
+        &self,
+        id: i32,
+        digest: &[u8; 32],
+        grace: Duration,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        let grace = micros(grace);
+        let row: Option<Row> = on_connection!(self, |connection| {
+            let mut transaction = connection.begin().await?;
+            sqlx::query(TAKE_TURN).bind(id).execute(&mut *transaction).await?;
+            for statement in [SHORTEN, KEEP] {
+                sqlx::query(statement).bind(id).bind(grace).execute(&mut *transaction).await?;
+            }
+            sqlx::query(PURGE).execute(&mut *transaction).await?;
+            let rotate = sqlx::query_as(ROTATE).bind(id).bind(digest.as_slice());
+            let row = rotate.fetch_optional(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(row)
+        })?;
         row.map(Row::into_key).transpose()
     }
 

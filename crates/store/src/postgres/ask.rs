@@ -67,14 +67,14 @@ const QUEUES: &str = "
 impl Postgres {
     pub(crate) async fn get(&self, tenant: &str, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
         let ids = uuids(ids);
-        let records: Vec<Record<OffsetDateTime>> =
+        let records: Vec<Record<OffsetDateTime, String>> =
             on_connection!(self, |connection| sqlx::query_as(GET).bind(&ids).bind(tenant).fetch_all(connection).await)?;
         records.into_iter().map(Record::into_prediction).collect()
     }
 
     pub(crate) async fn predictions(&self, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
         let ids = uuids(ids);
-        let records: Vec<Record<OffsetDateTime>> =
+        let records: Vec<Record<OffsetDateTime, String>> =
             on_connection!(self, |connection| sqlx::query_as(GET_ANY).bind(&ids).fetch_all(connection).await)?;
         records.into_iter().map(Record::into_prediction).collect()
     }
@@ -106,7 +106,7 @@ impl Postgres {
         cursor: Option<Cursor>,
         limit: u32,
     ) -> Result<Page, StoreError> {
-        let records: Vec<Record<OffsetDateTime>> = on_connection!(self, |connection| {
+        let records: Vec<Record<OffsetDateTime, String>> = on_connection!(self, |connection| {
             list_query(tenant, filter, cursor, limit).build_query_as().fetch_all(connection).await
         })?;
         let found = records.into_iter().map(Record::into_prediction).collect::<Result<_, _>>()?;

@@ -139,7 +139,7 @@ impl Postgres {
         lease: Duration,
     ) -> Result<Claim, StoreError> {
         let ids = uuids(ids);
-        let rows: Vec<ClaimedRow> = on_connection!(self, |connection| sqlx::query_as(CLAIM)
+        let rows: Vec<ClaimedRow<String>> = on_connection!(self, |connection| sqlx::query_as(CLAIM)
             .bind(worker.0)
             .bind(micros(lease))
             .bind(&ids)
@@ -163,7 +163,7 @@ impl Postgres {
         lease: Duration,
     ) -> Result<Claim, StoreError> {
         let (models, versions) = names(serves);
-        let rows: Vec<ClaimedRow> = on_connection!(self, |connection| sqlx::query_as(CLAIM_NEXT)
+        let rows: Vec<ClaimedRow<String>> = on_connection!(self, |connection| sqlx::query_as(CLAIM_NEXT)
             .bind(worker.0)
             .bind(micros(lease))
             .bind(&models)
@@ -187,7 +187,7 @@ impl Postgres {
         lease: Duration,
     ) -> Result<Option<Claimed>, StoreError> {
         let (models, versions) = names(serves);
-        let row: Option<ClaimedRow> = on_connection!(self, |connection| sqlx::query_as(CLAIM_SUSPECT)
+        let row: Option<ClaimedRow<String>> = on_connection!(self, |connection| sqlx::query_as(CLAIM_SUSPECT)
             .bind(worker.0)
             .bind(micros(lease))
             .bind(&models)
@@ -221,7 +221,7 @@ fn names(serves: &[(ModelName, Version)]) -> (Vec<&str>, Vec<&str>) {
     serves.iter().map(|(model, version)| (model.as_str(), version.as_str())).unzip()
 }
 
-fn claim(rows: Vec<ClaimedRow>, suspects: Vec<Uuid>) -> Result<Claim, StoreError> {
+fn claim(rows: Vec<ClaimedRow<String>>, suspects: Vec<Uuid>) -> Result<Claim, StoreError> {
     let claimed = rows.into_iter().map(ClaimedRow::into_claimed).collect::<Result<_, _>>()?;
     Ok(Claim { claimed, suspects: rows::ids(suspects) })
 }

@@ -75,13 +75,14 @@ const QUEUES: &str = "
 
 impl Sqlite {
     pub(crate) async fn get(&self, tenant: &str, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
-        let records: Vec<Record<Stamp>> =
+        let records: Vec<Record<Stamp, Vec<u8>>> =
             sqlx::query_as(GET).bind(id_list(ids)).bind(tenant).fetch_all(&self.readers).await?;
         records.into_iter().map(Record::into_prediction).collect()
     }
 
     pub(crate) async fn predictions(&self, ids: &[PredictionId]) -> Result<Vec<Prediction>, StoreError> {
-        let records: Vec<Record<Stamp>> = sqlx::query_as(GET_ANY).bind(id_list(ids)).fetch_all(&self.readers).await?;
+        let records: Vec<Record<Stamp, Vec<u8>>> =
+            sqlx::query_as(GET_ANY).bind(id_list(ids)).fetch_all(&self.readers).await?;
         records.into_iter().map(Record::into_prediction).collect()
     }
 
@@ -106,7 +107,7 @@ impl Sqlite {
         cursor: Option<Cursor>,
         limit: u32,
     ) -> Result<Page, StoreError> {
-        let records: Vec<Record<Stamp>> =
+        let records: Vec<Record<Stamp, Vec<u8>>> =
             list_query(tenant, filter, cursor, limit).build_query_as().fetch_all(&self.readers).await?;
         let found = records.into_iter().map(Record::into_prediction).collect::<Result<_, _>>()?;
         Ok(page::page(found, cursor, limit))

@@ -184,7 +184,7 @@ async fn take(
         outbox.add(PredictionId(waiting.id), Events::from_bits(waiting.webhook_events), [Event::Start]);
     }
     outbox.tell(&mut transaction, now).await?;
-    let rows: Vec<ClaimedRow> = sqlx::query_as(TAKE)
+    let rows: Vec<ClaimedRow<Vec<u8>>> = sqlx::query_as(TAKE)
         .bind(id_list(&named(waiting)))
         .bind(worker.0)
         .bind(now.plus(micros(lease)))

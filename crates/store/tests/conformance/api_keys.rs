@@ -1,15 +1,18 @@
 //! API keys: made, listed, revoked for good; what they are not is stored nowhere.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use prediction::WorkerId;
 use store::{NewPrediction, Schema, Store, StoreError};
 
 use crate::fixture::{Fixture, LEASE, new};
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 on_both!(
     keys_are_made_listed_and_revoked,
     a_rotated_key_is_the_same_with_another_text,
+    former_texts_are_good_until_their_grace_ends,
     a_name_is_free_again_once_its_key_is_revoked,
     the_database_keeps_keys_and_what_they_may,
     what_waits_is_counted_by_tenant,
@@ -41,13 +44,51 @@ async fn keys_are_made_listed_and_revoked(fixture: Fixture) {
 async fn a_rotated_key_is_the_same_with_another_text(fixture: Fixture) {
     let store = &fixture.store;
     let key = store.add_api_key("web", &[1; 32], Some(0.25)).await.unwrap().unwrap();
-    let rotated = store.rotate_api_key(key.id, &[2; 32]).await.unwrap().unwrap();
+    let rotated = store.rotate_api_key(key.id, &[2; 32], Duration::ZERO).await.unwrap().unwrap();
     assert_eq!(rotated, store::ApiKey { digest: [2; 32], ..key.clone() });
     assert_eq!(store.valid_api_keys().await.unwrap(), Some(vec![rotated]));
+    assert_eq!(store.former_api_keys().await.unwrap(), [], "without any grace");
     store.revoke_api_key(key.id).await.unwrap().unwrap();
     for gone in [key.id, 12_345] {
-        assert_eq!(store.rotate_api_key(gone, &[3; 32]).await.unwrap(), None);
+        assert_eq!(store.rotate_api_key(gone, &[3; 32], HOUR).await.unwrap(), None);
     }
+}
+
+async fn former_texts_are_good_until_their_grace_ends(fixture: Fixture) {
+    let store = &fixture.store;
+    let web = store.add_api_key("web", &[1; 32], None).await.unwrap().unwrap().id;
+    let other = store.add_api_key("other", &[11; 32], None).await.unwrap().unwrap().id;
+    let good = async || -> Vec<(i32, u8, u64)> {
+        let (former, now) = (store.former_api_keys().await.unwrap(), store.now().await.unwrap());
+        former
+            .iter()
+            .map(|former| {
+                let apart = former.expires_at - now - former.expires_in;
+                assert!(apart.abs() < time::Duration::MINUTE, "{former:?}");
+                (former.key_id, former.digest[0], (former.expires_in.as_secs() + 60) / 3600)
+            })
+            .collect()
+    };
+    store.rotate_api_key(web, &[2; 32], 2 * HOUR).await.unwrap().unwrap();
+    store.rotate_api_key(other, &[12; 32], 3 * HOUR).await.unwrap().unwrap();
+    assert_eq!(good().await, [(web, 1, 2), (other, 11, 3)]);
+    assert!(store.valid_api_keys().await.unwrap().unwrap().iter().all(|key| [2, 12].contains(&key.digest[0])));
+    // The earlier ones do not outlive the next, nor longer than they would have.
+    store.rotate_api_key(web, &[3; 32], HOUR).await.unwrap().unwrap();
+    assert_eq!(good().await, [(web, 1, 1), (web, 2, 1), (other, 11, 3)]);
+    store.rotate_api_key(web, &[4; 32], 4 * HOUR).await.unwrap().unwrap();
+    assert_eq!(good().await, [(web, 1, 1), (web, 2, 1), (web, 3, 4), (other, 11, 3)]);
+    store.rotate_api_key(web, &[5; 32], Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!(good().await, [(other, 11, 3)], "without any grace none is left");
+    store.revoke_api_key(other).await.unwrap().unwrap();
+    assert_eq!(good().await, [], "of a key that is revoked");
+    // What has ended is no more, and is removed by the next rotation.
+    store.rotate_api_key(web, &[6; 32], HOUR).await.unwrap().unwrap();
+    let ended = if store.is_shared() { "now()" } else { "unixepoch() * 1000000" };
+    fixture.execute(format!("UPDATE former_api_keys SET expires_at = {ended}")).await.unwrap();
+    assert_eq!(good().await, []);
+    store.rotate_api_key(web, &[7; 32], Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!(fixture.number("SELECT count(*) FROM former_api_keys").await, 0);
 }
 
 async fn a_name_is_free_again_once_its_key_is_revoked(fixture: Fixture) {

@@ -2,8 +2,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use prediction::{PredictionId, Priority, Status, WorkerId};
-use store::{NewPrediction, Outcome, Run};
+use prediction::{Failure, FailureCode, PredictionId, Priority, Status, WorkerId};
+use store::{NewPrediction, Outcome, Run, RunMetrics, Written};
 
 use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves};
 
@@ -14,6 +14,7 @@ on_both!(
     the_next_are_claimed_in_fair_order,
     suspects_are_named_and_run_alone,
     renewing_keeps_what_is_held,
+    an_input_that_cannot_be_read_spoils_no_other,
 );
 
 async fn a_claim_hands_over_all_that_a_run_needs(fixture: Fixture) {
@@ -28,12 +29,34 @@ async fn a_claim_hands_over_all_that_a_run_needs(fixture: Fixture) {
     let [claimed] = &claim.claimed[..] else { panic!("{claim:?}") };
     assert_eq!((claimed.run.id, claimed.run.epoch), (sent.id, 1));
     assert_eq!((&claimed.model, &claimed.version), (&sent.model, &sent.version));
-    assert_eq!((claimed.input.get(), claimed.retries, claimed.max_retries), (sent.input.get(), 0, 5));
+    assert_eq!((claimed.input.as_ref().unwrap().get(), claimed.retries, claimed.max_retries), (sent.input.get(), 0, 5));
     let left = claimed.deadline_in.unwrap();
     assert!(left <= Duration::from_secs(3600) && left > Duration::from_secs(1800), "{left:?}");
     let found = fixture.store.get("", &[sent.id]).await.unwrap().remove(0);
     assert_eq!((found.status, found.attempt), (Status::Processing, 1));
     assert!(found.started_at.is_some() && found.metrics.queue_time.is_some());
+}
+
+async fn an_input_that_cannot_be_read_spoils_no_other(fixture: Fixture) {
+    let no_text = if fixture.store.is_shared() { "'no'" } else { "CAST(x'ff' AS TEXT)" };
+    for spoilt in ["'no'", "'{\"value\": 1'", "''", no_text] {
+        let ids = fixture.accept([new(), new(), new()]).await;
+        let statement = format!("UPDATE inputs SET input = {spoilt} WHERE prediction_id = {}", fixture.id(ids[1]));
+        assert_eq!(fixture.execute(statement).await.unwrap(), 1);
+        let claim = match spoilt {
+            "''" => fixture.store.claim_next(fixture.worker, &serves(), 10, LEASE).await,
+            _ => fixture.store.claim(fixture.worker, &ids, LEASE).await,
+        };
+        let claimed = claim.unwrap().claimed;
+        let read = |id| claimed.iter().find(|claimed| claimed.run.id == id).map(|claimed| claimed.input.is_some());
+        assert_eq!([read(ids[0]), read(ids[1]), read(ids[2])], [Some(true), Some(false), Some(true)], "{spoilt}");
+        let run = claimed.iter().find(|claimed| claimed.run.id == ids[1]).unwrap().run;
+        let (failure, metrics) = (Failure::new(FailureCode::Internal, "no"), RunMetrics::default());
+        let outcome = Outcome::Failed { run, failure, metrics };
+        assert_eq!(fixture.store.complete(fixture.worker, [outcome]).await.unwrap(), [Written::Applied]);
+        let found = fixture.store.get("", &ids[1..2]).await.unwrap().remove(0);
+        assert!(found.status == Status::Failed && found.input.is_none() && found.data_removed, "{spoilt}: {found:?}");
+    }
 }
 
 async fn what_does_not_wait_is_not_claimed(fixture: Fixture) {
