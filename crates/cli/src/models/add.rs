@@ -36,7 +36,7 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
     let target = slot.place(&models_dir);
     refuse_existing(&target, &slot, settings.replace.replace)?;
 
-    let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
+    let staged = Staged::once(&models_dir, &slot, "add")?;
     let files = found.files.iter().map(|file| file.path.clone());
     let beside = [CARD, Origin::FILE].into_iter().filter(|file| from.join(file).is_file()).map(Into::into);
     let (files, to): (Vec<_>, _) = (files.chain(beside).collect(), staged.dir.clone());
@@ -61,7 +61,7 @@ async fn add_file(settings: AddModel) -> Result<(), Fatal> {
     let slot = Slot { name, label: settings.label };
     let target = slot.place(&models_dir);
     refuse_existing(&target, &slot, settings.replace.replace)?;
-    let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
+    let staged = Staged::once(&models_dir, &slot, "add")?;
     let (home, to, file) = (home.to_owned(), staged.dir.clone(), PathBuf::from(file));
     let copied = spawn_blocking(move || copy(&home, &to, &file)).await?;
     copied?;

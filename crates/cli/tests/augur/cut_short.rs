@@ -43,12 +43,18 @@ async fn what_was_not_written_to_its_end_is_no_model() {
         let killed = ended(limited(&all, blocks, false), "").await;
         assert_eq!((killed.status, killed.out.as_str()), (None, ""), "a signal ends it: {killed:?}");
         assert_eq!((seen(root), home.listed().await), (files.clone(), before.clone()), "{arguments:?}");
+        assert_eq!(home.owners(), 3, "what was gathered is left, hidden");
         let full = ended(limited(&all, blocks, true), "").await;
         assert_eq!((full.status, full.out.as_str()), (Some(1), ""), "{full:?}");
         assert!(full.err.contains("cannot be written: "), "{full:?}");
         assert_eq!((seen(root), home.listed().await), (files.clone(), before.clone()), "{arguments:?}");
+        assert_eq!(home.owners(), 2, "nothing is left over, not of the attempt before either");
     }
-    // What was cut short does not stand in the way of another attempt.
+    // What another process gathers stays.
+    let other = root.join(".prune-1-my--generator@less-1-layer");
+    fs::create_dir(&other).expect("makes a directory");
+    let lock = fs::File::create(other.join("lock")).expect("makes a file");
+    lock.lock().expect("locks");
     let again = home.run(&["prune", GENERATOR, "--layers", "1", "--yes"]).await;
-    assert_eq!(again.status, Some(0), "{again:?}");
+    assert_eq!((again.status, other.exists()), (Some(0), true), "{again:?}");
 }

@@ -20,8 +20,8 @@ impl Cut {
 pub(super) fn described(description: &str, cut: Cut) -> String {
     let (own, mut lacks) = Lacks::behind(description);
     match cut {
-        Cut::Heads(count) => lacks.heads += count,
-        Cut::Layers(count) => lacks.layers += count,
+        Cut::Heads(count) => lacks.heads = lacks.heads.saturating_add(count),
+        Cut::Layers(count) => lacks.layers = lacks.layers.saturating_add(count),
         // What is 0 already is among the smallest.
         Cut::Sparsity(share) => lacks.share = lacks.share.max(share),
     }
@@ -56,7 +56,7 @@ impl Lacks {
             } else if let Some((before, layers)) = count(LAYERS) {
                 (own, lacks.layers) = (before.trim_end(), lacks.layers.saturating_add(layers));
             } else if let Some((before, percent)) = said(WEIGHTS)
-                && let Ok(percent) = percent.parse::<f64>()
+                && let Some(percent) = percent.parse().ok().filter(|percent| (0.0..100.0).contains(percent))
             {
                 (own, lacks.share) = (before.trim_end(), lacks.share.max(percent / 100.0));
             } else {
@@ -114,9 +114,14 @@ mod tests {
 
     #[test]
     fn what_others_say_stays() {
-        for own in ["", "It lacks layers.", "It lacks -1 layers.", "Each layer lacks 1 attention head, or two.", "a"] {
+        let infinite = "Of each matrix of its layers, the smallest inf % were set to 0.";
+        for own in
+            ["", "It lacks layers.", "It lacks -1 layers.", "Each layer lacks 1 attention head, or two.", infinite]
+        {
             let expected = format!("{own} It lacks 2 layers.");
             assert_eq!(described(own, Cut::Layers(2)), expected.trim());
         }
+        let most = format!("It lacks {} layers.", usize::MAX);
+        assert_eq!(described(&most, Cut::Layers(1)), most);
     }
 }
