@@ -34,7 +34,7 @@ pub(super) fn prune(job: &Job<'_>) -> Result<Removed, LoadError> {
             let what = match job.cut {
                 Cut::Heads(_) => "attention heads to remove: it is made of convolutions",
                 Cut::Layers(_) => {
-                    "layers of one shape, of which any could go: each block takes the channels that the one before it makes"
+                    "layers of one shape, of which any could go: blocks take the channels that those before them make"
                 }
                 Cut::Sparsity(share) => {
                     derived::copy_all_else(job.found, job.to)?;

@@ -318,3 +318,41 @@ fn what_cannot_be_removed_is_refused() {
         (inspect(&shorter.0.path().join("model")).expect("sound"), tempfile::tempdir().expect("a directory"));
     quantize(&found, Form::Q8_0, &"my/small".parse().expect("a name"), to.path()).expect("quantises");
 }
+
+#[test]
+fn biases_go_with_their_heads() {
+    let texts = ["The ships pass".to_owned()];
+    let (plain, home) = (Home::golden("llama-f32.gguf").gguf(), tempfile::tempdir().expect("a directory"));
+    let numbers = |length: usize| (0..length).map(|index| index as f32).collect::<Vec<_>>();
+    let biases = (0..2).flat_map(|layer| {
+        [("attn_q", 64), ("attn_k", 32), ("attn_v", 32), ("attn_output", 64)].map(|(part, length)| Outline {
+            name: format!("blk.{layer}.{part}.bias").into(),
+            kind: GgmlDType::F32,
+            shape: vec![length].into(),
+        })
+    });
+    let tensors: Vec<_> = plain.outlines().into_iter().chain(biases).collect();
+    let content = |place: usize| match plain.bytes(&tensors[place].name) {
+        Ok(bytes) => Ok(Cow::Borrowed(bytes)),
+        Err(_) => plain.encoded(numbers(tensors[place].shape[0]), &tensors[place]).map(Cow::Owned),
+    };
+    fs::create_dir(home.path().join("model")).expect("makes a directory");
+    plain.write_as(&home.path().join("model/model.gguf"), &[], &tensors, content).expect("writes");
+    let (first, removed) = Home(home).pruned(Cut::Heads(2), &texts).expect("prunes");
+    let (second, further) = first.pruned(Cut::Heads(1), &texts).expect("prunes");
+    let (Removed::Heads(removed), Removed::Heads(further)) = (removed, further) else { panic!("heads") };
+    for layer in 0..2 {
+        let bias = |home: &Home, part: &str, length: usize| {
+            home.gguf().numbers(&format!("blk.{layer}.{part}.bias"), &[length]).expect("numbers")
+        };
+        let of = |heads: &[usize]| -> Vec<f32> {
+            heads.iter().flat_map(|head| numbers(64)[head * 16..(head + 1) * 16].to_vec()).collect()
+        };
+        let left: Vec<_> = (0..4).filter(|head| !removed[layer].contains(head)).collect();
+        assert_eq!((bias(&first, "attn_q", 32), bias(&first, "attn_k", 32)), (of(&left), numbers(32)));
+        let kept = 1 - further[layer][0];
+        assert_eq!((bias(&second, "attn_q", 16), bias(&second, "attn_v", 16)), (of(&left[kept..=kept]), of(&[kept])));
+        assert_eq!(bias(&second, "attn_output", 64), numbers(64));
+    }
+    Generator::load(&second.gguf(), Machine::default()).expect("loads");
+}
