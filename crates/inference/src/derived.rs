@@ -1,7 +1,12 @@
 //! Hugging Face directories made of others: what of a model's files stays as it is, its tensors when they change, and a manifest
 //! that pins the result.
 
-use std::{borrow::Cow, fs, path::Path};
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 use prediction::ModelName;
 use safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
@@ -46,8 +51,12 @@ impl View for Tensor<'_> {
 /// When it cannot be written.
 pub(crate) fn write_tensors(tensors: Vec<(String, Tensor<'_>)>, to: &Path) -> Result<(), LoadError> {
     let said = [("format".to_owned(), "pt".to_owned())].into();
+    let failed = |error: io::Error| LoadError::new(to, format!("cannot be written: {error}"));
+    // What writes it makes a file that only its owner may read, and moves that here.
+    let permissions = File::create(to).and_then(|file| file.metadata()).map_err(failed)?.permissions();
     serialize_to_file(tensors, Some(said), to)
-        .map_err(|error: SafeTensorError| LoadError::new(to, format!("cannot be written: {error}")))
+        .map_err(|error: SafeTensorError| LoadError::new(to, format!("cannot be written: {error}")))?;
+    fs::set_permissions(to, permissions).map_err(failed)
 }
 
 /// Copies all files that make the version, and the card, but for the weights and the manifest, which are made anew.
@@ -69,7 +78,7 @@ pub(crate) fn copy_card(from: &Path, to: &Path) -> Result<(), LoadError> {
     copy_files(from, to, [CARD])
 }
 
-/// Copies these files of a directory, those that there are.
+/// Copies what is in these files of a directory, those that there are: whoever may not write to an original may write to its copy.
 ///
 /// # Errors
 /// When one cannot be read or written.
@@ -77,15 +86,19 @@ pub fn copy_files(from: &Path, to: &Path, files: impl IntoIterator<Item = impl A
     for file in files {
         let (source, target) = (from.join(&file), to.join(&file));
         if source.is_file() {
-            let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(&source, &target));
-            copied.map_err(|error| LoadError::new(&source, format!("cannot be copied: {error}")))?;
+            let copied = target
+                .parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| io::copy(&mut File::open(&source)?, &mut File::create(&target)?));
+            copied.map_err(|error| LoadError::new(&target, format!("cannot be written: {error}")))?;
         }
     }
     Ok(())
 }
 
-/// Writes the manifest of an encoder of texts whose other files are there: the model's own where it has one, else one that says what
-/// its files said, with these words for its name, its description and how exact it is.
+/// Writes the manifest of an encoder of texts whose other files are there: the model's own where it has one, less how its weights were
+/// trained, which are others now; else one that says what its files said. With these words for its name, its description and how exact
+/// it is.
 ///
 /// # Errors
 /// When a file cannot be read or written.
@@ -108,6 +121,7 @@ pub(crate) fn write_manifest(
             said.collect()
         }
     };
+    manifest.remove("training");
     let texts = [
         ("name", name.as_str()),
         ("task", &spec.task),

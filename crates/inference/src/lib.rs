@@ -15,6 +15,7 @@ mod engine;
 mod generate;
 mod gguf;
 mod image;
+mod importance;
 mod labels;
 mod machine;
 mod manifest;

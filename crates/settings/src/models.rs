@@ -53,17 +53,19 @@ pub enum ModelsCommand {
         augur models quantize sentence-transformers/all-minilm-l6-v2 --to int8\n  \
         augur models quantize my/generator --to q4_k --calibration inputs.jsonl --yes")]
     Quantize(QuantizeModel),
-    /// Makes a version of an encoder of texts without what matters least in it, beside it, after showing what it is worth
+    /// Makes a version of a model without what matters least in it, beside it, after showing what it is worth
     ///
     /// Of each layer some attention heads are removed, or whole layers are: what is left is smaller and faster. Which ones, a set of
-    /// inputs says. Or the smallest weights become 0, which makes nothing faster here. There is no training afterwards. It is made,
-    /// shown and put into its place as by `augur models quantize`.
+    /// inputs says. Or the smallest weights become 0, which makes nothing faster here. There is no training afterwards. Encoders of texts,
+    /// vision transformers and text generators can be pruned so, other networks for images by --sparsity alone. It is made, shown and put
+    /// into its place as by `augur models quantize`.
     ///
     /// Exit status: 0 when it is in its place; 3 when it was shown and nothing is kept, because nobody said yes; 1 when it cannot be
     /// made.
     #[command(after_help = "Examples:\n  \
         augur models prune sentence-transformers/all-minilm-l6-v2 --layers 1\n  \
-        augur models prune my/classifier --heads 2 --calibration inputs.jsonl --yes")]
+        augur models prune my/classifier --heads 2 --calibration inputs.jsonl --yes\n  \
+        augur models prune my/generator --layers 4 --calibration inputs.jsonl")]
     Prune(PruneModel),
     /// Says which version of a model its name alone means, or changes that
     ///
@@ -185,7 +187,8 @@ pub struct PruneModel {
     /// augur/NAME.
     #[arg(value_parser = model_version)]
     pub model: ModelVersion,
-    /// Removes so many attention heads of each layer: those that add least to hidden states.
+    /// Removes so many attention heads of each layer: those that add least to hidden states. Of a text generator as many of each group
+    /// that shares keys and values, or whole groups.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub heads: Option<usize>,
     /// Removes so many layers: those without which the answers change least.

@@ -33,7 +33,7 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
     let target = slot.place(&models_dir);
     refuse_existing(&target, &slot, settings.replace.replace)?;
 
-    let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
+    let staged = Staged::once(&models_dir, &slot, "add")?;
     let files = found.files.iter().map(|file| file.path.clone());
     let files: Vec<PathBuf> = files.chain([CARD, Origin::FILE].map(Into::into)).collect();
     let to = staged.dir.clone();
@@ -57,7 +57,7 @@ async fn add_file(settings: AddModel) -> Result<(), Fatal> {
     let slot = Slot { name, label: settings.label };
     let target = slot.place(&models_dir);
     refuse_existing(&target, &slot, settings.replace.replace)?;
-    let staged = Staged::new(&models_dir, &slot, &format!("add-{}", std::process::id()), false)?;
+    let staged = Staged::once(&models_dir, &slot, "add")?;
     let (home, to, file) = (home.to_owned(), staged.dir.clone(), PathBuf::from(file));
     spawn_blocking(move || copy_files(&home, &to, [file])).await??;
     let spec = staged.install(settings.replace.replace).await?;

@@ -58,7 +58,7 @@ pub(super) async fn derive(
     refuse_full(&models_dir, found.file_bytes())?;
     let inputs = calibration(&found, inputs.as_deref())?;
 
-    let staged = Staged::new(&models_dir, &slot, &format!("{purpose}-{}", std::process::id()), false)?;
+    let staged = Staged::once(&models_dir, &slot, purpose)?;
     let (of, judged, made, called) = (found.clone(), inputs.clone(), staged.dir.clone(), slot.name.clone());
     let made = spawn_blocking(move || make(Source { found: &of, inputs: &judged, name: &called, to: &made }));
     let removed = made.await??;

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    process,
 };
 
 use inference::Machine;
@@ -21,20 +22,35 @@ pub(crate) struct Staged {
     /// The model's directory in it, called as it will be: its name may come from that.
     pub(crate) dir: PathBuf,
     target: PathBuf,
-    /// Whether what was gathered is kept for another attempt.
-    is_kept: bool,
+    /// Held as long as somebody gathers what is not kept for another attempt.
+    lock: Option<File>,
 }
 
 impl Staged {
-    /// Makes the directory, or finds the one that an earlier attempt left. `purpose` keeps different ones apart.
+    /// Makes the directory of this process alone, which is gone when this is. What others left of the same when they were ended before
+    /// their time is removed first. `purpose` keeps different ones apart.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(crate) fn new(models_dir: &Path, slot: &Slot, purpose: &str, is_kept: bool) -> Result<Self, Fatal> {
-        let home = models_dir.join(format!(".{purpose}-{}", slot.to_string().replace('/', "--")));
+    pub(crate) fn once(models_dir: &Path, slot: &Slot, purpose: &str) -> Result<Self, Fatal> {
+        remove_left_over(models_dir, slot, purpose);
+        let mut staged = Self::kept(models_dir, slot, &format!("{purpose}-{}", process::id()))?;
+        let lock = File::create(staged.home.join(LOCK))?;
+        // Where files cannot be locked, what is left over stays.
+        let _ = lock.try_lock();
+        staged.lock = Some(lock);
+        Ok(staged)
+    }
+
+    /// Makes the directory, or finds the one that an earlier attempt left; what is in it stays for another.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn kept(models_dir: &Path, slot: &Slot, purpose: &str) -> Result<Self, Fatal> {
+        let home = models_dir.join(format!(".{purpose}-{}", in_a_name(slot)));
         let dir = slot.place(&home);
         fs::create_dir_all(&dir).map_err(|error| Fatal::new(format!("{} cannot be made: {error}", dir.display())))?;
-        Ok(Self { slot: slot.clone(), home, dir, target: slot.place(models_dir), is_kept })
+        Ok(Self { slot: slot.clone(), home, dir, target: slot.place(models_dir), lock: None })
     }
 
     /// Loads the model, runs its example, and puts it into its place; there is nothing left of it elsewhere then.
@@ -61,8 +77,29 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.is_kept {
+        if self.lock.is_some() {
             self.discard();
+        }
+    }
+}
+
+/// The file that is locked, in what is gathered.
+const LOCK: &str = "lock";
+
+fn in_a_name(slot: &Slot) -> String {
+    slot.to_string().replace('/', "--")
+}
+
+/// Removes what processes gathered for this that nobody gathers any more: their locks ended with them.
+fn remove_left_over(models_dir: &Path, slot: &Slot, purpose: &str) {
+    let (begin, end) = (format!(".{purpose}-"), format!("-{}", in_a_name(slot)));
+    for entry in fs::read_dir(models_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(&begin)?.strip_suffix(&end));
+        let is_one = process.is_some_and(|process| process.bytes().all(|digit| digit.is_ascii_digit()));
+        if is_one && File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            // What cannot be removed is hidden, and in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

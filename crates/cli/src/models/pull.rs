@@ -48,7 +48,7 @@ pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
     }
     refuse_existing(&target, &slot, replace.replace)?;
 
-    let staged = Staged::new(&models_dir, &slot, "pull", true)?;
+    let staged = Staged::kept(&models_dir, &slot, "pull")?;
     let _lock = lock(&staged, &slot)?;
     begin(&staged, &format!("{commit} {}", gguf.unwrap_or_default()))?;
     let mut progress = Progress::of(wanted.iter().map(|file| file.bytes).sum());

@@ -65,10 +65,16 @@ fn words(agreement: &Agreement) -> String {
         Agreement::Tags { same, tokens } => {
             format!("the same tag for {:.1} % of {tokens} tokens that either tags", same * 100.0)
         }
-        Agreement::Tokens(Divergence { same, mean_divergence, tokens }) => format!(
-            "the same next token for {:.1} % of {tokens} tokens, mean divergence (KL) {mean_divergence:.6} nats",
-            same * 100.0
-        ),
+        Agreement::Tokens(Divergence { same, mean_divergence, tokens, cut, longest }) => {
+            let cut = match cut {
+                0 => String::new(),
+                cut => format!(" (of {cut} prompts only the first {longest})"),
+            };
+            format!(
+                "the same next token for {:.1} % of {tokens} tokens{cut}, mean divergence (KL) {mean_divergence:.6} nats",
+                same * 100.0
+            )
+        }
     }
 }
 
@@ -92,8 +98,8 @@ fn as_json(comparison: &Comparison, removed: Option<&Removed>) -> Value {
             json!({"same_label": same, "largest_difference": largest_difference})
         }
         Agreement::Tags { same, tokens } => json!({"same_tag": same, "tokens": tokens}),
-        Agreement::Tokens(Divergence { same, mean_divergence, tokens }) => {
-            json!({"same_token": same, "mean_divergence": mean_divergence, "tokens": tokens})
+        Agreement::Tokens(Divergence { same, mean_divergence, tokens, cut, .. }) => {
+            json!({"same_token": same, "mean_divergence": mean_divergence, "tokens": tokens, "inputs_cut": cut})
         }
     };
     let mut report = json!({

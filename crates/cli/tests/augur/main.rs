@@ -1,5 +1,6 @@
 //! The program `augur` as people run it: the real binary, real files, real signals, real servers.
 
+mod cut_short;
 mod demo;
 mod doctor;
 mod follow;

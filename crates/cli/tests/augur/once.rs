@@ -17,7 +17,20 @@ pub(crate) struct Ran {
 
 /// A command without our environment's settings.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_augur"));
+    by(Command::new(env!("CARGO_BIN_EXE_augur")), arguments)
+}
+
+/// The same with files of at most so many blocks of 512 bytes: whoever writes more is ended by a signal in the middle of that, as by
+/// SIGKILL, or is told that it cannot be, as on a full disk.
+pub(crate) fn limited(arguments: &[&str], blocks: u64, is_told: bool) -> Command {
+    let mut shell = Command::new("sh");
+    let ignored = if is_told { "trap '' XFSZ; " } else { "" };
+    let script = format!("{ignored}ulimit -c 0; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_augur")]);
+    by(shell, arguments)
+}
+
+fn by(mut command: Command, arguments: &[&str]) -> Command {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("AUGUR_") || text.starts_with("HF_") || text == "DATABASE_URL" || text == "REDIS_URL" {

@@ -1,5 +1,7 @@
 //! `augur models prune`: what it makes, what it shows, and what it refuses. What is computed afterwards, `inference` tests.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -61,8 +63,9 @@ async fn what_makes_no_sense_is_refused_and_leaves_nothing() {
         (vec![tiny::NAME, "--heads", "2"], "layer 0 has 2 attention heads; at most 1 can be removed"),
         (vec![tiny::NAME, "--layers", "1"], "has one layer, which stays"),
         (vec![tiny::NAME, "--sparsity", "0.0001"], "no whole number of any matrix"),
-        (vec![GENERATOR, "--layers", "1"], "does text-generation; only encoders of texts can be pruned"),
-        (vec!["my/vit", "--heads", "1"], "does image-classification; only encoders of texts can be pruned"),
+        (vec![GENERATOR, "--layers", "2"], "has 2 layers; at most 1 can be removed"),
+        (vec![GENERATOR, "--heads", "1"], "4 attention heads in 2 groups of 2"),
+        (vec!["my/vit", "--heads", "2"], "layer 0 has 2 attention heads; at most 1 can be removed"),
         (vec![tiny::NAME, "--heads", "1", &absent], "absent.jsonl: cannot be read"),
         (vec![tiny::NAME, "--heads", "1", "--name", "my/vit"], "my/vit is there already"),
     ] {
@@ -82,4 +85,43 @@ async fn what_makes_no_sense_is_refused_and_leaves_nothing() {
         assert!(ran.status == Some(2) && ran.err.contains(said), "{said}: {ran:?}");
     }
     assert_eq!((home.listed().await, home.owners()), (before, 2), "nothing is left over");
+}
+
+#[tokio::test]
+async fn generators_and_networks_for_images_are_pruned_too() {
+    let home = Home::new().await;
+    let before = home.listed().await;
+    let inputs = home.0.path().join(format!("../{}-prompts.jsonl", std::process::id()));
+    let prompts = [json!({"prompt": "ships ".repeat(500)}), json!({"prompt": "The ships", "max_tokens": 127})];
+    fs::write(&inputs, prompts.map(|prompt| format!("{prompt}\n")).concat()).expect("writes");
+    let calibration = flag("calibration", &inputs);
+    for (model, arguments, label, removed) in [
+        (GENERATOR, vec!["--layers", "1", &calibration], "less-1-layer", json!({"layers": [1]})),
+        (GENERATOR, vec!["--heads", "2", &calibration], "less-2-heads", json!(null)),
+        (GENERATOR, vec!["--sparsity", "0.5", &calibration], "sparse-0.5", json!(null)),
+        ("my/vit", vec!["--heads", "1"], "less-1-head", json!(null)),
+        ("my/vit", vec!["--sparsity", "0.25"], "sparse-0.25", json!(null)),
+    ] {
+        let ran = home.run(&[&["prune", model, "--yes", "--json"], &arguments[..]].concat()).await;
+        assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+        let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+        if removed.is_object() {
+            assert_eq!(report["removed"], removed, "{report}");
+        }
+        let is_smaller = report["result"]["file_bytes"].as_u64() < report["original"]["file_bytes"].as_u64();
+        assert_eq!(is_smaller, !label.starts_with("sparse"), "{report}");
+        if model == GENERATOR {
+            // What is longer than the context is cut, and that is said; what shall follow does not count.
+            assert_eq!((&report["agreement"]["inputs_cut"], &report["inputs"]), (&json!(1), &json!(2)), "{report}");
+            assert!(report["agreement"]["mean_divergence"].as_f64() > Some(0.0), "{report}");
+        }
+        let shown = home.run(&["inspect", &format!("{model}@{label}"), "--json"]).await;
+        let shown: Value = serde_json::from_str(&shown.out).expect("JSON");
+        assert_eq!(shown["version"], report["result"]["version"], "it loads and runs: {shown}");
+    }
+    let words = home.run(&["quantize", GENERATOR, "--to", "q8_0", &calibration]).await;
+    assert!(words.out.contains(" (of 1 prompts only the first 128), mean divergence"), "{words:?}");
+    fs::remove_file(&inputs).expect("removes");
+    let after = home.listed().await;
+    assert!(before.iter().all(|model| after.contains(model)), "originals are as they were: {after:?}");
 }

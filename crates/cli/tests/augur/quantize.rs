@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    once::{Ran, augur},
+    once::{Ran, command, ended},
     served::{MODELS, flag, serve},
     tiny, tiny_image,
 };
@@ -31,7 +31,13 @@ impl Home {
     }
 
     pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
-        augur(&[&["models"], arguments, &[&flag("models-dir", self.0.path())]].concat()).await
+        ended(command(&self.arguments(arguments).iter().map(String::as_str).collect::<Vec<_>>()), "").await
+    }
+
+    /// Those of a command that finds its models here.
+    pub(crate) fn arguments(&self, arguments: &[&str]) -> Vec<String> {
+        let here = flag("models-dir", self.0.path());
+        [&["models"], arguments, &[&here]].concat().into_iter().map(str::to_owned).collect()
     }
 
     /// Names with labels, versions, sizes, and whether each is the default, by name; nothing may be broken.

@@ -7,10 +7,9 @@ use candle_nn::ops::log_softmax;
 use serde_json::{Value, value::to_raw_value};
 
 use super::{Generator, cache::Cache, decoder::Part, workshop::Workshop};
-use crate::architecture::Architecture;
 
-/// Of longer prompts only so many tokens are looked at.
-const MOST_TOKENS: usize = 256;
+/// Of longer prompts only so many tokens are looked at, and no more than the context holds.
+pub(super) const MOST_TOKENS: usize = 256;
 
 /// How far the next tokens of one model are those of another.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +21,10 @@ pub struct Divergence {
     pub mean_divergence: f64,
     /// The places that were compared: the tokens of all prompts.
     pub tokens: usize,
+    /// How many prompts are longer than what was looked at of them.
+    pub cut: usize,
+    /// The most tokens of a prompt that were looked at.
+    pub longest: usize,
 }
 
 /// Runs the prompts of these inputs on both, token by token; also the mean time of a token on each.
@@ -38,13 +41,16 @@ pub(crate) fn compare(
     }
     let sides = [original, made];
     let mut workshop = Workshop::new(original.machine).map_err(|error| format!("no threads: {error}"))?;
-    let (mut same, mut divergence, mut tokens, mut times) = (0_usize, 0.0, 0_usize, [Duration::ZERO; 2]);
+    let (mut same, mut apart, mut tokens, mut times) = (0_usize, 0.0, 0_usize, [Duration::ZERO; 2]);
+    let (mut cut, mut longest) = (0, 0);
     for (place, input) in inputs.iter().enumerate() {
         let input = to_raw_value(input).map_err(|error| error.to_string())?;
-        let request = original.prepare(&input).map_err(|failure| format!("fails on input {}: {failure}", place + 1))?;
-        let prompt = &request.prompt[..request.prompt.len().min(MOST_TOKENS)];
+        let read = original.first_tokens(&input, MOST_TOKENS);
+        let (prompt, is_cut) = read.map_err(|failure| format!("fails on input {}: {failure}", place + 1))?;
+        cut += usize::from(is_cut);
+        longest = longest.max(prompt.len());
         let mut caches = sides.map(|side| Cache::new(&side.decoder.config, prompt.len()));
-        for token in prompt {
+        for token in &prompt {
             let mut logits = [Vec::new(), Vec::new()];
             for (side, generator) in sides.iter().enumerate() {
                 let begun = Instant::now();
@@ -56,20 +62,26 @@ pub(crate) fn compare(
             let [one, other] = logits.each_ref().map(|logits| log_probabilities(logits));
             let (one, other) = one.and_then(|one| Ok((one, other?))).map_err(|error| error.to_string())?;
             same += usize::from(likeliest(&one) == likeliest(&other));
-            divergence += one.iter().zip(&other).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            apart += divergence(&one, &other);
             tokens += 1;
         }
     }
-    if !f64::is_finite(divergence) {
+    if !f64::is_finite(apart) {
         return Err("computes what is no number".into());
     }
     let count = tokens.max(1);
-    let divergence =
-        Divergence { same: same as f64 / count as f64, mean_divergence: divergence / count as f64, tokens };
-    Ok((divergence, times.map(|time| time / u32::try_from(count).unwrap_or(u32::MAX))))
+    let (same, mean_divergence) = (same as f64 / count as f64, apart / count as f64);
+    let found = Divergence { same, mean_divergence, tokens, cut, longest };
+    Ok((found, times.map(|time| time / u32::try_from(count).unwrap_or(u32::MAX))))
 }
 
-fn log_probabilities(logits: &[f32]) -> candle_core::Result<Vec<f64>> {
+/// Σ p · ln(p ÷ q), of their logarithms.
+pub(super) fn divergence(one: &[f64], other: &[f64]) -> f64 {
+    one.iter().zip(other).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+/// Those that logits stand for.
+pub(super) fn log_probabilities(logits: &[f32]) -> candle_core::Result<Vec<f64>> {
     let logits = Tensor::new(logits, &Device::Cpu)?.to_dtype(DType::F64)?;
     log_softmax(&logits, D::Minus1)?.to_vec1()
 }

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, quantized::QTensor};
-use kernels::{Activation, Cpu, RowsMut, activate};
+use kernels::{Activation, Cpu, Rows, RowsMut, activate};
 
 use super::{
+    anatomy::MATRICES,
     attend::{Share, dot},
     cache::Cache,
     config::Config,
@@ -28,7 +29,8 @@ pub(super) struct Decoder {
     rope: Rope,
 }
 
-struct Layer {
+/// A layer's weights.
+pub(crate) struct Layer {
     attention_norm: Vec<f32>,
     query: Matrix,
     key: Matrix,
@@ -92,7 +94,35 @@ impl Decoder {
         parts: &mut [Part<'_>],
         workshop: &mut Workshop,
     ) -> candle_core::Result<Vec<Vec<f32>>> {
-        let (width, epsilon) = (self.config.width, self.config.epsilon);
+        let width = self.config.width;
+        let states = self.states(parts, workshop, |_, _| ())?;
+        let (mut wanted, mut end) = (Vec::new(), 0);
+        for part in parts.iter() {
+            end += part.tokens.len();
+            if part.wants_logits {
+                wanted.extend_from_slice(&states[(end - 1) * width..end * width]);
+            }
+        }
+        let logits = self.logits(&wanted, workshop)?;
+        // Last of all: what fails has moved nobody.
+        for part in parts {
+            part.cache.advance(part.tokens.len());
+        }
+        Ok(logits.chunks_exact(self.config.vocabulary).map(<[f32]>::to_vec).collect())
+    }
+
+    /// What the last layer gives for the next tokens of some sequences, a row for each token; their caches do not count them yet. Of
+    /// each layer, `see` is shown what its heads gathered, side by side.
+    ///
+    /// # Errors
+    /// When candle cannot multiply.
+    pub(super) fn states(
+        &self,
+        parts: &mut [Part<'_>],
+        workshop: &mut Workshop,
+        mut see: impl FnMut(usize, Rows<'_>),
+    ) -> candle_core::Result<Vec<f32>> {
+        let (epsilon, gathered) = (self.config.epsilon, self.config.heads * self.config.head_width);
         let tokens: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
         let tokens = Tensor::new(tokens, &Device::Cpu)?;
         let mut states = self.embeddings.embedding(&tokens)?.flatten_all()?.to_vec1::<f32>()?;
@@ -100,6 +130,7 @@ impl Decoder {
         let turns: Vec<Turns> = positions.map(|position| self.rope.at(position)).collect();
         for (index, layer) in self.layers.iter().enumerate() {
             let attended = self.attend(index, layer, &states, &turns, parts, workshop)?;
+            see(index, Rows::new(&attended, turns.len(), gathered, gathered));
             add(&mut states, &layer.output.multiply(&mut workshop.crew(), &attended)?);
             let normed = norm(&states, &layer.inner_norm, epsilon);
             let mut gate = layer.gate.multiply(&mut workshop.crew(), &normed)?;
@@ -109,19 +140,20 @@ impl Decoder {
             gate.iter_mut().zip(&up).for_each(|(gate, up)| *gate *= up);
             add(&mut states, &layer.down.multiply(&mut workshop.crew(), &gate)?);
         }
-        let (mut wanted, mut end) = (Vec::new(), 0);
-        for part in parts.iter() {
-            end += part.tokens.len();
-            if part.wants_logits {
-                wanted.extend_from_slice(&states[(end - 1) * width..end * width]);
-            }
-        }
-        let logits = self.output.multiply(&mut workshop.crew(), &norm(&wanted, &self.norm, epsilon))?;
-        // Last of all: what fails has moved nobody.
-        for part in parts {
-            part.cache.advance(part.tokens.len());
-        }
-        Ok(logits.chunks_exact(self.config.vocabulary).map(<[f32]>::to_vec).collect())
+        Ok(states)
+    }
+
+    /// Logits of what the last layer gave, row by row.
+    ///
+    /// # Errors
+    /// When candle cannot multiply.
+    pub(super) fn logits(&self, states: &[f32], workshop: &mut Workshop) -> candle_core::Result<Vec<f32>> {
+        self.output.multiply(&mut workshop.crew(), &norm(states, &self.norm, self.config.epsilon))
+    }
+
+    /// The layers, first to last: whoever asks what one is worth runs the others.
+    pub(super) fn layers_mut(&mut self) -> &mut Vec<Layer> {
+        &mut self.layers
     }
 
     fn attend(
@@ -225,7 +257,7 @@ impl Layer {
 
 /// Refuses tensors that nothing here reads.
 fn refuse_unknown(gguf: &Gguf, config: &Config) -> Result<(), LoadError> {
-    let projections = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    let projections = MATRICES;
     let is_known = |name: &str| {
         let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
             return [EMBEDDINGS, ROPE_FACTORS, "output_norm.weight", "output.weight"].contains(&name);

@@ -82,7 +82,7 @@ impl Input {
     /// When a number is out of bounds, or the prompt and what shall follow it do not fit the model's context.
     pub(super) fn request(self, prompt: Vec<u32>, context: usize) -> Result<Request, Failure> {
         if prompt.is_empty() {
-            return Err(invalid("the prompt has no tokens, and nothing can follow that"));
+            return Err(without_tokens());
         }
         let room = context
             .checked_sub(prompt.len())
@@ -127,6 +127,11 @@ pub(super) fn too_long(tokens: usize, context: usize) -> Failure {
 
 pub(super) fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(FailureCode::InvalidInput, message)
+}
+
+/// The prompt is nothing to the model.
+pub(super) fn without_tokens() -> Failure {
+    invalid("the prompt has no tokens, and nothing can follow that")
 }
 
 fn whole(name: &str, number: f64, least: u64, most: u64) -> Result<u64, Failure> {

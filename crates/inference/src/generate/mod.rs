@@ -1,5 +1,6 @@
 //! `text-generation`: decoders of the llama family from GGUF files, one token of every running sequence at a time.
 
+mod anatomy;
 mod attend;
 mod bytes;
 mod cache;
@@ -7,6 +8,7 @@ mod chat;
 mod compare;
 mod config;
 mod decoder;
+mod importance;
 mod input;
 mod matrix;
 mod merges;
@@ -35,7 +37,7 @@ use self::{
     chat::Chat,
     config::Config,
     decoder::Decoder,
-    input::{Beginning, Input, Request, invalid, too_long},
+    input::{Beginning, Input, Request, invalid, too_long, without_tokens},
     sequence::Sequence,
     tokenize::Tokenizer,
     workshop::Workshop,
@@ -50,7 +52,7 @@ use crate::{
 };
 
 pub use self::compare::Divergence;
-pub(crate) use self::compare::compare;
+pub(crate) use self::{anatomy::Anatomy, compare::compare, importance::Study};
 
 /// The task, in the field's standard words.
 pub(crate) const TASK: &str = "text-generation";
@@ -147,35 +149,59 @@ impl Generator {
         let (chat, cached_tokens) = (Chat::read(gguf)?, config.cached_tokens());
         Ok(Self { decoder: Decoder::read(gguf, config, machine.cpu)?, tokenizer, chat, machine, cached_tokens })
     }
+
+    /// The first tokens of an input's prompt, at most so many and as the context holds, and whether it has more. What shall follow does
+    /// not count.
+    ///
+    /// # Errors
+    /// When it is no input of this model, or its prompt has no tokens.
+    pub(crate) fn first_tokens(&self, input: &RawValue, most: usize) -> Result<(Vec<u32>, bool), Failure> {
+        let (text, is_whole) = self.beginning(&mut read(input)?)?;
+        let mut tokens = self.tokens_of(&text, is_whole)?;
+        if tokens.is_empty() {
+            return Err(without_tokens());
+        }
+        let (most, whole) = (most.min(self.decoder.config.context), tokens.len());
+        tokens.truncate(most);
+        Ok((tokens, whole > most))
+    }
+
+    /// What an input's text goes on from, and whether that says all that stands before it.
+    fn beginning(&self, input: &mut Input) -> Result<(String, bool), Failure> {
+        match (input.beginning()?, &self.chat) {
+            (Beginning::Prompt(prompt), _) => Ok((prompt, false)),
+            (Beginning::Messages(messages), Some(chat)) => {
+                let refused = |reason| invalid(format!("the model's chat template refuses the messages: {reason}"));
+                Ok((chat.prompt(&messages).map_err(refused)?, true))
+            }
+            (Beginning::Messages(_), None) => {
+                Err(invalid("the model has no chat template for messages; it takes a prompt"))
+            }
+        }
+    }
+
+    fn tokens_of(&self, text: &str, is_whole: bool) -> Result<Vec<u32>, Failure> {
+        let tokens = if is_whole { self.tokenizer.tokens_as_written(text) } else { self.tokenizer.tokens(text) };
+        tokens.map_err(|error| {
+            tracing::warn!(%error, "a prompt could not be cut into tokens");
+            invalid("the prompt cannot be cut into tokens")
+        })
+    }
 }
 
 impl Architecture for Generator {
     type Item = Request;
 
     fn prepare(&self, input: &RawValue) -> Result<Request, Failure> {
-        let mut input: Input = serde_json::from_str(input.get()).map_err(|error| invalid(error.to_string()))?;
-        let (text, is_whole) = match (input.beginning()?, &self.chat) {
-            (Beginning::Prompt(prompt), _) => (prompt, false),
-            (Beginning::Messages(messages), Some(chat)) => {
-                let refused = |reason| invalid(format!("the model's chat template refuses the messages: {reason}"));
-                (chat.prompt(&messages).map_err(refused)?, true)
-            }
-            (Beginning::Messages(_), None) => {
-                return Err(invalid("the model has no chat template for messages; it takes a prompt"));
-            }
-        };
+        let mut input = read(input)?;
+        let (text, is_whole) = self.beginning(&mut input)?;
         let context = self.decoder.config.context;
         // One that is far too long is not cut into tokens first.
         let least = text.len() / self.tokenizer.longest_piece().saturating_mul(SHRINKAGE).max(1);
         if least >= context {
             return Err(too_long(least, context));
         }
-        let tokens = if is_whole { self.tokenizer.tokens_as_written(&text) } else { self.tokenizer.tokens(&text) };
-        let prompt = tokens.map_err(|error| {
-            tracing::warn!(%error, "a prompt could not be cut into tokens");
-            invalid("the prompt cannot be cut into tokens")
-        })?;
-        input.request(prompt, context)
+        input.request(self.tokens_of(&text, is_whole)?, context)
     }
 
     fn cost(&self, request: &Request) -> usize {
@@ -214,6 +240,10 @@ impl Architecture for Generator {
     fn start(self: &Arc<Self>, name: &str, max_batch: usize) -> io::Result<mpsc::Sender<Job<Request>>> {
         turns::start(Arc::clone(self), name, max_batch)
     }
+}
+
+fn read(input: &RawValue) -> Result<Input, Failure> {
+    serde_json::from_str(input.get()).map_err(|error| invalid(error.to_string()))
 }
 
 /// The model gave no answer, for a cause that is for the log.

@@ -21,7 +21,7 @@ use memmap2::Mmap;
 use self::header::{Header, Tensor};
 use crate::{LoadError, map};
 
-pub(crate) use self::value::Value;
+pub(crate) use self::{value::Value, write::Outline};
 
 /// A mapped GGUF file whose header fits the file.
 pub(crate) struct Gguf {
@@ -124,6 +124,14 @@ impl Gguf {
         };
         let twice = self.header.tensors.get("token_embd.weight").filter(|tensor| is_float(tensor.kind));
         self.header.tensors.values().chain(twice).map(bytes).sum()
+    }
+
+    /// The bytes of a tensor, as they are in the file.
+    ///
+    /// # Errors
+    /// When there is no such tensor.
+    pub(crate) fn bytes(&self, name: &str) -> Result<&[u8], LoadError> {
+        self.tensor(name).map(|tensor| &self.map[tensor.range.clone()])
     }
 
     /// A tensor as it is stored, copied out of the map.

@@ -1,11 +1,11 @@
-//! What `config.json` says of a pruned encoder, in the words of transformers.
+//! What `config.json` says of a pruned transformer, in the words of transformers.
 
 use std::{fs, path::Path};
 
 use serde_json::{Map, Value, json};
 
 use super::Removed;
-use crate::{LoadError, plain::read_json, text::Anatomy};
+use crate::{LoadError, plain::read_json, transformer::Anatomy};
 
 /// Changes the copy of the file at `path`; `anatomy` is the model's as it was.
 ///

@@ -1,6 +1,6 @@
 //! A text generator's GGUF file in blocks of fewer bits.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use candle_core::quantized::GgmlDType;
 
@@ -52,5 +52,15 @@ pub(super) fn write(gguf: &Gguf, form: Form, path: &Path) -> Result<(), LoadErro
     }
     let file_type = if form == Form::Q4K { MOSTLY_Q4_K } else { MOSTLY_Q8_0 };
     let numbers = [("general.file_type", file_type), ("general.quantization_version", BLOCKS_VERSION)];
-    gguf.write_as(path, &numbers, kind_of)
+    let stored = gguf.stored();
+    let mut tensors = gguf.outlines();
+    tensors.iter_mut().for_each(|tensor| tensor.kind = kind_of(&tensor.name, tensor.kind, &tensor.shape));
+    gguf.write_as(path, &numbers.map(|(key, number)| (key.to_owned(), number)), &tensors, |place| {
+        let (name, kind, shape) = stored[place];
+        let tensor = &tensors[place];
+        if tensor.kind == kind {
+            return gguf.bytes(name).map(Cow::Borrowed);
+        }
+        gguf.encoded(gguf.numbers(name, shape)?, tensor).map(Cow::Owned)
+    })
 }

@@ -3,7 +3,7 @@
 mod decoder;
 mod encoder;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 

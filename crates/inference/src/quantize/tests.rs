@@ -93,7 +93,7 @@ fn what_cannot_be_in_blocks_is_refused() {
 }
 
 /// A file of a norm and of two matrices of 256 columns, with numbers between -1 and 1.
-fn wide() -> Vec<u8> {
+pub(crate) fn wide() -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let tensors: [(&str, &[u64]); 3] =
         [("blk.0.attn_norm.weight", &[256]), ("token_embd.weight", &[256, 8]), ("blk.0.attn_q.weight", &[256, 4])];

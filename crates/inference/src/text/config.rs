@@ -1,9 +1,6 @@
 //! The shape of a text encoder and of what is on top of it, read from a Hugging Face `config.json` and checked.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,7 +10,7 @@ use crate::{
     LoadError,
     labels::{Function, Labelling},
     plain::read_json,
-    transformer::Activation,
+    transformer::{Activation, PrunedHeads},
 };
 
 /// The sizes of an encoder; every field is as `config.json` names it (DistilBERT has names of its own), absent ones are as
@@ -32,9 +29,8 @@ pub(super) struct Config {
     pub(super) num_hidden_layers: usize,
     #[serde(alias = "n_heads")]
     pub(super) num_attention_heads: usize,
-    /// By layer, the heads that it lacks, both counted from 0: as transformers up to version 4 writes what its `prune_heads` removed.
     #[serde(default)]
-    pruned_heads: BTreeMap<usize, BTreeSet<usize>>,
+    pub(super) pruned_heads: PrunedHeads,
     pub(super) vocab_size: usize,
     pub(super) max_position_embeddings: usize,
     #[serde(default = "default_type_vocab_size")]
@@ -118,7 +114,7 @@ impl Config {
             let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
             return Err(format!("hidden_size {hidden} is no multiple of num_attention_heads {heads}"));
         }
-        self.check_pruned_heads()?;
+        self.pruned_heads.check(self.num_hidden_layers, self.num_attention_heads)?;
         if self.embedding_size() != self.hidden_size && self.family != Family::Electra {
             let (embedding, hidden) = (self.embedding_size(), self.hidden_size);
             return Err(format!("embedding_size {embedding} is not hidden_size {hidden}; only ELECTRA's may differ"));
@@ -135,26 +131,9 @@ impl Config {
         self.task().map(drop)
     }
 
-    fn check_pruned_heads(&self) -> Result<(), String> {
-        let (layers, heads) = (self.num_hidden_layers, self.num_attention_heads);
-        for (layer, pruned) in &self.pruned_heads {
-            if *layer >= layers {
-                return Err(format!("pruned_heads has layer {layer}, but there are {layers}, counted from 0"));
-            }
-            if let Some(head) = pruned.last().filter(|head| **head >= heads) {
-                return Err(format!("pruned_heads has head {head}, but there are {heads}, counted from 0"));
-            }
-            if pruned.len() == heads {
-                return Err(format!("pruned_heads leaves layer {layer} no head"));
-            }
-        }
-        Ok(())
-    }
-
     /// The heads that a layer has, as they were counted before any was removed.
     pub(super) fn heads(&self, layer: usize) -> Vec<usize> {
-        let pruned = self.pruned_heads.get(&layer);
-        (0..self.num_attention_heads).filter(|head| pruned.is_none_or(|pruned| !pruned.contains(head))).collect()
+        self.pruned_heads.left(layer, self.num_attention_heads)
     }
 
     /// Columns of one head.

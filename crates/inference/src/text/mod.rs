@@ -1,7 +1,6 @@
 //! Text encoders of the BERT family, from plain Hugging Face directories: embeddings as sentence-transformers makes them,
 //! classifiers of texts, of pairs and of tokens as transformers' pipelines run them.
 
-mod anatomy;
 mod classify;
 mod config;
 mod device;
@@ -27,7 +26,7 @@ use prediction::{Failure, Limits};
 use serde_json::{Value, json, value::RawValue};
 
 use self::{
-    encoder::Text,
+    encoder::{Text, prefix},
     files::Settings,
     runner::Runner,
     tokenize::{Tokenizer, Tokens},
@@ -41,11 +40,12 @@ use crate::{
     engine,
     map::Weights,
     plain::CONFIG,
+    transformer::Anatomy,
 };
 
 pub(crate) use self::{
-    anatomy::Anatomy, classify::Classifier, embed::Embedder, family::model_types, files::is_setting, importance::Study,
-    tag::Tagger, task::Task, zero_shot::ZeroShot,
+    classify::Classifier, embed::Embedder, family::model_types, files::is_setting, importance::Study, tag::Tagger,
+    task::Task, zero_shot::ZeroShot,
 };
 pub use self::{device::DeviceEncoder, encoder::Encoder};
 
@@ -120,6 +120,17 @@ pub(crate) fn describe(dir: &Path, asked: Option<&str>) -> Result<(Described, Ta
         example,
     };
     Ok((described, settings.task))
+}
+
+/// The layers of a directory's encoder, as its files have them, for the task that it does.
+///
+/// # Errors
+/// When a file is missing or cannot be read, or the weights are not what the configuration says.
+pub(crate) fn anatomy(dir: &Path, task: &str, weights: &Weights) -> Result<Anatomy, LoadError> {
+    let config = Settings::read(dir, Some(task))?.config;
+    let layers = format!("{}{}", prefix(config.family, weights), config.family.layers());
+    let heads = (config.num_attention_heads, config.head_width());
+    Anatomy::new(weights, (layers, config.family.layer()), config.num_hidden_layers, heads, &config.pruned_heads)
 }
 
 fn task_of<T: TextTask>(dir: &Path, settings: &Settings) -> Result<T, LoadError> {

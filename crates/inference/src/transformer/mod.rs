@@ -1,9 +1,11 @@
 //! What transformers of texts and of images share: layers, their tensors, and threads that compute them together.
 
 mod activation;
+mod anatomy;
 mod crew;
 mod deal;
 mod layer;
+mod pruned;
 mod room;
 mod tensors;
 
@@ -11,8 +13,10 @@ use kernels::{Rows, RowsMut};
 
 pub(crate) use self::{
     activation::Activation,
+    anatomy::Anatomy,
     crew::Crew,
     layer::{Layer, LayerNames, Order, Shape, States},
+    pruned::PrunedHeads,
     room::Room,
     tensors::{Norm, Tensors},
 };

@@ -59,12 +59,28 @@ pub(crate) fn model_types() -> impl Iterator<Item = &'static str> {
 impl Family {
     const ALL: [Self; 3] = [Self::Vit, Self::ResNet, Self::MobileNetV2];
 
+    /// The one that `model_type` calls so.
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.word() == word)
+    }
+
     /// What `model_type` calls it.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Vit => "vit",
             Self::ResNet => "resnet",
             Self::MobileNetV2 => "mobilenet_v2",
+        }
+    }
+
+    /// Whether a tensor holds filters of a block that see all channels, and so are a matrix; a vision transformer has none.
+    pub(crate) fn is_filter(self, tensor: &str) -> bool {
+        match self {
+            Self::Vit => false,
+            Self::ResNet => tensor.starts_with("resnet.encoder.") && tensor.ends_with(".convolution.weight"),
+            Self::MobileNetV2 => {
+                tensor.starts_with("mobilenet_v2.layer.") && tensor.ends_with("_1x1.convolution.weight")
+            }
         }
     }
 

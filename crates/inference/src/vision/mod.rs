@@ -4,6 +4,7 @@
 mod config;
 mod conv;
 mod head;
+mod importance;
 mod mobilenet;
 mod processor;
 mod resnet;
@@ -30,10 +31,12 @@ use crate::{
     image::{self, BOUNDS, Image},
     labels::{self, Function},
     map::Weights,
+    transformer::Anatomy,
 };
 
 pub(crate) use self::{
     config::{Family, model_types},
+    importance::Study,
     mobilenet::MobileNetV2,
     resnet::ResNet,
     vit::Vit,
@@ -122,6 +125,14 @@ pub(crate) fn describe(dir: &Path) -> Result<(Described, Family), LoadError> {
         example,
     };
     Ok((described, settings.family))
+}
+
+/// The layers of a directory's vision transformer, as its files have them.
+///
+/// # Errors
+/// When a file is missing or cannot be read, or the weights are not what the configuration says.
+pub(crate) fn anatomy(dir: &Path, weights: &Weights) -> Result<Anatomy, LoadError> {
+    vit::anatomy(dir, &Settings::read(dir)?, weights)
 }
 
 fn contract(settings: &Settings) -> Contract {

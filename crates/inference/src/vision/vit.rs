@@ -5,11 +5,12 @@
 //! class token.
 
 use std::{
+    iter,
     path::Path,
     sync::{Mutex, PoisonError},
 };
 
-use kernels::{Activation, PackedMatrix, Precision, RowsMut};
+use kernels::{Activation, Cpu, PackedMatrix, Precision, Rows, RowsMut, Scratch};
 use serde::Deserialize;
 
 use super::{
@@ -22,11 +23,18 @@ use crate::{
     image::Image,
     map::Weights,
     plain::CONFIG,
-    transformer::{self, Crew, Layer, LayerNames, Norm, Order, Room, Shape, States, Tensors, room_for, view, view_mut},
+    transformer::{
+        self, Anatomy, Crew, Layer, LayerNames, Norm, Order, PrunedHeads, Room, Shape, States, Tensors, room_for, view,
+        view_mut,
+    },
 };
 
 /// Red, green, blue.
 const CHANNELS: usize = 3;
+
+/// What the names of the network's tensors begin with, and those of its layers after that.
+const PREFIX: &str = "vit.";
+const LAYERS: &str = "encoder.layer";
 
 const NAMES: LayerNames = LayerNames {
     query_key_value: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
@@ -39,6 +47,7 @@ const NAMES: LayerNames = LayerNames {
 
 /// A loaded network.
 pub(crate) struct Vit {
+    cpu: Cpu,
     patch: Sides,
     /// Patches in a row, and rows of them.
     grid: Sides,
@@ -62,6 +71,7 @@ struct Config {
     hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
+    pruned_heads: PrunedHeads,
     intermediate_size: usize,
     hidden_act: transformer::Activation,
     layer_norm_eps: f64,
@@ -106,6 +116,7 @@ impl Default for Config {
             hidden_size: 768,
             num_hidden_layers: 12,
             num_attention_heads: 12,
+            pruned_heads: PrunedHeads::default(),
             intermediate_size: 3072,
             hidden_act: transformer::Activation::Gelu,
             layer_norm_eps: 1e-12,
@@ -117,6 +128,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Reads and checks it, for images of the size that the processor makes.
+    ///
+    /// # Errors
+    /// Names the field that is missing or wrong.
+    fn read(dir: &Path, settings: &Settings) -> Result<Self, LoadError> {
+        let config: Self = network_config(dir)?;
+        let seen = Sides { height: settings.processor.height, width: settings.processor.width };
+        config.check(seen).map_err(|reason| LoadError::new(&dir.join(CONFIG), reason))?;
+        Ok(config)
+    }
+
     /// What is wrong with it for images of this size, if anything.
     fn check(&self, seen: Sides) -> Result<(), String> {
         let Self { hidden_size, num_attention_heads, layer_norm_eps, image_size, patch_size, .. } = *self;
@@ -135,6 +157,7 @@ impl Config {
                 "hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}"
             ));
         }
+        self.pruned_heads.check(self.num_hidden_layers, num_attention_heads)?;
         if !(layer_norm_eps > 0.0 && layer_norm_eps < 1.0) {
             return Err(format!("layer_norm_eps {layer_norm_eps} is not a small positive number"));
         }
@@ -156,10 +179,8 @@ impl Config {
 
 impl Network for Vit {
     fn load(dir: &Path, settings: &Settings, weights: &Weights, machine: Machine) -> Result<Self, LoadError> {
-        let config: Config = network_config(dir)?;
-        let seen = Sides { height: settings.processor.height, width: settings.processor.width };
-        config.check(seen).map_err(|reason| LoadError::new(&dir.join(CONFIG), reason))?;
-        let (patch, width) = (config.patch_size, config.hidden_size);
+        let config = Config::read(dir, settings)?;
+        let (seen, patch, width) = (config.image_size, config.patch_size, config.hidden_size);
         let grid = Sides { height: seen.height / patch.height, width: seen.width / patch.width };
         let shape = Shape {
             order: Order::NormFirst,
@@ -170,7 +191,7 @@ impl Network for Vit {
         };
         let precision = Precision::F32;
         let epsilon = config.layer_norm_eps as f32;
-        let tensors = Tensors { weights, prefix: "vit.", cpu: machine.cpu, precision, epsilon };
+        let tensors = Tensors { weights, prefix: PREFIX, cpu: machine.cpu, precision, epsilon };
         let projection = "embeddings.patch_embeddings.projection";
         let kernels =
             tensors.numbers(&format!("{projection}.weight"), &[width, CHANNELS, patch.height, patch.width])?;
@@ -178,11 +199,14 @@ impl Network for Vit {
         let mut class = tensors.numbers("embeddings.cls_token", &[1, 1, width])?;
         let mut positions = tensors.numbers("embeddings.position_embeddings", &[1, grid.area() + 1, width])?;
         class.iter_mut().zip(positions.drain(..width)).for_each(|(number, position)| *number += position);
-        let heads = config.num_attention_heads;
-        let layer = |index: usize| Layer::load(&tensors, &format!("encoder.layer.{index}"), &NAMES, &shape, heads);
+        let layer = |index: usize| {
+            let heads = config.num_attention_heads - config.pruned_heads.of(index);
+            Layer::load(&tensors, &format!("{LAYERS}.{index}"), &NAMES, &shape, heads)
+        };
         let room = Room::new(machine, precision)
             .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
         Ok(Self {
+            cpu: machine.cpu,
             patch,
             grid,
             patches: tensors.packed(&kernels, &bias),
@@ -209,7 +233,7 @@ impl Network for Vit {
     ) -> Option<Vec<T>> {
         // What a panic left there is written anew before it is read.
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        let lengths = vec![self.grid.area() + 1; images.len()];
+        let lengths = vec![self.rows(); images.len()];
         room.run(&lengths, |group, crew, states| {
             self.begin(group.iter().map(|image| images[*image]), levels, crew, states);
             for layer in &self.layers {
@@ -224,7 +248,41 @@ impl Network for Vit {
     }
 }
 
+/// The layers of a directory's network, as its files have them.
+///
+/// # Errors
+/// When `config.json` cannot be read, or the weights are not what it says.
+pub(super) fn anatomy(dir: &Path, settings: &Settings, weights: &Weights) -> Result<Anatomy, LoadError> {
+    let config = Config::read(dir, settings)?;
+    let heads = (config.num_attention_heads, config.hidden_size / config.num_attention_heads);
+    Anatomy::new(weights, (format!("{PREFIX}{LAYERS}"), NAMES), config.num_hidden_layers, heads, &config.pruned_heads)
+}
+
 impl Vit {
+    /// Rows of hidden states for each image: of the class token and of patches.
+    pub(super) fn rows(&self) -> usize {
+        self.grid.area() + 1
+    }
+
+    /// The layers, first to last: whoever asks what one is worth runs the others.
+    pub(super) fn layers_mut(&mut self) -> &mut Vec<Layer> {
+        &mut self.layers
+    }
+
+    /// Takes image after image through all layers, and shows of each layer what its heads gathered, side by side.
+    pub(super) fn observe(&self, images: &[Image], levels: &Levels, mut see: impl FnMut(usize, Rows<'_>)) {
+        let mut scratch = [Scratch::default()];
+        let mut crew = Crew { cpu: self.cpu, precision: Precision::F32, team: None, scratch: &mut scratch };
+        let mut states = States::default();
+        for image in images {
+            self.begin(iter::once(image), levels, &mut crew, &mut states);
+            for (index, layer) in self.layers.iter().enumerate() {
+                layer.pass(&self.shape, &mut crew, &mut states);
+                see(index, view(&states.context, self.rows(), layer.context_width()));
+            }
+        }
+    }
+
     /// Hidden states before the first layer: of each image the class token, then its patches.
     fn begin<'a>(
         &self,
@@ -234,7 +292,7 @@ impl Vit {
         states: &mut States,
     ) {
         let (width, patches, inputs) = (self.shape.width, self.grid.area(), self.patches.inputs());
-        let rows = states.begin(std::iter::repeat_n(patches + 1, images.len()));
+        let rows = states.begin(iter::repeat_n(patches + 1, images.len()));
         let States { hidden, between, .. } = states;
         let hidden = room_for(hidden, rows * width);
         for (image, hidden) in images.zip(hidden.chunks_exact_mut((patches + 1) * width)) {

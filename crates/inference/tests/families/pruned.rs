@@ -2,6 +2,7 @@
 //! (`goldens/make_pruned.py`), which also found by itself what to remove.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -156,5 +157,72 @@ fn what_cannot_be_removed_is_refused() {
     assert!(unread.contains("without inputs"), "{unread}");
     let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/augur/digits");
     let tabular = pruned(&digits, Cut::Heads(1), &texts).expect_err("no encoder");
-    assert!(tabular.contains("only encoders of texts can be pruned"), "{tabular}");
+    assert!(tabular.contains("is an mlp, which is small"), "{tabular}");
+}
+
+#[test]
+fn what_a_configuration_only_states_is_not_believed() {
+    let Goldens { texts, models } = goldens();
+    let golden = models.iter().find(|golden| golden.tiny.name == "embedder").expect("one");
+    for (key, number, part) in [
+        ("num_hidden_layers", 1_000_000_000_000_u64, "encoder.layer.4.attention.output.dense.weight"),
+        ("num_hidden_layers", u64::MAX, "encoder.layer.4.attention.output.dense.weight"),
+        ("num_attention_heads", 1 << 40, "which is not of 1099511627776 heads"),
+    ] {
+        let mut tiny = golden.tiny.clone();
+        tiny.config[key] = json!(number);
+        if key == "num_attention_heads" {
+            tiny.config["hidden_size"] = json!(number);
+        }
+        let original = family(&golden.family).directory(&tiny);
+        for cut in [Cut::Heads(1), Cut::Layers(1), Cut::Sparsity(0.5)] {
+            let refusal = pruned(&original.path().join("tiny"), cut, &texts).expect_err("more than the file has");
+            assert!(refusal.contains(part), "{key}, {cut:?}: {refusal}");
+        }
+    }
+}
+
+#[test]
+fn copies_may_be_written_to_though_originals_may_not() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let Goldens { texts, models } = goldens();
+    let golden = models.iter().find(|golden| golden.tiny.name == "embedder").expect("one");
+    let original = family(&golden.family).directory(&golden.tiny);
+    let from = original.path().join("tiny");
+    let permissions = |path: &Path| fs::metadata(path).expect("is there").permissions();
+    let usual = permissions(&from.join("config.json"));
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::set_permissions(from.join(file), fs::Permissions::from_mode(0o444)).expect("changes");
+    }
+    for cut in [Cut::Heads(1), Cut::Layers(1), Cut::Sparsity(0.5)] {
+        let (home, _) = pruned(&from, cut, &texts).expect("prunes");
+        for file in ["config.json", "tokenizer.json", "model.safetensors", "model.toml"] {
+            assert_eq!(permissions(&made(&home).join(file)), usual, "{cut:?}: {file}");
+        }
+    }
+}
+
+#[test]
+fn a_manifest_says_what_is_true_of_the_new_weights() {
+    let Goldens { texts, models } = goldens();
+    let golden = models.iter().find(|golden| golden.tiny.name == "embedder").expect("one");
+    let tiny = Tiny { task: Some("feature-extraction".into()), files: BTreeMap::new(), ..golden.tiny.clone() };
+    let original = family(&golden.family).directory(&tiny);
+    let manifest = original.path().join("tiny/model.toml");
+    let trained = "[training]\ncommand = \"train\"\nseed = 1\nrows = 2\nheld_out_rows = 1\nheld_out_accuracy = 0.5\n";
+    let own = fs::read_to_string(&manifest).expect("reads").replace("description = \"\"", "description = \"Ours.\"");
+    fs::write(&manifest, own + trained).expect("writes");
+    let (once, _) = pruned(&original.path().join("tiny"), Cut::Heads(1), &texts).expect("prunes");
+    let (twice, _) = pruned(&made(&once), Cut::Heads(2), &texts).expect("prunes");
+    let (thrice, _) = pruned(&made(&twice), Cut::Sparsity(0.07), &texts).expect("prunes");
+    let said = |home: &TempDir| inspect(&made(home)).expect("sound").spec.description;
+    assert_eq!(said(&once), "Ours. Each layer lacks 1 attention head.");
+    assert_eq!(said(&twice), "Ours. Each layer lacks 3 attention heads.");
+    let zeros = "Of each matrix of its layers, the smallest 7 % were set to 0.";
+    assert_eq!(said(&thrice), format!("Ours. Each layer lacks 3 attention heads. {zeros}"));
+    for home in [&once, &twice, &thrice] {
+        let manifest = fs::read_to_string(made(home).join("model.toml")).expect("reads");
+        assert!(!manifest.contains("training") && !manifest.contains("held_out"), "{manifest}");
+    }
 }

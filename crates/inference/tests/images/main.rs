@@ -1,6 +1,8 @@
 //! Classifiers of images as a server runs them: tiny networks against what transformers answers (`goldens/make_images.py`), alone and
 //! in company, on all instructions and with several threads.
 
+mod pruned;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
@@ -92,11 +94,7 @@ impl Tiny {
 
     /// As it is found in a directory of models.
     fn load(&self, machine: Machine) -> Result<Model, LoadError> {
-        let home = self.directory();
-        let config = Config { models_dir: Some(home.path().to_owned()), machine, ..Config::default() };
-        let models = Models::load(&config)?;
-        let spec = models.specs().remove(0);
-        Ok(models.get(&spec.name, &spec.version).expect("what is served can be had"))
+        load(&self.directory(), machine)
     }
 
     /// Why it does not load, spoilt so and named by itself.
@@ -106,6 +104,13 @@ impl Tiny {
         let config = Config { model_dirs: vec![home.path().join("owner/tiny")], ..Config::default() };
         Models::load(&config).err().expect("must not load").to_string()
     }
+}
+
+/// The one model of a directory of models.
+fn load(home: &TempDir, machine: Machine) -> Result<Model, LoadError> {
+    let models = Models::load(&Config { models_dir: Some(home.path().to_owned()), machine, ..Config::default() })?;
+    let spec = models.specs().remove(0);
+    Ok(models.get(&spec.name, &spec.version).expect("what is served can be had"))
 }
 
 /// The numbers of a tensor, by its name, as `make_images.py` says.
@@ -244,7 +249,7 @@ async fn images_that_are_none_or_too_large_are_refused() {
 #[test]
 fn what_is_not_done_here_is_refused() {
     let goldens = Goldens::read();
-    let cases: [(&str, Change, &str); 17] = [
+    let cases: [(&str, Change, &str); 19] = [
         ("vit", |tiny| tiny.config["architectures"] = json!(["ViTModel"]), "ViTForImageClassification is"),
         ("vit", |tiny| tiny.config["architectures"] = json!([]), "architectures [] are not run here"),
         ("vit", |tiny| tiny.config["model_type"] = json!("swin"), "known are bert"),
@@ -266,6 +271,8 @@ fn what_is_not_done_here_is_refused() {
         ("vit", |tiny| tiny.preprocessor["do_pad"] = json!(true), "preprocessor_config.json: do_pad true"),
         ("vit", |tiny| drop(tiny.shapes.remove("vit.layernorm.bias")), "\"vit.layernorm.bias\" is missing"),
         ("vit", |tiny| tiny.config["id2label"] = json!({"0": "a"}), "\"classifier.weight\" has shape [7, 24]"),
+        ("vit", |tiny| tiny.config["pruned_heads"] = json!({"2": [0]}), "pruned_heads has layer 2, but there are 2"),
+        ("vit", |tiny| tiny.config["pruned_heads"] = json!({"1": [0]}), "query.weight\" has shape [24, 24]"),
         ("resnet", |tiny| tiny.config["depths"] = json!([1]), "3 hidden_sizes and 1 depths"),
         ("resnet", |tiny| tiny.config["layer_type"] = json!("wide"), "unknown variant `wide`"),
         ("mobilenet_v2", |tiny| tiny.config["output_stride"] = json!(7), "output_stride 7"),
