@@ -12,6 +12,7 @@ mod family;
 mod files;
 mod head;
 mod importance;
+mod relative;
 mod runner;
 mod tag;
 mod task;

@@ -1,6 +1,7 @@
 //! What transformers of texts and of images share: layers, their tensors, and threads that compute them together.
 
 mod activation;
+mod bias;
 mod crew;
 mod deal;
 mod layer;
@@ -11,6 +12,7 @@ use kernels::{Rows, RowsMut};
 
 pub(crate) use self::{
     activation::Activation,
+    bias::Bias,
     crew::Crew,
     layer::{Layer, LayerNames, Order, Shape, States},
     room::Room,

@@ -179,7 +179,8 @@ impl Network for Vit {
         let mut positions = tensors.numbers("embeddings.position_embeddings", &[1, grid.area() + 1, width])?;
         class.iter_mut().zip(positions.drain(..width)).for_each(|(number, position)| *number += position);
         let heads = config.num_attention_heads;
-        let layer = |index: usize| Layer::load(&tensors, &format!("encoder.layer.{index}"), &NAMES, &shape, heads);
+        let layer =
+            |index: usize| Layer::load(&tensors, &format!("encoder.layer.{index}"), &NAMES, &shape, heads, None);
         let room = Room::new(machine, precision)
             .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
         Ok(Self {
