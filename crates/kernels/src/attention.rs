@@ -1,10 +1,13 @@
-//! Attention within each of several sequences whose rows lie one after the other, without padding: softmax(Q · Kᵀ · scale) · V
-//! for each head.
+//! Attention within each of several sequences whose rows lie one after the other, without padding:
+//! softmax(Q · Kᵀ · scale + bias) · V for each head.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 
-use std::ops::{Range, RangeInclusive};
+use std::{
+    ops::{Range, RangeInclusive},
+    ptr,
+};
 
 use crate::{
     Cpu, Precision, Rows, RowsMut, Scratch,
@@ -35,13 +38,18 @@ pub struct Attention<'a> {
     pub head_width: usize,
     /// What products of queries and keys are multiplied with; usually 1 / √`head_width`.
     pub scale: f32,
+    /// What is added to scores by how far the key stands behind the query: a row for each head, of `2 · n - 1` numbers for
+    /// sequences of up to `n` rows, in which the number for `key - query` is at `n - 1 + key - query`. So the scores of one query
+    /// have theirs side by side. Usually none.
+    pub bias: Option<Rows<'a>>,
 }
 
 /// Writes the attention of every sequence and head to the same rows and columns of `y`. Threads share the work by taking
 /// sequences (rows) or heads (columns) each.
 ///
 /// # Panics
-/// When shapes do not fit each other, the columns are not whole heads, or the offsets decrease or pass the last row.
+/// When shapes do not fit each other, the columns are not whole heads, the offsets decrease or pass the last row, or a sequence is
+/// longer than the bias reaches.
 pub fn attention(cpu: Cpu, precision: Precision, input: &Attention<'_>, mut y: RowsMut<'_>, scratch: &mut Scratch) {
     for (name, view) in [("queries", input.query), ("keys", input.key), ("values", input.value)] {
         assert!(
@@ -62,6 +70,14 @@ pub fn attention(cpu: Cpu, precision: Precision, input: &Attention<'_>, mut y: R
     assert!(input.offsets.is_sorted(), "offsets decrease");
     if let (Some(first), Some(last)) = (input.offsets.first(), input.offsets.last()) {
         assert!(last - first <= y.rows(), "sequences of {} rows in {}", last - first, y.rows());
+    }
+    if let Some(bias) = input.bias {
+        let heads = input.heads().len();
+        assert!(bias.rows() == heads, "a bias of {} heads for {heads}", bias.rows());
+        assert!(!bias.columns().is_multiple_of(2), "a bias of {} numbers has none in its middle", bias.columns());
+        let reach = bias.columns().div_ceil(2);
+        let longest = input.sequences(0..=usize::MAX).map(|rows| rows.len()).max().unwrap_or_default();
+        assert!(longest <= reach, "a bias that reaches {reach} rows for a sequence of {longest}");
     }
     let longest = in_bf16(cpu, precision, input, y.reborrow(), scratch);
     cpu.run(Attend { input, longest, y, scratch });
@@ -99,8 +115,36 @@ impl Attention<'_> {
     }
 
     /// The first column of each head.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = usize> {
+    pub(crate) fn heads(&self) -> impl ExactSizeIterator<Item = usize> {
         (0..self.query.columns()).step_by(self.head_width)
+    }
+
+    /// What is added to the scores of the head that begins at this column.
+    pub(crate) fn bias_of(&self, column: usize) -> Bias {
+        let middle = |bias: Rows<'_>| {
+            let begin = column / self.head_width * bias.stride() + bias.columns() / 2;
+            bias.as_ptr().wrapping_add(begin)
+        };
+        Bias { middle: self.bias.map_or(ptr::null(), middle) }
+    }
+}
+
+/// What is added to the scores of one head.
+#[derive(Clone, Copy)]
+pub(crate) struct Bias {
+    /// The number for a key at the place of its query; null where nothing is added.
+    pub(crate) middle: *const f32,
+}
+
+impl Bias {
+    /// Whether there is anything to add.
+    pub(crate) fn is_some(self) -> bool {
+        !self.middle.is_null()
+    }
+
+    /// What is added to the scores of this query: a number for each key of its sequence, if there is anything.
+    pub(crate) fn of(self, query: usize) -> *const f32 {
+        self.middle.wrapping_sub(query)
     }
 }
 
@@ -117,8 +161,16 @@ impl Work for Attend<'_> {
     unsafe fn run<V: Lanes>(mut self) {
         for rows in self.input.sequences(1..=self.longest) {
             for column in self.input.heads() {
-                // SAFETY: the caller promises the instructions; `attention` checked that rows and columns exist.
-                unsafe { self.head::<V>(rows.clone(), column) }
+                let bias = self.input.bias_of(column);
+                // SAFETY: the caller promises the instructions; `attention` checked that rows and columns exist, and that the bias
+                // reaches as far.
+                unsafe {
+                    if bias.is_some() {
+                        self.head::<V, true>(rows.clone(), column, bias);
+                    } else {
+                        self.head::<V, false>(rows.clone(), column, bias);
+                    }
+                }
             }
         }
     }
@@ -127,7 +179,7 @@ impl Work for Attend<'_> {
 impl Attend<'_> {
     /// One head of one sequence.
     #[inline(always)]
-    unsafe fn head<V: Lanes>(&mut self, rows: Range<usize>, column: usize) {
+    unsafe fn head<V: Lanes, const BIASED: bool>(&mut self, rows: Range<usize>, column: usize, bias: Bias) {
         let (length, depth, panel) = (rows.len(), self.input.head_width, VECTORS * V::WIDTH);
         let (score_stride, value_stride) = (length.next_multiple_of(panel), depth.next_multiple_of(panel));
         self.scratch.right.reserve(score_stride * depth + value_stride * length);
@@ -153,7 +205,8 @@ impl Attend<'_> {
                 }
                 let mut factors = [0.0; 8];
                 for (row, factor) in factors.iter_mut().enumerate().take(count) {
-                    *factor = 1.0 / exponentials::<V>(scores.add(row * score_stride), length, self.input.scale);
+                    let (scores, bias) = (scores.add(row * score_stride), bias.of(first - rows.start + row));
+                    *factor = 1.0 / exponentials::<V, BIASED>(scores, length, self.input.scale, bias);
                 }
                 let weights = Left { data: scores, stride: score_stride, rows: count, depth: length };
                 for at in (0..depth).step_by(panel) {

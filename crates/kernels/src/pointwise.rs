@@ -53,7 +53,7 @@ impl Work for Softmax<'_> {
             // SAFETY: the caller promises the instructions; the row has `columns` numbers, more than none.
             unsafe {
                 let at = self.x.as_mut_ptr().add(row * stride);
-                let factor = V::splat(1.0 / exponentials::<V>(at, columns, 1.0));
+                let factor = V::splat(1.0 / exponentials::<V, false>(at, columns, 1.0, at));
                 for column in (0..columns).step_by(V::WIDTH) {
                     let (at, count) = (at.add(column), V::WIDTH.min(columns - column));
                     (V::load_some(at, count) * factor).store_some(at, count);
@@ -63,32 +63,47 @@ impl Work for Softmax<'_> {
     }
 }
 
-/// Replaces x by e^(scale · x - m), where m is the largest `scale · x`, so that nothing overflows; their sum.
+/// Replaces each score by e^(score - m), where m is the largest score, so that nothing overflows; their sum. A score is
+/// `scale · x`, and where it is `BIASED`, the number of `bias` at the same place more.
 ///
 /// # Safety
-/// The machine has the instructions of `V`; `length` numbers, at least one, can be read and written at `at`.
+/// The machine has the instructions of `V`; `length` numbers, at least one, can be read and written at `at`, and read at `bias`
+/// where it counts.
 #[inline(always)]
-pub(crate) unsafe fn exponentials<V: Lanes>(at: *mut f32, length: usize, scale: f32) -> f32 {
+pub(crate) unsafe fn exponentials<V: Lanes, const BIASED: bool>(
+    at: *mut f32,
+    length: usize,
+    scale: f32,
+    bias: *const f32,
+) -> f32 {
     let tail = length / V::WIDTH * V::WIDTH;
     let count = length - tail;
     // SAFETY: the caller's promise; whole registers before `tail`, `count` numbers from it on.
     unsafe {
         let (scale, mut largest) = (V::splat(scale), V::splat(f32::NEG_INFINITY));
+        let whole = |column: usize| {
+            let x = V::load(at.add(column));
+            if BIASED { x.mul_add(scale, V::load(bias.add(column))) } else { x * scale }
+        };
+        // The lanes that do not exist repeat one that does.
+        let rest = || {
+            let some = |from: *const f32| V::load_first(from.add(tail), count, *from.add(tail));
+            if BIASED { some(at).mul_add(scale, some(bias)) } else { some(at) * scale }
+        };
         for column in (0..tail).step_by(V::WIDTH) {
-            largest = (V::load(at.add(column)) * scale).max(largest);
+            largest = whole(column).max(largest);
         }
         if count > 0 {
-            // The lanes that do not exist repeat one that does.
-            largest = (V::load_first(at.add(tail), count, *at.add(tail)) * scale).max(largest);
+            largest = rest().max(largest);
         }
         let (largest, mut sum) = (V::splat(largest.largest()), V::splat(0.0));
         for column in (0..tail).step_by(V::WIDTH) {
-            let power = exp(V::load(at.add(column)) * scale - largest);
+            let power = exp(whole(column) - largest);
             power.store(at.add(column));
             sum = sum + power;
         }
         if count > 0 {
-            let power = exp(V::load_first(at.add(tail), count, 0.0) * scale - largest);
+            let power = exp(rest() - largest);
             power.store_first(at.add(tail), count);
             // Only its numbers count: the memory is read back, the other lanes are 0.
             sum = sum + V::load_first(at.add(tail), count, 0.0);

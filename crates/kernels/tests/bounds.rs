@@ -106,7 +106,11 @@ fn attention_stays_within_its_operands() {
                     [0, 1, 2].map(|operand: usize| Rows::new(operands[operand].numbers(), length, columns, columns));
                 let mut y = Guarded::new(&mut random, length * columns);
                 let offsets = [0, length / 2, length];
-                let input = Attention { query, key, value, offsets: &offsets, head_width, scale: 0.3 };
+                // As far as the longer half reaches.
+                let reach = 2 * length.div_ceil(2) - 1;
+                let bias = Guarded::new(&mut random, heads * reach);
+                let bias = random.of(&[None, Some(Rows::new(bias.numbers(), heads, reach, reach))]);
+                let input = Attention { query, key, value, offsets: &offsets, head_width, scale: 0.3, bias };
                 let y = RowsMut::new(y.numbers_mut(), length, columns, columns);
                 attention(cpu, precision, &input, y, &mut scratch);
             }
@@ -181,11 +185,14 @@ fn shapes_that_do_not_fit_are_refused() {
             matrix.multiply(x, outputs, epilogue, y, &mut Scratch::default());
         };
         let residual = Epilogue { residual: Some(rows(4, 99)), ..epilogue };
-        let attend = |offsets: &[usize], head_width, value| {
-            let input = Attention { query: rows(5, 12), key: rows(5, 12), value, offsets, head_width, scale: 1.0 };
+        let attend_biased = |offsets: &[usize], head_width, value, bias| {
+            let (query, key) = (rows(5, 12), rows(5, 12));
+            let input = Attention { query, key, value, offsets, head_width, scale: 1.0, bias };
             let mut y = vec![0.0; 60];
             attention(cpu, Precision::F32, &input, RowsMut::new(&mut y, 5, 12, 12), &mut Scratch::default());
         };
+        let attend = |offsets: &[usize], head_width, value| attend_biased(offsets, head_width, value, None);
+        let biased = |offsets: &[usize], bias| attend_biased(offsets, 4, rows(5, 12), Some(bias));
         let norm = |weight: &[f32], bias: &[f32], x, residual| {
             let norm = LayerNorm { weight, bias, epsilon: 0.1 };
             layer_norm(cpu, norm, x, residual, RowsMut::new(&mut [0.0; 30], 3, 10, 10));
@@ -204,6 +211,10 @@ fn shapes_that_do_not_fit_are_refused() {
             (refusal(|| attend(&[0, 5], 5, rows(5, 12))), "12 columns are not whole heads of 5"),
             (refusal(|| attend(&[0, 5], 0, rows(5, 12))), "not whole heads of 0"),
             (refusal(|| attend(&[0, 5], 4, rows(4, 12))), "values of 4 × 12 for a result of 5 × 12"),
+            (refusal(|| biased(&[0, 5], rows(2, 9))), "a bias of 2 heads for 3"),
+            (refusal(|| biased(&[0, 5], rows(3, 10))), "a bias of 10 numbers has none in its middle"),
+            (refusal(|| biased(&[0, 5], rows(3, 0))), "a bias of 0 numbers has none in its middle"),
+            (refusal(|| biased(&[0, 1, 5], rows(3, 5))), "a bias that reaches 3 rows for a sequence of 4"),
             (
                 refusal(|| norm(&[1.0; 9], &[1.0; 10], rows(3, 10), None)),
                 "a weight of 9 and a bias of 10 for 10 columns",
@@ -217,6 +228,8 @@ fn shapes_that_do_not_fit_are_refused() {
         // Nothing to do is done.
         attend(&[], 4, rows(5, 12));
         attend(&[3], 4, rows(5, 12));
+        biased(&[], rows(3, 1));
+        biased(&[0, 2, 5], rows(3, 5));
         multiply(rows(0, 10), 0..100, epilogue, (0, 100));
         multiply(rows(4, 10), 96..96, epilogue, (4, 0));
     }

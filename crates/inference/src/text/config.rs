@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{family::Family, task::Task};
+use super::{family::Family, relative, task::Task};
 use crate::{
     LoadError,
     labels::{Function, Labelling},
@@ -42,6 +42,7 @@ pub(super) struct Config {
     #[serde(default = "default_pad_token_id")]
     pad_token_id: Option<u32>,
     position_embedding_type: Option<String>,
+    relative_attention_num_buckets: Option<usize>,
     #[serde(default)]
     is_decoder: bool,
     #[serde(default)]
@@ -80,6 +81,10 @@ impl Config {
         if !config.family.has_types() {
             config.type_vocab_size = 0;
         }
+        if config.family == Family::Mpnet {
+            // Its positions do not ask what the file says.
+            config.pad_token_id = default_pad_token_id();
+        }
         config.check().map_err(wrong)?;
         Ok(config)
     }
@@ -87,6 +92,13 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         if let Some(kind) = self.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
             return Err(format!("position_embedding_type {kind:?} is not supported; only \"absolute\" is"));
+        }
+        let buckets = self.relative_attention_num_buckets.filter(|_| self.family.has_bias());
+        if let Some(buckets) = buckets.filter(|buckets| *buckets != relative::BUCKETS) {
+            return Err(format!(
+                "relative_attention_num_buckets {buckets} is not supported; only {} is",
+                relative::BUCKETS
+            ));
         }
         if self.is_decoder {
             return Err("is_decoder is true; only encoders are supported".into());
@@ -221,6 +233,14 @@ mod tests {
         assert_eq!((config.positions(), config.padding()), (10, Some(1)));
         let config = read(|config| config["model_type"] = json!("distilbert")).expect("a sound configuration");
         assert_eq!(config.type_vocab_size, 0);
+        for pad in [json!(null), json!(5)] {
+            let config = read(|config| {
+                config["model_type"] = json!("mpnet");
+                config["pad_token_id"] = pad;
+            });
+            let config = config.expect("a sound configuration");
+            assert_eq!((config.positions(), config.padding(), config.type_vocab_size), (10, Some(1), 0));
+        }
     }
 
     #[test]
@@ -268,7 +288,7 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_named() {
         let cases: [(&str, Value, &str); 15] = [
-            ("model_type", json!("mpnet"), "unknown variant `mpnet`"),
+            ("model_type", json!("deberta"), "unknown variant `deberta`"),
             ("hidden_act", json!("mish"), "unknown variant `mish`"),
             ("position_embedding_type", json!("relative_key"), "position_embedding_type \"relative_key\""),
             ("architectures", json!(["BertForQuestionAnswering"]), "BertForQuestionAnswering"),
@@ -290,6 +310,19 @@ mod tests {
         }
         let error = read(|config| drop(config.as_object_mut().expect("an object").remove("hidden_size")));
         assert!(error.expect_err("a field is missing").contains("missing field `hidden_size`"));
+        for (family, buckets) in [("mpnet", 32), ("bert", 16)] {
+            let config = read(|config| {
+                config["model_type"] = json!(family);
+                config["relative_attention_num_buckets"] = json!(buckets);
+            });
+            config.unwrap_or_else(|error| panic!("{family} of {buckets}: {error}"));
+        }
+        let error = read(|config| {
+            config["model_type"] = json!("mpnet");
+            config["relative_attention_num_buckets"] = json!(64);
+        });
+        let error = error.expect_err("another bias");
+        assert!(error.contains("relative_attention_num_buckets 64 is not supported; only 32 is"), "{error}");
         for (pad, part) in [(json!(null), "pad_token_id is null"), (json!(11), "leaves no position of 12")] {
             let error = read(|config| {
                 config["model_type"] = json!("roberta");

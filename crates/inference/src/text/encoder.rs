@@ -19,6 +19,7 @@ use super::{
     family::Family,
     files::Settings,
     head::Head,
+    relative,
     task::Task,
     tokenize::Tokens,
 };
@@ -97,17 +98,19 @@ impl Encoder {
         let (tensors, shape) = (tensors(config, weights, cpu, precision), shape(config));
         let dense =
             |tensors: &Tensors<'_>, name: &str, outputs, inputs| tensors.dense(&[name.to_owned()], outputs, inputs);
+        let embeddings =
+            Embeddings::load(&tensors, config, |name, outputs, inputs| dense(&tensors, name, outputs, inputs))?;
+        let bias = relative::load(&tensors, config)?;
         let layer = |index: usize| {
-            let name = format!("{}.{index}", config.family.layers());
-            Layer::load(&tensors, &name, &config.family.layer(), &shape, config.heads(index).len())
+            let (name, heads) = (format!("{}.{index}", config.family.layers()), config.heads(index));
+            let bias = bias.as_ref().map(|bias| bias.of(&heads));
+            Layer::load(&tensors, &name, &config.family.layer(), &shape, heads.len(), bias)
         };
         let room = Room::new(machine, precision)
             .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
         Ok(Self {
             cpu,
-            embeddings: Embeddings::load(&tensors, config, |name, outputs, inputs| {
-                dense(&tensors, name, outputs, inputs)
-            })?,
+            embeddings,
             shape,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
             head: Head::load(tensors, settings, dense)?,

@@ -17,6 +17,7 @@ pub(super) enum Family {
     #[serde(rename = "distilbert")]
     DistilBert,
     Electra,
+    Mpnet,
 }
 
 /// How a classifier of whole texts begins, with the hidden state of the first token.
@@ -55,6 +56,13 @@ const DISTILLED_LAYER: LayerNames = LayerNames {
     norm: "output_layer_norm",
 };
 
+const BIASED_LAYER: LayerNames = LayerNames {
+    query_key_value: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    attended: "attention.attn.o",
+    attended_norm: "attention.LayerNorm",
+    ..LAYER
+};
+
 /// The words for all families.
 pub(crate) fn model_types() -> impl Iterator<Item = &'static str> {
     Family::ALL.into_iter().map(|(name, _)| name)
@@ -62,18 +70,19 @@ pub(crate) fn model_types() -> impl Iterator<Item = &'static str> {
 
 impl Family {
     /// Every family, by the word in `model_type`.
-    pub(super) const ALL: [(&'static str, Self); 6] = [
+    pub(super) const ALL: [(&'static str, Self); 7] = [
         ("bert", Self::Bert),
         ("roberta", Self::Roberta),
         ("xlm-roberta", Self::XlmRoberta),
         ("camembert", Self::Camembert),
         ("distilbert", Self::DistilBert),
         ("electra", Self::Electra),
+        ("mpnet", Self::Mpnet),
     ];
 
     /// What the names of transformers' classes begin with.
-    pub(super) const CLASSES: [&'static str; 6] =
-        ["Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra"];
+    pub(super) const CLASSES: [&'static str; 7] =
+        ["Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "MPNet"];
 
     /// What the encoder's tensors begin with in a file that holds more than the encoder.
     pub(super) fn prefix(self) -> &'static str {
@@ -82,17 +91,23 @@ impl Family {
             Self::Roberta | Self::XlmRoberta | Self::Camembert => "roberta.",
             Self::DistilBert => "distilbert.",
             Self::Electra => "electra.",
+            Self::Mpnet => "mpnet.",
         }
     }
 
     /// Whether positions are counted from the one after the padding token's, and padding is not counted.
     pub(super) fn counts_past_padding(self) -> bool {
-        matches!(self, Self::Roberta | Self::XlmRoberta | Self::Camembert)
+        matches!(self, Self::Roberta | Self::XlmRoberta | Self::Camembert | Self::Mpnet)
     }
 
     /// Whether the encoder has an embedding for the type of a token at all.
     pub(super) fn has_types(self) -> bool {
-        self != Self::DistilBert
+        !matches!(self, Self::DistilBert | Self::Mpnet)
+    }
+
+    /// Whether attention adds a number to scores by how far apart two tokens stand.
+    pub(super) fn has_bias(self) -> bool {
+        self == Self::Mpnet
     }
 
     /// Whether the family's own tokenizer tells the types of tokens; where it does not, all are of type 0.
@@ -106,14 +121,18 @@ impl Family {
     }
 
     pub(super) fn layer(self) -> LayerNames {
-        if self == Self::DistilBert { DISTILLED_LAYER } else { LAYER }
+        match self {
+            Self::DistilBert => DISTILLED_LAYER,
+            Self::Mpnet => BIASED_LAYER,
+            Self::Bert | Self::Roberta | Self::XlmRoberta | Self::Camembert | Self::Electra => LAYER,
+        }
     }
 
     pub(super) fn classifier(self) -> ClassifierNames {
         let names = |dense, squash, last| ClassifierNames { dense, within_encoder: false, squash, last };
         match self {
             Self::Bert => ClassifierNames { within_encoder: true, ..names("pooler.dense", Squash::Tanh, "classifier") },
-            Self::Roberta | Self::XlmRoberta | Self::Camembert => {
+            Self::Roberta | Self::XlmRoberta | Self::Camembert | Self::Mpnet => {
                 names("classifier.dense", Squash::Tanh, "classifier.out_proj")
             }
             Self::DistilBert => names("pre_classifier", Squash::By(Activation::Relu), "classifier"),

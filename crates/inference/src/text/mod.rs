@@ -11,6 +11,7 @@ mod family;
 mod files;
 mod head;
 mod importance;
+mod relative;
 mod runner;
 mod tag;
 mod task;

@@ -100,11 +100,13 @@ impl Crew<'_> {
         let heads = y.columns() / input.head_width;
         let begin = |part: usize| heads * part / members * input.head_width;
         let columns = (0..members).map(|part| begin(part)..begin(part + 1));
+        let heads_in = |columns: &Range<usize>| columns.start / input.head_width..columns.end / input.head_width;
         team.share(self.scratch, &mut by_columns(y, columns), |scratch, (columns, y)| {
             let part = Attention {
                 query: input.query.columns_in(columns.clone()),
                 key: input.key.columns_in(columns.clone()),
                 value: input.value.columns_in(columns.clone()),
+                bias: input.bias.map(|bias| bias.rows_in(heads_in(columns))),
                 ..*input
             };
             attention(cpu, precision, &part, y.reborrow(), scratch);

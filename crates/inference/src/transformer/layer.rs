@@ -5,6 +5,7 @@ use std::mem;
 use kernels::{Activation, Attention, Both, PackedMatrix};
 
 use super::{
+    bias::Bias,
     crew::Crew,
     tensors::{Norm, Tensors},
     view, view_mut,
@@ -15,6 +16,8 @@ use crate::LoadError;
 pub(crate) struct Layer {
     /// Queries, keys and values side by side: of all heads that the layer has, which may be fewer columns than hidden states are.
     query_key_value: PackedMatrix,
+    /// Added to the scores of those heads.
+    bias: Option<Bias>,
     attended: PackedMatrix,
     attended_norm: Norm,
     up: PackedMatrix,
@@ -87,7 +90,7 @@ impl States {
 }
 
 impl Layer {
-    /// Reads a layer of so many heads, whose tensors' names begin with `name`.
+    /// Reads a layer of so many heads, whose tensors' names begin with `name`. `bias` is theirs.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape.
@@ -97,11 +100,13 @@ impl Layer {
         names: &LayerNames,
         shape: &Shape,
         heads: usize,
+        bias: Option<Bias>,
     ) -> Result<Self, LoadError> {
         let (width, between, inner) = (shape.width, shape.between, heads * shape.head_width);
         let name = |part: &str| format!("{name}.{part}");
         Ok(Self {
             query_key_value: tensors.dense(&names.query_key_value.map(name), inner, width)?,
+            bias,
             attended: tensors.dense(&[name(names.attended)], width, inner)?,
             attended_norm: tensors.norm(&name(names.attended_norm), width)?,
             up: tensors.dense(&[name(names.up)], between, width)?,
@@ -132,7 +137,8 @@ impl Layer {
         let part = |part: usize| all.columns_in(part * inner..(part + 1) * inner);
         let (query, key, value) = (part(0), part(1), part(2));
         let (head_width, scale) = (shape.head_width, 1.0 / (shape.head_width as f32).sqrt());
-        let attention = Attention { query, key, value, offsets, head_width, scale };
+        let bias = self.bias.as_ref().map(Bias::rows);
+        let attention = Attention { query, key, value, offsets, head_width, scale, bias };
         crew.attend(&attention, view_mut(context, rows, inner));
         let (attended, residual) = (view(context, rows, inner), Some(view(hidden, rows, width)));
         crew.multiply(&self.attended, plain, attended, residual, view_mut(sum, rows, width));

@@ -2,6 +2,7 @@
 
 mod activation;
 mod anatomy;
+mod bias;
 mod crew;
 mod deal;
 mod layer;
@@ -14,6 +15,7 @@ use kernels::{Rows, RowsMut};
 pub(crate) use self::{
     activation::Activation,
     anatomy::Anatomy,
+    bias::Bias,
     crew::Crew,
     layer::{Layer, LayerNames, Order, Shape, States},
     pruned::PrunedHeads,

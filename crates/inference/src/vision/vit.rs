@@ -201,7 +201,7 @@ impl Network for Vit {
         class.iter_mut().zip(positions.drain(..width)).for_each(|(number, position)| *number += position);
         let layer = |index: usize| {
             let heads = config.num_attention_heads - config.pruned_heads.of(index);
-            Layer::load(&tensors, &format!("{LAYERS}.{index}"), &NAMES, &shape, heads)
+            Layer::load(&tensors, &format!("{LAYERS}.{index}"), &NAMES, &shape, heads, None)
         };
         let room = Room::new(machine, precision)
             .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;

@@ -13,7 +13,7 @@ use prediction::FailureCode;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::task::JoinSet;
 
-use self::tiny::{Tiny, apart, family, predict};
+use self::tiny::{Tiny, apart, family, load, predict};
 
 /// The largest difference allowed between the reference's and a score, or a number of an embedding of length 1.
 const TOLERANCE: f64 = 1e-5;
@@ -104,9 +104,36 @@ async fn camembert() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mpnet() {
+    is_as_transformers_has_it("mpnet", machines()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mpnet_is_near_enough_in_lower_precisions() {
+    let family = family("mpnet");
+    let mut tiny = family.tiny("embedder");
+    tiny.task = Some("feature-extraction".into());
+    for (precision, least) in [("bf16", 0.9999), ("int8", 0.995)] {
+        tiny.precision = Some(precision);
+        for machine in machines().filter(|machine| machine.device == Device::Cpu) {
+            let model = family.load(&tiny, machine).expect("loads");
+            for case in &tiny.cases {
+                let ours: Value = serde_json::from_str(predict(&model, &case.input).await.get()).expect("JSON");
+                let numbers = |answer: &Value| -> Vec<f64> {
+                    serde_json::from_value(answer["embedding"].clone()).expect("an embedding")
+                };
+                // Of vectors of length 1.
+                let cosine: f64 = numbers(&ours).iter().zip(numbers(&case.output)).map(|(a, b)| a * b).sum();
+                assert!(cosine >= least, "{precision}, {}, {}: {cosine}", machine.cpu.isa(), case.input);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cuda_every_family_is_as_transformers_has_it() {
     let Some(machine) = card::machine("cuda_every_family_is_as_transformers_has_it") else { return };
-    for name in ["bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert"] {
+    for name in ["bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert", "mpnet"] {
         is_as_transformers_has_it(name, [machine].into_iter()).await;
     }
 }
@@ -185,8 +212,25 @@ fn what_does_not_fit_is_refused() {
     assert!(count.contains("\"classifier.weight\" has shape [3, 32]; the architecture needs [2, 32]"), "{count}");
     let head = refusal("classifier", |tiny| drop(tiny.shapes.remove("pre_classifier.weight")));
     assert!(head.contains("\"pre_classifier.weight\" is missing"), "{head}");
-    let kind = refusal("embedder", |tiny| tiny.config["model_type"] = json!("mpnet"));
-    assert!(kind.contains("model_type \"mpnet\"; known are bert, roberta"), "{kind}");
+    let kind = refusal("embedder", |tiny| tiny.config["model_type"] = json!("deberta"));
+    assert!(kind.contains("model_type \"deberta\"; known are bert, roberta"), "{kind}");
+    let biased = |change: fn(&mut Tiny)| {
+        let family = self::family("mpnet");
+        let mut tiny = family.tiny("embedder");
+        change(&mut tiny);
+        let home = family.directory(&tiny);
+        let machines = [Machine::default(), Machine { device: Device::CpuTensors, ..Machine::default() }];
+        let refusal = |machine| load(&home.path().join("tiny"), machine).err().expect("must not load").to_string();
+        let [one, other] = machines.map(refusal);
+        assert_eq!(one, other);
+        one
+    };
+    let missing = biased(|tiny| drop(tiny.shapes.remove("encoder.relative_attention_bias.weight")));
+    assert!(missing.contains("\"encoder.relative_attention_bias.weight\" is missing"), "{missing}");
+    let shape = biased(|tiny| drop(tiny.shapes.insert("encoder.relative_attention_bias.weight".into(), vec![4, 32])));
+    assert!(shape.contains("has shape [4, 32]; the architecture needs [32, 4]"), "{shape}");
+    let buckets = biased(|tiny| tiny.config["relative_attention_num_buckets"] = json!(16));
+    assert!(buckets.contains("relative_attention_num_buckets 16 is not supported"), "{buckets}");
     let mut tiny = family.tiny("classifier");
     tiny.config["model_type"] = json!("bert");
     let error = family.load(&tiny, Machine::default()).err().expect("must not load").to_string();

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use inference::{Cut, Machine, Removed, inspect, prune};
+use inference::{Cut, Device, Machine, Removed, inspect, prune};
 use prediction::ModelName;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -93,12 +93,15 @@ async fn what_is_left_computes_what_transformers_does_without_the_rest() {
         assert_eq!(expected, golden.removed, "{who}: what is removed");
         assert_eq!(after.parameters < before.parameters, !matches!(golden.cut, Stated::Sparsity(_)), "{who}");
         assert_eq!((after.spec.name.as_str(), &after.spec.task), ("my/pruned", &before.spec.task), "{who}");
-        let model = load(&made(&home), Machine::default()).unwrap_or_else(|error| panic!("{who}: {error}"));
-        for case in &golden.tiny.cases {
-            let answer: Value = serde_json::from_str(predict(&model, &case.input).await.get()).expect("JSON");
-            let what = format!("{who}: {}\nours {answer}\ntheirs {}", case.input, case.output);
-            let apart = apart(&answer, &case.output, &what);
-            assert!(apart <= TOLERANCE, "{apart} from the reference: {what}");
+        for machine in [Machine::default(), Machine { device: Device::CpuTensors, ..Machine::default() }] {
+            let who = format!("{who}, {}", machine.device);
+            let model = load(&made(&home), machine).unwrap_or_else(|error| panic!("{who}: {error}"));
+            for case in &golden.tiny.cases {
+                let answer: Value = serde_json::from_str(predict(&model, &case.input).await.get()).expect("JSON");
+                let what = format!("{who}: {}\nours {answer}\ntheirs {}", case.input, case.output);
+                let apart = apart(&answer, &case.output, &what);
+                assert!(apart <= TOLERANCE, "{apart} from the reference: {what}");
+            }
         }
     }
 }

@@ -29,6 +29,9 @@ pub(crate) struct Tiny {
     pub(crate) name: String,
     /// What a manifest asks for, where it is not what the model was made for.
     pub(crate) task: Option<String>,
+    /// How exact a manifest with a task asks products to be, where it does.
+    #[serde(skip)]
+    pub(crate) precision: Option<&'static str>,
     /// Further files of the directory.
     pub(crate) files: BTreeMap<String, Value>,
     pub(crate) config: Value,
@@ -61,7 +64,7 @@ impl Family {
         files.insert("config.json".into(), tiny.config.clone());
         files.insert("tokenizer.json".into(), self.tokenizer.clone());
         files.insert("tokenizer_config.json".into(), self.tokenizer_config.clone());
-        for (file, content) in files {
+        for (file, content) in &files {
             let path = dir.join(file);
             fs::create_dir_all(path.parent().expect("a parent")).expect("makes a directory");
             fs::write(path, content.to_string()).expect("writes");
@@ -69,14 +72,15 @@ impl Family {
         let tensors = tiny.shapes.iter().map(|(name, shape)| (name.clone(), tensor(name, shape)));
         safetensors::save(&tensors.collect::<HashMap<_, _>>(), dir.join("model.safetensors")).expect("writes");
         if let Some(task) = &tiny.task {
-            let names = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
+            let names = files.keys().map(String::as_str).chain(["model.safetensors"]);
             let pinned = names.map(|name| {
                 let digest = hex::encode(Sha256::digest(fs::read(dir.join(name)).expect("reads")));
                 format!("[[files]]\npath = {name:?}\nsha256 = {digest:?}\n")
             });
             let head =
                 format!("name = \"augur/tiny\"\ntask = {task:?}\narchitecture = \"encoder\"\ndescription = \"\"\n");
-            fs::write(dir.join("model.toml"), head + &pinned.concat()).expect("writes");
+            let precision = tiny.precision.map(|word| format!("precision = {word:?}\n")).unwrap_or_default();
+            fs::write(dir.join("model.toml"), head + &precision + &pinned.collect::<String>()).expect("writes");
         }
         home
     }

@@ -27,6 +27,7 @@ PARTS = {
     "roberta": LAYER,
     "electra": LAYER,
     "distilbert": {"attention.output.dense": "attention.out_lin", "matrices": [*(f"attention.{part}_lin" for part in "qkv"), "attention.out_lin", "ffn.lin1", "ffn.lin2"]},
+    "mpnet": {"attention.output.dense": "attention.attn.o", "matrices": [*(f"attention.attn.{part}" for part in "qkvo"), "intermediate.dense", "output.dense"]},
 }
 CASES = [
     ("bert", "embedder", {"heads": 1}),
@@ -38,6 +39,9 @@ CASES = [
     ("roberta", "classifier", {"layers": 3}),
     ("electra", "embedder", {"heads": 2}),
     ("electra", "classifier", {"sparsity": 0.25}),
+    ("mpnet", "embedder", {"heads": 2}),
+    ("mpnet", "classifier", {"layers": 2}),
+    ("mpnet", "tagger", {"sparsity": 0.5}),
 ]
 KEPT = ["statement", "names", "empty"]
 

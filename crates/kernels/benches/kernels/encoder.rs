@@ -78,7 +78,8 @@ impl Encoder {
             let all = Rows::new(&self.query_key_value, rows, 3 * HIDDEN, 3 * HIDDEN);
             let part = |part: usize| all.columns_in(part * HIDDEN..(part + 1) * HIDDEN);
             let (query, key, value) = (part(0), part(1), part(2));
-            let input = Attention { query, key, value, offsets: &self.offsets, head_width: HEAD, scale: 0.177 };
+            let input =
+                Attention { query, key, value, offsets: &self.offsets, head_width: HEAD, scale: 0.177, bias: None };
             attention(cpu, self.precision, &input, RowsMut::new(&mut self.context, rows, HIDDEN, HIDDEN), scratch);
             let context = Rows::new(&self.context, rows, HIDDEN, HIDDEN);
             let add = Epilogue { residual: Some(x), ..plain };

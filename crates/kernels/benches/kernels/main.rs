@@ -155,7 +155,7 @@ fn measure(name: &str, cpu: Cpu, precision: Precision) {
             );
         }
     }
-    for length in [16, 64, 256, 512] {
+    for (length, is_biased) in [16, 64, 256, 512].into_iter().flat_map(|length| [(length, false), (length, true)]) {
         let sequences = (512 / length).max(1);
         let rows = sequences * length;
         let offsets: Vec<usize> = (0..=sequences).map(|sequence| sequence * length).collect();
@@ -163,11 +163,15 @@ fn measure(name: &str, cpu: Cpu, precision: Precision) {
         let all = Rows::new(&data, rows, 3 * HIDDEN, 3 * HIDDEN);
         let part = |part: usize| all.columns_in(part * HIDDEN..(part + 1) * HIDDEN);
         let (query, key, value) = (part(0), part(1), part(2));
-        let input = Attention { query, key, value, offsets: &offsets, head_width: HEAD, scale: 0.17 };
+        let (reach, heads) = (2 * length - 1, HIDDEN / HEAD);
+        let bias = numbers(heads * reach);
+        let bias = is_biased.then(|| Rows::new(&bias, heads, reach, reach));
+        let input = Attention { query, key, value, offsets: &offsets, head_width: HEAD, scale: 0.17, bias };
         let flop = 4.0 * (sequences * length * length * HIDDEN) as f64;
         // In f32, but for tiles.
         let fastest = peak::fastest(cpu, if cpu.isa() == Isa::Amx { Precision::Bf16 } else { Precision::F32 });
-        report(&format!("attention, {sequences} sequences of {length}"), fastest, flop, &mut || {
+        let kind = if is_biased { "biased attention" } else { "attention" };
+        report(&format!("{kind}, {sequences} sequences of {length}"), fastest, flop, &mut || {
             attention(cpu, precision, black_box(&input), RowsMut::new(&mut y, rows, HIDDEN, HIDDEN), &mut scratch);
         });
     }

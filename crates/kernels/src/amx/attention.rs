@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Attention, Rows, RowsMut, Scratch,
-    attention::scaled,
+    attention::{Bias, scaled},
     convert::{Halves, Pair, halves, interleaved, read, transposed},
     lanes::{Avx512, Lanes, exp, first_of_16},
     scratch::{LINE_BYTES, Lines},
@@ -47,16 +47,21 @@ impl Job<'_> {
         let _tiles = unsafe { Tiles::configure() };
         for rows in self.input.sequences(self.shortest..=usize::MAX) {
             for column in self.input.heads() {
-                let head = Head::new::<TWO>(rows.len(), head_width, scratch);
+                let (head, bias) = (Head::new::<TWO>(rows.len(), head_width, scratch), self.input.bias_of(column));
                 let columns = column..column + head_width;
-                // SAFETY: the caller's promise; the scratch has room for this head; these rows and columns exist.
+                // SAFETY: the caller's promise; the scratch has room for this head; these rows and columns exist, and their bias.
                 unsafe {
                     pack_keys::<TWO>(key.rows_in(rows.clone()).columns_in(columns.clone()), head.keys);
                     pack_values::<TWO>(value.rows_in(rows.clone()).columns_in(columns.clone()), head.values);
                     for first in rows.clone().step_by(PANEL) {
                         let block = first..rows.end.min(first + PANEL);
                         let queries = query.rows_in(block.clone()).columns_in(columns.clone());
-                        let factors = head.weigh::<TWO>(queries, scale);
+                        let place = first - rows.start;
+                        let factors = if bias.is_some() {
+                            head.weigh::<TWO, true>(queries, place, scale, bias)
+                        } else {
+                            head.weigh::<TWO, false>(queries, place, scale, bias)
+                        };
                         head.collect::<TWO>(block.len());
                         for (row, factor) in block.zip(factors) {
                             let from = head.results.add((row - first) * head.result_stride);
@@ -123,12 +128,19 @@ impl Head {
         }
     }
 
-    /// Packs what softmax makes of the scores of up to 32 queries, but for the factor of each row, which is returned.
+    /// Packs what softmax makes of the scores of up to 32 queries, of which the first is at this place of the sequence, but for the
+    /// factor of each row, which is returned.
     ///
     /// # Safety
-    /// As for `Job::run`; keys are packed, and there is a `Tiles`.
+    /// As for `Job::run`; keys are packed, there is a `Tiles`, and where scores are `BIASED`, the bias reaches as far as the sequence.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn weigh<const TWO: bool>(&self, queries: Rows<'_>, scale: f32) -> [f32; 32] {
+    unsafe fn weigh<const TWO: bool, const BIASED: bool>(
+        &self,
+        queries: Rows<'_>,
+        place: usize,
+        scale: f32,
+        bias: Bias,
+    ) -> [f32; 32] {
         let mut factors = [0.0; 32];
         // SAFETY: the caller's promise; the scratch has room for 32 queries, their scores and weights.
         unsafe {
@@ -147,24 +159,34 @@ impl Head {
                 });
             }
             for (row, factor) in factors.iter_mut().enumerate().take(queries.rows()) {
-                *factor = 1.0 / self.soften::<TWO>(row, scale);
+                *factor = 1.0 / self.soften::<TWO, BIASED>(row, scale, bias.of(place + row));
             }
         }
         factors
     }
 
-    /// Packs e^(scale · score - m) of one row, where m is the largest `scale · score`; their sum.
+    /// Packs e^(score - m) of one row, where m is the largest score, which is a product times `scale`, and where it is `BIASED` the
+    /// number of `bias` at the same place more; their sum.
+    ///
+    /// # Safety
+    /// As for `Job::run`; the products of this row are there, up to whole panels, and where it counts, its bias.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn soften<const TWO: bool>(&self, row: usize, scale: f32) -> f32 {
-        // SAFETY: `weigh` wrote the scores of this row, up to whole panels, and there is room for its weights.
+    unsafe fn soften<const TWO: bool, const BIASED: bool>(&self, row: usize, scale: f32, bias: *const f32) -> f32 {
+        // SAFETY: the caller's promise; there is room for the weights of this row.
         unsafe {
             let (scores, scale) = (self.scores.add(row * self.score_stride), Avx512::splat(scale));
             let least = Avx512::splat(f32::NEG_INFINITY);
             let at = |step: usize| {
                 let from = scores.add(step * STEP);
-                let [first, second] = [Avx512::load(from) * scale, Avx512::load(from.add(16)) * scale];
+                let [first, second] = [Avx512::load(from), Avx512::load(from.add(16))];
                 let count = STEP.min(self.length - step * STEP);
+                let [first, second] = if BIASED {
+                    let Pair(one, other) = read(bias.add(step * STEP), count);
+                    [first.mul_add(scale, Avx512(one)), second.mul_add(scale, Avx512(other))]
+                } else {
+                    [first * scale, second * scale]
+                };
                 if count == STEP {
                     return [first, second];
                 }
@@ -283,6 +305,74 @@ unsafe fn pack_values<const TWO: bool>(values: Rows<'_>, to: *mut u8) {
                     let at = panel + tile * TILE + token % STEP / 2 * LINE_BYTES;
                     store::<TWO>(to.add(at), Halves { high, low });
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cpu, Isa, Precision};
+
+    /// Sequences that fill their last step, and that do not.
+    const LENGTHS: [usize; 7] = [17, 31, 32, 33, 48, 64, 77];
+
+    fn number(index: usize) -> f32 {
+        3.0 * (0.7 * index as f32).sin()
+    }
+
+    /// What softmax packs of one row against a plain loop.
+    fn check<const TWO: bool, const BIASED: bool>(length: usize, row: usize, place: usize) {
+        const SCALE: f32 = 0.3;
+        let mut scratch = Scratch::default();
+        let head = Head::new::<TWO>(length, 32, &mut scratch);
+        let products: Vec<f32> = (0..length).map(number).collect();
+        // No longer than it must be: it ends where the last key of the first query does.
+        let line: Vec<f32> = (0..2 * length - 1).map(|index| number(index + 1000)).collect();
+        let bias = Bias { middle: line.as_ptr().wrapping_add(length - 1) };
+        let packed = |high: *const u8, key: usize| {
+            let part = |at: *const u8| {
+                // SAFETY: a line of the packed weights, which were written.
+                let bits = unsafe { at.cast::<u16>().add(key % STEP).read() };
+                f32::from_bits(u32::from(bits) << 16)
+            };
+            part(high) + if TWO { part(high.wrapping_add(2 * TILE)) } else { 0.0 }
+        };
+        // SAFETY: the caller has the instructions; there is room for 32 rows of whole panels, and the line is as long as it must be.
+        let sum = unsafe {
+            let scores = head.scores.add(row * head.score_stride);
+            // What lies beyond the last key does not count.
+            (0..head.length_steps * PANEL).for_each(|key| *scores.add(key) = f32::NAN);
+            products.iter().enumerate().for_each(|(key, product)| *scores.add(key) = *product);
+            head.soften::<TWO, BIASED>(row, SCALE, bias.of(place))
+        };
+        let far = |key: usize| if BIASED { line[length - 1 + key - place] } else { 0.0 };
+        let scores: Vec<f32> = (0..length).map(|key| products[key] * SCALE + far(key)).collect();
+        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weights: Vec<f32> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let (what, precision) = (format!("{length}, {row}, {place}"), if TWO { 1e-5 } else { 1.0 / 256.0 });
+        assert!((sum / weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{what}: {sum}");
+        for key in 0..head.length_steps * STEP {
+            let found = packed(line_of_row(head.weights, head.length_steps, row, key / STEP, TWO), key);
+            let weight = weights.get(key).copied().unwrap_or(0.0);
+            assert!((found - weight).abs() <= precision * weight, "{what}, key {key}: {found}, {weight}");
+        }
+    }
+
+    #[test]
+    #[allow(clippy::print_stderr)]
+    fn softmax_is_that_of_a_plain_loop_where_there_are_no_tiles_too() {
+        if !Cpu::with(Isa::Avx512).is_ok_and(|cpu| cpu.precision(Precision::Bf16) == Precision::Bf16) {
+            eprintln!("NOT TESTED: this machine has no avx512 bf16");
+            return;
+        }
+        for length in LENGTHS {
+            for (row, place) in [(0, 0), (15, 9), (16, 16), (31, length - 1)] {
+                check::<false, false>(length, row, place);
+                check::<true, false>(length, row, place);
+                check::<false, true>(length, row, place);
+                check::<true, true>(length, row, place);
             }
         }
     }

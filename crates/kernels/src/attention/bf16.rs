@@ -1,8 +1,8 @@
 //! Attention with AVX-512 BF16: scores and results are products of bf16 in registers; their sums and softmax are f32.
 
-use std::{arch::x86_64::*, ops::Range, ptr};
+use std::{arch::x86_64::*, f32::consts::LOG2_E, ops::Range, ptr};
 
-use super::{Attention, scaled};
+use super::{Attention, Bias, scaled};
 use crate::{
     Rows, RowsMut, Scratch,
     convert::{Pair, bf16, interleaved, read, transposed},
@@ -32,15 +32,20 @@ pub(super) unsafe fn attention(input: &Attention<'_>, mut y: RowsMut<'_>, scratc
         for column in input.heads() {
             let columns = column..column + input.head_width;
             let [query, key, value] = operands.map(|all| all.rows_in(rows.clone()).columns_in(columns.clone()));
-            let head = Head::new(rows.len(), input.head_width, scratch);
-            // SAFETY: the caller's promise; the scratch has room for this head; these rows and columns exist.
+            let (head, bias) = (Head::new(rows.len(), input.head_width, scratch), input.bias_of(column));
+            // SAFETY: the caller's promise; the scratch has room for this head; these rows and columns exist, and their bias.
             unsafe {
                 pack_keys(key, head.keys);
                 pack_values(value, head.values);
                 pack_queries(query, input.scale, head.queries);
                 for first in (0..rows.len()).step_by(BLOCK) {
                     let count = BLOCK.min(rows.len() - first);
-                    let sums = head.weigh(first..first + count);
+                    let queries = first..first + count;
+                    let sums = if bias.is_some() {
+                        head.weigh::<true>(queries, bias)
+                    } else {
+                        head.weigh::<false>(queries, bias)
+                    };
                     head.collect(count);
                     for (row, sum) in sums.into_iter().enumerate().take(count) {
                         let from = head.results.data.add(row * head.results.stride);
@@ -102,10 +107,10 @@ impl Head {
     /// divided, which is returned.
     ///
     /// # Safety
-    /// As for [`attention`]; keys and queries are packed.
+    /// As for [`attention`]; keys and queries are packed, and where scores are `BIASED`, the bias reaches as far as the sequence.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn weigh(&self, queries: Range<usize>) -> [f32; BLOCK] {
+    unsafe fn weigh<const BIASED: bool>(&self, queries: Range<usize>, bias: Bias) -> [f32; BLOCK] {
         let mut sums = [0.0; BLOCK];
         // SAFETY: the caller's promise; the scratch has room for a block.
         unsafe {
@@ -114,27 +119,33 @@ impl Head {
             let left = operand(data, stride, queries.len(), groups(self.width));
             multiply(left, self.keys, self.length, self.scores);
             for (row, sum) in sums.iter_mut().enumerate().take(queries.len()) {
-                *sum = self.soften(row);
+                *sum = self.soften::<BIASED>(row, bias.of(queries.start + row));
             }
         }
         sums
     }
 
-    /// Packs 2^(score - m) of one row, where m is its largest score; their sum.
+    /// Packs 2^(score - m) of one row, where m is its largest score; their sum. Where it is `BIASED`, `bias` is what is added to
+    /// its scores, which is of powers of e.
     ///
     /// # Safety
-    /// As for [`attention`]; the scores of this row are there.
+    /// As for [`attention`]; the scores of this row are there, and where it counts, its bias.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn soften(&self, row: usize) -> f32 {
+    unsafe fn soften<const BIASED: bool>(&self, row: usize, bias: *const f32) -> f32 {
         // SAFETY: there are `length` scores, and room to a whole panel; there is room for whole lines of weights.
         unsafe {
             let scores = self.scores.data.add(row * self.scores.stride);
             let to = self.weights.add(row * row_bytes(self.length));
             let least = _mm512_set1_ps(f32::NEG_INFINITY);
+            let to_powers_of_two = Avx512::splat(LOG2_E);
             let at = |token: usize| {
                 let there = first_of_16((self.length - token).min(LINE));
-                Avx512(_mm512_mask_loadu_ps(least, there, scores.add(token)))
+                let score = Avx512(_mm512_mask_loadu_ps(least, there, scores.add(token)));
+                if BIASED {
+                    return Avx512(_mm512_maskz_loadu_ps(there, bias.add(token))).mul_add(to_powers_of_two, score);
+                }
+                score
             };
             let mut largest = Avx512(least);
             for token in (0..self.length).step_by(LINE) {
@@ -259,7 +270,7 @@ unsafe fn pack_queries(queries: Rows<'_>, scale: f32, to: *mut u8) {
         for column in (0..queries.columns()).step_by(NARROW) {
             // SAFETY: the caller's promise; the column is within the row.
             unsafe {
-                let packed = line(queries, row, column, scale * std::f32::consts::LOG2_E);
+                let packed = line(queries, row, column, scale * LOG2_E);
                 store(to.add(row * stride + column * size_of::<u16>()), packed);
             }
         }

@@ -24,8 +24,8 @@ pub(super) struct Budget {
 impl Footprint {
     /// Of layers of this shape that have so many heads, counted so that it is rather too much: a step's operands and result, and what
     /// waits for later steps. Attention keeps hidden states, queries, keys and values in two orders, scaled queries, contexts in two orders;
-    /// scores, with the mask, and after softmax. The dense parts keep hidden states, and what is between before and after the
-    /// bias and the activation.
+    /// scores before and after each step, and their bias, of which there is one for all texts. The dense parts keep hidden states,
+    /// and what is between before and after the bias and the activation.
     pub(super) fn new(shape: &Shape, heads: usize, bytes: usize) -> Self {
         Self { token: ((11 * shape.width + 3 * shape.between) * bytes) as u64, pair: (3 * heads * bytes) as u64 }
     }

@@ -31,6 +31,8 @@ impl Norm {
 pub(super) struct Layer {
     /// Which may be fewer than the columns of hidden states have room for.
     heads: usize,
+    /// Which of the encoder's heads those are, where the layer lacks some.
+    chosen: Option<Tensor>,
     /// Queries, keys and values side by side.
     query_key_value: Linear,
     attended: Linear,
@@ -41,7 +43,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Reads a layer of so many heads, whose tensors' names begin with `name`.
+    /// Reads a layer of these of the encoder's heads, whose tensors' names begin with `name`.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape, and when the device has no room for it.
@@ -50,12 +52,15 @@ impl Layer {
         name: &str,
         names: &LayerNames,
         shape: &Shape,
-        heads: usize,
+        heads: &[usize],
     ) -> std::result::Result<Self, LoadError> {
-        let (width, between, inner) = (shape.width, shape.between, heads * shape.head_width);
+        let (width, between, inner) = (shape.width, shape.between, heads.len() * shape.head_width);
         let name = |part: &str| format!("{name}.{part}");
+        let all = shape.width / shape.head_width;
+        let chosen = || upload.indices(heads);
         Ok(Self {
-            heads,
+            heads: heads.len(),
+            chosen: (heads.len() < all).then(chosen).transpose()?,
             query_key_value: upload.dense(&names.query_key_value.map(name), inner, width)?,
             attended: upload.dense(&[name(names.attended)], width, inner)?,
             attended_norm: upload.norm(&name(names.attended_norm), width)?,
@@ -80,12 +85,21 @@ impl Layer {
         // One copy: afterwards each of the three is dense, as texts × heads × tokens × columns.
         let all = all.permute((2, 0, 3, 1, 4))?.contiguous()?;
         let (query, key, value) = ((all.get(0)? / (head as f64).sqrt())?, all.get(1)?, all.get(2)?);
-        let scores = query.matmul(&key.t()?)?;
-        let scores = match &texts.mask {
-            Some(mask) => scores.broadcast_add(mask)?,
-            None => scores,
+        let bias = match (&texts.bias, &self.chosen) {
+            (Some(bias), Some(chosen)) => Some(bias.index_select(chosen, 1)?),
+            (bias, _) => bias.clone(),
         };
+        let scores = plus(query.matmul(&key.t()?)?, bias.as_ref())?;
+        let scores = plus(scores, texts.mask.as_ref())?;
         softmax_last_dim(&scores)?.matmul(&value)?.transpose(1, 2)?.reshape((texts.count * texts.length, heads * head))
+    }
+}
+
+/// The sum, if there is something to add; it alone is kept.
+fn plus(scores: Tensor, term: Option<&Tensor>) -> Result<Tensor> {
+    match term {
+        Some(term) => scores.broadcast_add(term),
+        None => Ok(scores),
     }
 }
 

@@ -31,6 +31,7 @@ use super::{
     family::Squash,
     files::{Pooling, Settings},
     head::Head,
+    relative,
     task::Task,
 };
 use crate::{
@@ -38,7 +39,7 @@ use crate::{
     device::{Device, Fault, free_bytes},
     map::Weights,
     plain::WEIGHTS,
-    transformer::Shape,
+    transformer::{Bias, Shape},
 };
 
 /// The share of the memory that is free once a model is loaded that its batches may take: what is counted of a batch is not all
@@ -135,16 +136,23 @@ impl DeviceEncoder {
         };
         let layer = |index: usize| {
             let name = format!("{}.{index}", config.family.layers());
-            Layer::load(&upload, &name, &config.family.layer(), &shape, config.heads(index).len())
+            Layer::load(&upload, &name, &config.family.layer(), &shape, &config.heads(index))
         };
         let head = Head::load(upload.tensors, settings, |tensors, name, outputs, inputs| {
             let exact = Upload { tensors: *tensors, device: &device, dtype: DType::F32 };
             exact.dense(&[name.to_owned()], outputs, inputs)
         })?;
+        let bias = relative::load(&upload.tensors, config)?;
+        let put_bias = |bias: &Bias| {
+            let rows = bias.rows();
+            let numbers: Vec<f32> = (0..rows.rows()).flat_map(|head| rows.row(head)).copied().collect();
+            upload.put(numbers, (rows.rows(), rows.columns()))
+        };
         let tables = Tables {
             words: put(&mut embeddings.words)?,
             positions: put(&mut embeddings.positions)?,
             types: put(&mut embeddings.types)?,
+            bias: bias.map(|bias| put_bias(&bias)).transpose()?,
         };
         let layers = (0..config.num_hidden_layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let norm = upload.put_norm(&embeddings.norm)?;
@@ -215,7 +223,7 @@ impl DeviceEncoder {
 
     /// Hidden states before the first layer.
     fn begin(&self, texts: &Padded) -> Result<Tensor> {
-        let Tables { words, positions, types } = &self.tables;
+        let Tables { words, positions, types, .. } = &self.tables;
         let mut sum = (words.index_select(&texts.ids, 0)? + positions.index_select(&texts.places, 0)?)?;
         if let Some(kinds) = &texts.types {
             sum = (sum + types.index_select(kinds, 0)?)?;

@@ -4,11 +4,13 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::text::{embeddings::Embeddings, encoder::Text};
 
-/// The tables of embeddings, on a device.
+/// The tables of embeddings and of attention, on a device.
 pub(super) struct Tables {
     pub(super) words: Tensor,
     pub(super) positions: Tensor,
     pub(super) types: Tensor,
+    /// What is added to scores, as kernels read it, where anything is.
+    pub(super) bias: Option<Tensor>,
 }
 
 /// Texts that are computed together.
@@ -23,6 +25,8 @@ pub(super) struct Padded {
     pub(super) ids: Tensor,
     pub(super) places: Tensor,
     pub(super) types: Option<Tensor>,
+    /// What is added to scores (1 × heads × queries × keys) by how far apart tokens stand, where anything is.
+    pub(super) bias: Option<Tensor>,
     /// What is added to scores (texts × 1 × 1 × tokens) so that nothing attends to padding, where there is any.
     pub(super) mask: Option<Tensor>,
 }
@@ -61,6 +65,8 @@ impl Padded {
             ids: rows(&tables.words, &|text| text.ids.to_vec())?,
             places: rows(&tables.positions, &|text| embeddings.places(text.ids))?,
             types: has_types.then(|| rows(&tables.types, &|text| text.types.to_vec())).transpose()?,
+            // The length is known to be among the positions by now, and so to be within reach.
+            bias: tables.bias.as_ref().map(|bias| by_places(bias, length)).transpose()?,
             mask: has_padding.then(mask).transpose()?,
             count,
             length,
@@ -73,6 +79,16 @@ impl Padded {
         let shares = filled(&self.lengths, self.length, |tokens| 1.0 / tokens as f32, 0.0);
         Tensor::from_vec(shares, (self.count, 1, self.length), device)
     }
+}
+
+/// Of a row for each head, the number of each pair of a query and a key of so many (1 × heads × queries × keys): the middle one where
+/// they are one token.
+fn by_places(bias: &Tensor, length: usize) -> Result<Tensor> {
+    let ((heads, numbers), device) = (bias.dims2()?, bias.device());
+    let (length_u32, middle) = (length as u32, (numbers / 2) as u32);
+    let queries = Tensor::arange(0, length_u32, device)?.unsqueeze(1)?;
+    let places = Tensor::arange(middle, middle + length_u32, device)?.broadcast_sub(&queries)?.flatten_all()?;
+    bias.index_select(&places, 1)?.reshape((1, heads, length, length))
 }
 
 /// Of each text a number for each token, by how many it has, and another for each of its padding.

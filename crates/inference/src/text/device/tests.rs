@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::Error;
 use prediction::FailureCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     super::tests::{Tiny, apart, each_case, tiny_goldens},
@@ -43,6 +43,21 @@ fn every_activation_and_pooling_is_as_transformers_has_it() {
             assert!((1e-5..1e-2).contains(&apart[1]), "{what}, text {index} in f16: {}", apart[1]);
         }
     });
+}
+
+#[test]
+fn a_bias_of_attention_passes_in_half_precision_too() {
+    let family: Value =
+        serde_json::from_str(include_str!("../../../tests/goldens/families/mpnet.json")).expect("goldens");
+    let tiny = Tiny::new(&family["models"][0]);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let text = |length: usize| (0..length).map(|token| (token * 31 + length) % 240).collect::<Vec<_>>();
+    let texts = json!([text(200), text(3), text(120)]);
+    let [exact, half] = [DType::F32, DType::F16].map(|dtype| embed(&load(&tiny, Pooling::Mean, dtype), &texts));
+    for (exact, half) in exact.iter().zip(&half) {
+        let apart = apart(exact, half);
+        assert!((1e-5..1e-2).contains(&apart), "{apart}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Weights on their way from a file to a device.
 
-use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::Linear;
 
 use super::layer::Norm;
@@ -21,10 +21,21 @@ impl Upload<'_> {
     /// When the device has no room for it.
     pub(super) fn put(&self, numbers: Vec<f32>, shape: impl Into<Shape>) -> std::result::Result<Tensor, LoadError> {
         let put = || -> Result<Tensor> { Tensor::from_vec(numbers, shape, self.device)?.to_dtype(self.dtype) };
-        put().map_err(|error| {
-            let fault = Fault::from(error);
-            LoadError::new(self.tensors.weights.path(), format!("the device does not take its weights: {fault}"))
-        })
+        put().map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: Error) -> LoadError {
+        let fault = Fault::from(error);
+        LoadError::new(self.tensors.weights.path(), format!("the device does not take its weights: {fault}"))
+    }
+
+    /// Numbers of rows or columns.
+    ///
+    /// # Errors
+    /// When the device has no room for them.
+    pub(super) fn indices(&self, numbers: &[usize]) -> std::result::Result<Tensor, LoadError> {
+        let numbers: Vec<u32> = numbers.iter().map(|number| *number as u32).collect();
+        Tensor::new(numbers, self.device).map_err(|error| self.refused(error))
     }
 
     /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
