@@ -191,7 +191,7 @@ async fn an_input_that_cannot_be_read_fails_alone() {
     };
     // While all slots are taken, what is to be claimed next is spoilt.
     for _ in 0..4 {
-        send(json!({"value": "first", "sleep_ms": 2000})).await;
+        send(json!({"value": "first", "sleep_ms": 5000})).await;
     }
     let mut waiting = Vec::new();
     for value in ["one", "spoilt", "other"] {

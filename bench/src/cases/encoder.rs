@@ -30,7 +30,7 @@ use crate::{
 
 const CONNECTIONS: usize = 64;
 /// Texts of one measurement, and of the one before it that warms everything up.
-const COUNT: usize = 1_500;
+const COUNT: usize = 6_000;
 const WARM_UP: usize = 200;
 
 /// Precisions that are measured, the most exact and the fastest, and how near the peer comes to our f32 in them at least.

@@ -178,25 +178,27 @@ impl Keys {
             // Before the question: a text ends rather a moment too early than too late.
             let now = Instant::now();
             let former = from_store(self.store.former_api_keys()).await?;
-            Ok(self.by_digest(keys.unwrap_or_default(), &former, now))
+            Ok(by_digest(keys.unwrap_or_default(), &former, now, self.usual_share))
         };
         self.known.within(Duration::ZERO, load).await.map(drop)
     }
+}
 
-    /// `now`: when the store was asked for the former texts.
-    fn by_digest(&self, keys: Vec<ApiKey>, former: &[FormerApiKey], now: Instant) -> Known {
-        let mut known = Known::new();
-        for key in keys {
-            let caller = Caller::with_key(&key.tenant(), key.share.unwrap_or(self.usual_share));
-            let former = former.iter().filter(|former| former.key_id == key.id);
-            let former = former.map(|former| (former.digest, Some(now + former.expires_in)));
-            for (digest, until) in former.chain([(key.digest, None)]) {
-                let valid = Valid { digest, until, caller: caller.clone() };
-                known.entry(beginning(&digest)).or_default().push(valid);
-            }
+/// `now`: when the store was asked for the former texts.
+fn by_digest(keys: Vec<ApiKey>, former: &[FormerApiKey], now: Instant, usual_share: f64) -> Known {
+    let mut known = Known::new();
+    for key in keys {
+        let caller = Caller::with_key(&key.tenant(), key.share.unwrap_or(usual_share));
+        let former: Vec<_> = former.iter().filter(|former| former.key_id == key.id).collect();
+        // Rotated between the two questions, the text that was current is among the former.
+        let is_current = former.iter().all(|former| former.digest != key.digest);
+        let former = former.into_iter().map(|former| (former.digest, Some(now + former.expires_in)));
+        for (digest, until) in former.chain(is_current.then_some((key.digest, None))) {
+            let valid = Valid { digest, until, caller: caller.clone() };
+            known.entry(beginning(&digest)).or_default().push(valid);
         }
-        known
     }
+    known
 }
 
 /// Reads the keys again and again. While the store is away those that are known stay so.
@@ -319,6 +321,34 @@ mod tests {
         assert_eq!(presented(&headers(&[])), None);
         let good = format!("Bearer {text}");
         assert_eq!(presented(&headers(&[&good, &good])), None);
+    }
+
+    #[test]
+    fn a_former_text_ends_by_itself() {
+        let now = Instant::now();
+        let key = |digest| ApiKey {
+            id: 7,
+            name: "web".to_owned(),
+            digest,
+            share: None,
+            created_at: time::OffsetDateTime::UNIX_EPOCH,
+            revoked_at: None,
+        };
+        let former = |digest, expires_in| FormerApiKey {
+            key_id: 7,
+            digest,
+            expires_at: time::OffsetDateTime::UNIX_EPOCH,
+            expires_in,
+        };
+        let hour = Duration::from_secs(3600);
+        let former = [former([1; 32], Duration::ZERO), former([2; 32], hour)];
+        let known = by_digest(vec![key([3; 32])], &former, now, 0.5);
+        assert_eq!([1, 2, 3].map(|digest| find(&known, &[digest; 32]).is_some()), [false, true, true]);
+
+        let rotated_meanwhile = by_digest(vec![key([2; 32])], &former, now, 0.5);
+        let until = |known: &Known| known.values().flatten().map(|valid| valid.until).collect::<Vec<_>>();
+        assert!(until(&rotated_meanwhile).iter().all(Option::is_some), "it ends");
+        assert!(until(&by_digest(vec![key([2; 32])], &[], now, 0.5)).iter().all(Option::is_none));
     }
 
     #[test]

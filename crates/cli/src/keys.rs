@@ -24,33 +24,40 @@ async fn create(settings: CreateKey) -> Result<(), Fatal> {
     let store = open_store_beside(&store_location(&settings.store, &settings.data)).await?;
     let (text, name) = (PlainKey::generate(), &settings.name);
     let made = store.add_api_key(name, &text.digest(), settings.share).await?;
-    let is_first = store.api_keys().await?.len() == 1;
-    store.close().await;
     let key = made.ok_or_else(|| {
         let advice =
             format!("`augur keys rotate {name}` gives it another text, `augur keys revoke {name}` frees its name");
         Fatal::new(format!("there is a key {name} already; {advice}"))
     })?;
+    // Before anything else can fail: it is nowhere else.
     show(&key, &text)?;
+    let is_first = store.api_keys().await?.len() == 1;
+    store.close().await;
     if is_first {
         writeln!(io::stderr(), "It is the first one: from now on every request needs a key.")?;
     }
     Ok(())
 }
 
-async fn rotate(RotateKey { overlap, named }: RotateKey) -> Result<(), Fatal> {
+async fn rotate(RotateKey { grace, named }: RotateKey) -> Result<(), Fatal> {
     let store = existing(&named.store, &named.data).await?;
     let text = PlainKey::generate();
     let rotated = match valid(&store, &named.key).await? {
-        Some(id) => store.rotate_api_key(id, &text.digest(), overlap.unwrap_or_default()).await?,
+        Some(id) => store.rotate_api_key(id, &text.digest(), grace.unwrap_or_default()).await?,
         None => None,
     };
+    let key = rotated.ok_or_else(|| none(&named.key))?;
+    // Before anything else can fail: it is nowhere else.
+    show(&key, &text)?;
     let former = store.former_api_keys().await?;
     store.close().await;
-    let key = rotated.ok_or_else(|| none(&named.key))?;
-    show(&key, &text)?;
-    if let Some(until) = former.iter().filter(|former| former.key_id == key.id).map(|former| former.expires_at).max() {
-        writeln!(io::stderr(), "Its former text is good until {}.", written(until)?)?;
+    match ends(&key, &former).as_slice() {
+        [] => {}
+        [until] => writeln!(io::stderr(), "Its former text is good until {}.", written(*until)?)?,
+        [first, .., last] => {
+            let (first, last) = (written(*first)?, written(*last)?);
+            writeln!(io::stderr(), "Its former texts are good until {last}, the first to end until {first}.")?;
+        }
     }
     Ok(())
 }
@@ -71,17 +78,20 @@ async fn list(settings: ListKeys) -> Result<(), Fatal> {
         say(keys.iter().map(|key| as_json(key, &former)).collect::<Result<Value, Fatal>>()?);
         return Ok(());
     }
-    let mut rows = vec![["ID", "NAME", "SHARE", "CREATED", "REVOKED"].map(str::to_owned)];
+    let mut rows = vec![["ID", "NAME", "SHARE", "CREATED", "FORMER UNTIL", "REVOKED"].map(str::to_owned)];
     for key in &keys {
         let share = key.share.map_or_else(|| "usual".to_owned(), |share| share.to_string());
         let revoked = key.revoked_at.map_or_else(|| Ok(String::new()), written)?;
-        rows.push([key.id.to_string(), key.name.clone(), share, written(key.created_at)?, revoked]);
+        let former = ends(key, &former).last().copied().map_or_else(|| Ok(String::new()), written)?;
+        rows.push([key.id.to_string(), key.name.clone(), share, written(key.created_at)?, former, revoked]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let [id, name, share, created] = [0, 1, 2, 3].map(width);
+    let [id, name, share, created, former] = [0, 1, 2, 3, 4].map(width);
     for row in &rows {
-        let [row_id, row_name, row_share, row_created, revoked] = row;
-        let line = format!("{row_id:>id$}  {row_name:name$}  {row_share:share$}  {row_created:created$}  {revoked}");
+        let [row_id, row_name, row_share, row_created, row_former, revoked] = row;
+        let line = format!(
+            "{row_id:>id$}  {row_name:name$}  {row_share:share$}  {row_created:created$}  {row_former:former$}  {revoked}"
+        );
         say(line.trim_end());
     }
     Ok(())
@@ -121,15 +131,19 @@ async fn existing(store: &StoreSettings, data: &DataSettings) -> Result<Store, F
     }
 }
 
+/// When the key's former texts end, the first first.
+fn ends(key: &ApiKey, former: &[FormerApiKey]) -> Vec<OffsetDateTime> {
+    former.iter().filter(|former| former.key_id == key.id).map(|former| former.expires_at).collect()
+}
+
 fn as_json(key: &ApiKey, former: &[FormerApiKey]) -> Result<Value, Fatal> {
-    let former = former.iter().filter(|former| former.key_id == key.id).map(|former| written(former.expires_at));
     Ok(json!({
         "id": key.id,
         "name": key.name,
         "share": key.share,
         "created_at": written(key.created_at)?,
         "revoked_at": key.revoked_at.map(written).transpose()?,
-        "former_expire_at": former.collect::<Result<Vec<_>, Fatal>>()?,
+        "former_expire_at": ends(key, former).into_iter().map(written).collect::<Result<Vec<_>, Fatal>>()?,
     }))
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn head_squares(study: &mut impl Study, layers: &[HeadProducts]) -> R
             *sum += layers[layer].sum_of_squares(head, gathered);
         }
     })?;
-    sums.iter_mut().flatten().for_each(|sum| *sum /= seen.max(1) as f64);
+    sums.iter_mut().flatten().for_each(|sum| *sum = or_most(*sum / seen.max(1) as f64));
     Ok(sums)
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn dispensable_layers(study: &mut impl Study, count: usize) -> Result
         let mut distances = Vec::new();
         for place in 0..left.len() {
             let layer = study.layers_mut().remove(place);
-            distances.push((place, study.distance()?));
+            distances.push((place, or_most(study.distance()?)));
             study.layers_mut().insert(place, layer);
         }
         // Of equal ones the last, which is nearest to what is put out.
@@ -121,6 +121,11 @@ pub(crate) fn dispensable_layers(study: &mut impl Study, count: usize) -> Result
     }
     removed.sort_unstable();
     Ok(removed)
+}
+
+/// The number, or more than any where it is none: what computes no numbers is the last to be chosen.
+fn or_most(number: f64) -> f64 {
+    if number.is_nan() { f64::INFINITY } else { number }
 }
 
 /// The places of the least so many of these numbers, ascending.

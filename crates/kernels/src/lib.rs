@@ -1,4 +1,4 @@
-//! The arithmetic of transformers on slices of `f32`: products with packed matrices, attention over rows of many sequences,
+//! The arithmetic of transformers on slices of `f32`: products with packed matrices, one or two at a time, attention over rows of many sequences,
 //! softmax, layer norm and activations, each for the best instructions of the machine. No models, no tensors. Callers share work
 //! between threads, such as those of a [`Team`], by handing each its own part of the result ([`RowsMut::split_rows`],
 //! [`RowsMut::split_columns`]). `docs/kernels.md` draws the layouts and gives accuracy and speed.

@@ -7,8 +7,8 @@ mod reference;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kernels::{
-    Activation, Attention, Cpu, Epilogue, Isa, IsaError, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch,
-    activate, attention, layer_norm, softmax,
+    Activation, Attention, Both, Cpu, Epilogue, Isa, IsaError, LayerNorm, PackedMatrix, Precision, Rows, RowsMut,
+    Scratch, activate, attention, layer_norm, softmax,
 };
 use reference::{Random, cpus, variants};
 
@@ -85,6 +85,36 @@ fn products_stay_within_their_operands() {
                     0..outputs,
                     Epilogue { activation: random.of(&[Activation::GeluErf, Activation::GeluTanh]), residual },
                     RowsMut::new(y.numbers_mut(), rows, outputs, y_stride),
+                    &mut scratch,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn both_products_stay_within_their_operands() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in variants() {
+        for precision in PRECISIONS {
+            for _ in 0..60 {
+                let (rows, inputs, between, outputs) =
+                    (1 + random.below(70), 1 + random.below(100), 1 + random.below(500), 1 + random.below(70));
+                let mut matrix = |outputs: usize, inputs: usize| {
+                    let (weights, bias) =
+                        (Guarded::new(&mut random, outputs * inputs), Guarded::new(&mut random, outputs));
+                    let weights = Rows::new(weights.numbers(), outputs, inputs, inputs);
+                    PackedMatrix::new(cpu, precision, weights, Some(bias.numbers()))
+                };
+                let (up, down) = (matrix(between, inputs), matrix(outputs, between));
+                let (x, residual) =
+                    (Guarded::new(&mut random, rows * inputs), Guarded::new(&mut random, rows * outputs));
+                let mut y = Guarded::new(&mut random, rows * outputs);
+                Both { up: &up, activation: Activation::GeluErf, down: &down }.multiply(
+                    Rows::new(x.numbers(), rows, inputs, inputs),
+                    Some(Rows::new(residual.numbers(), rows, outputs, outputs)),
+                    RowsMut::new(y.numbers_mut(), rows, outputs, outputs),
                     &mut scratch,
                 );
             }
@@ -185,6 +215,12 @@ fn shapes_that_do_not_fit_are_refused() {
             matrix.multiply(x, outputs, epilogue, y, &mut Scratch::default());
         };
         let residual = Epilogue { residual: Some(rows(4, 99)), ..epilogue };
+        let down = PackedMatrix::new(cpu, Precision::F32, rows(7, 100), None);
+        let both = |up, x, residual, (y_rows, y_columns): (usize, usize)| {
+            let mut y = vec![0.0; y_rows * y_columns];
+            let y = RowsMut::new(&mut y, y_rows, y_columns, y_columns);
+            Both { up, activation: Activation::None, down: &down }.multiply(x, residual, y, &mut Scratch::default());
+        };
         let attend_biased = |offsets: &[usize], head_width, value, bias| {
             let (query, key) = (rows(5, 12), rows(5, 12));
             let input = Attention { query, key, value, offsets, head_width, scale: 1.0, bias };
@@ -206,6 +242,11 @@ fn shapes_that_do_not_fit_are_refused() {
             (refusal(|| multiply(rows(4, 10), 0..100, epilogue, (4, 99))), "a result of 4 × 99 for 4 × 100"),
             (refusal(|| multiply(rows(4, 10), 0..100, residual, (4, 100))), "a residual of 4 × 99"),
             (refusal(|| multiply(rows(4, 10), 5..100, epilogue, (4, 95))), "output 5 is within a panel of"),
+            (refusal(|| both(&down, rows(4, 100), None, (4, 7))), "7 outputs for a matrix of 100 inputs"),
+            (refusal(|| both(&matrix, rows(4, 9), None, (4, 7))), "rows of 9 for a matrix of 10 inputs"),
+            (refusal(|| both(&matrix, rows(4, 10), None, (5, 7))), "a result of 5 × 7 for 4 × 7"),
+            (refusal(|| both(&matrix, rows(4, 10), None, (4, 8))), "a result of 4 × 8 for 4 × 7"),
+            (refusal(|| both(&matrix, rows(4, 10), Some(rows(3, 7)), (4, 7))), "a residual of 3 × 7"),
             (refusal(|| attend(&[0, 6], 4, rows(5, 12))), "sequences of 6 rows in 5"),
             (refusal(|| attend(&[0, 3, 2], 4, rows(5, 12))), "offsets decrease"),
             (refusal(|| attend(&[0, 5], 5, rows(5, 12))), "12 columns are not whole heads of 5"),

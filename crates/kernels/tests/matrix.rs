@@ -242,6 +242,39 @@ fn narrow(wide: &Spread) -> Spread {
     narrow
 }
 
+/// Two products in one, against one after the other, in these precisions.
+fn check_both(
+    cpu: Cpu,
+    precisions: [Precision; 2],
+    [rows, inputs, between, outputs]: [usize; 4],
+    random: &mut Random,
+    scratch: &mut Scratch,
+) {
+    let (up, down) = (Case::new(random, rows, between, inputs), Case::new(random, rows, outputs, between));
+    let (first, second) = (up.pack(cpu, precisions[0]), down.pack(cpu, precisions[1]));
+
+    let mut middle = vec![0.0; rows * between];
+    let activated = Epilogue { activation: up.activation, residual: None };
+    let view = RowsMut::new(&mut middle, rows, between, between);
+    first.multiply(up.x.view(), 0..between, activated, view, scratch);
+    let residual = down.residual.as_ref().map(Spread::view);
+    let added = Epilogue { activation: Activation::None, residual };
+    let mut apart = Spread::new(random, rows, outputs);
+    second.multiply(Rows::new(&middle, rows, between, between), 0..outputs, added, apart.view_mut(), scratch);
+
+    let mut together = Spread::new(random, rows, outputs);
+    let both = Both { up: &first, activation: up.activation, down: &second };
+    both.multiply(up.x.view(), residual, together.view_mut(), scratch);
+    together.assert_gaps_untouched();
+    for row in 0..rows {
+        for output in 0..outputs {
+            let [apart, together] = [&apart, &together].map(|result| result.at(row, output).to_bits());
+            let shape = format!("{rows} × {inputs} × {between} × {outputs}");
+            assert_eq!(apart, together, "{} {precisions:?} {shape}: row {row}, output {output}", cpu.isa());
+        }
+    }
+}
+
 #[test]
 fn both_products_are_those_of_one_after_the_other() {
     let mut random = Random::new();
@@ -249,35 +282,29 @@ fn both_products_are_those_of_one_after_the_other() {
     for cpu in variants() {
         for precision in ALL {
             for _ in 0..25 {
-                let rows = random.of(&[0, 1, 2, 16, 17, 31, 32, 33, 64, 70, 100]);
-                let inputs = random.of(&[1, 16, 31, 32, 33, 64, 100]);
-                let between = random.of(&[0, 1, 31, 32, 33, 96, 383, 384, 385, 500, 800]);
-                let outputs = random.of(&[0, 1, 15, 32, 33, 65, 100]);
-                let up = Case::new(&mut random, rows, between, inputs);
-                let down = Case::new(&mut random, rows, outputs, between);
-                let (first, second) = (up.pack(cpu, precision), down.pack(cpu, precision));
+                let shape = [
+                    random.of(&[0, 1, 2, 16, 17, 31, 32, 33, 64, 70, 100]),
+                    random.of(&[1, 16, 31, 32, 33, 64, 100]),
+                    random.of(&[0, 1, 31, 32, 33, 96, 383, 384, 385, 500, 800]),
+                    random.of(&[0, 1, 15, 32, 33, 65, 100]),
+                ];
+                check_both(cpu, [precision; 2], shape, &mut random, &mut scratch);
+            }
+        }
+        check_both(cpu, [Precision::F32, Precision::Bf16], [40, 50, 60, 70], &mut random, &mut scratch);
+        check_both(cpu, [Precision::Int8, Precision::F32], [40, 50, 60, 70], &mut random, &mut scratch);
+    }
+}
 
-                let mut middle = vec![0.0; rows * between];
-                let activated = Epilogue { activation: up.activation, residual: None };
-                let view = RowsMut::new(&mut middle, rows, between, between);
-                first.multiply(up.x.view(), 0..between, activated, view, &mut scratch);
-                let residual = down.residual.as_ref().map(Spread::view);
-                let added = Epilogue { activation: Activation::None, residual };
-                let mut apart = Spread::new(&mut random, rows, outputs);
-                let view = Rows::new(&middle, rows, between, between);
-                second.multiply(view, 0..outputs, added, apart.view_mut(), &mut scratch);
-
-                let mut together = Spread::new(&mut random, rows, outputs);
-                let both = Both { up: &first, activation: up.activation, down: &second };
-                both.multiply(up.x.view(), residual, together.view_mut(), &mut scratch);
-                together.assert_gaps_untouched();
-                for row in 0..rows {
-                    for output in 0..outputs {
-                        let [apart, together] = [&apart, &together].map(|result| result.at(row, output).to_bits());
-                        let shape = format!("{rows} × {inputs} × {between} × {outputs}");
-                        assert_eq!(apart, together, "{} {precision:?} {shape}: row {row}, output {output}", cpu.isa());
-                    }
-                }
+#[test]
+fn both_products_of_many_rows_and_of_a_models_width_are_so_too() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in variants() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            // As an encoder has them; and more rows than are packed at a time.
+            for shape in [[300, 384, 768, 384], [2100, 100, 40, 33], [4200, 100, 8, 9]] {
+                check_both(cpu, [precision; 2], shape, &mut random, &mut scratch);
             }
         }
     }

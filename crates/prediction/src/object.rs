@@ -101,7 +101,7 @@ pub struct Prediction {
     /// When its record is removed; known once it is terminal.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// Whether input and output have been removed.
+    /// Whether input and output have been removed, or the stored input cannot be read.
     pub data_removed: bool,
     /// Where it came from: `api`.
     pub source: &'static str,

@@ -76,8 +76,8 @@ impl Store {
         on_backend!(self, backend => backend.former_api_keys().await)
     }
 
-    /// Gives a key another text; nothing when there is no valid key with this id. The former text, and those before it that are
-    /// still good, stay so for `grace`: without any they are none any more.
+    /// Gives a key another text; nothing when there is no valid key with this id. The former text stays good
+    /// for `grace`; those before it end then at the latest, without any at once.
     pub async fn rotate_api_key(
         &self,
         id: i32,

@@ -50,7 +50,11 @@ where
         let priority = Priority::from_code(self.priority).ok_or_else(|| corrupt("a priority", self.priority))?;
         let created_at = moment(self.created_at)?;
         // One that cannot be read is as good as removed: the prediction can be told of all the same.
+        let is_stored = self.input.is_some();
         let input = self.input.and_then(read_input);
+        if is_stored && input.is_none() {
+            tracing::error!(prediction = %PredictionId(self.id), "a stored input cannot be read");
+        }
         let claimed_at = self.claimed_at.map(moment).transpose()?;
         let completed_at = self.completed_at.map(moment).transpose()?;
         let failure = match (self.code, self.message) {

@@ -115,7 +115,7 @@ pub(super) struct PredictionSchema {
     /// When its record is removed; known once it is finished.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     expires_at: Option<OffsetDateTime>,
-    /// Whether input and output have been removed.
+    /// Whether input and output have been removed, or the stored input cannot be read.
     data_removed: bool,
     /// Where it came from: `api`.
     source: String,

@@ -1,8 +1,9 @@
 //! How a model comes into the directory of models: whole or not at all, in one rename, and only when it has run.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process,
 };
@@ -22,35 +23,49 @@ pub(crate) struct Staged {
     /// The model's directory in it, called as it will be: its name may come from that.
     pub(crate) dir: PathBuf,
     target: PathBuf,
-    /// Held as long as somebody gathers what is not kept for another attempt.
-    lock: Option<File>,
+    /// Whether what was gathered stays for another attempt.
+    is_kept: bool,
+    /// Held as long as somebody gathers.
+    _lock: File,
 }
 
 impl Staged {
-    /// Makes the directory of this process alone, which is gone when this is. What others left of the same when they were ended before
-    /// their time is removed first. `purpose` keeps different ones apart.
+    /// Makes a directory that is gone when this is. What others left of the same when they were ended before their time is removed
+    /// first. `purpose` keeps different ones apart.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made, and when another process, one of the same number in another container, is at work in it.
     pub(crate) fn once(models_dir: &Path, slot: &Slot, purpose: &str) -> Result<Self, Fatal> {
         remove_left_over(models_dir, slot, purpose);
         let mut staged = Self::kept(models_dir, slot, &format!("{purpose}-{}", process::id()))?;
-        let lock = File::create(staged.home.join(LOCK))?;
-        // Where files cannot be locked, what is left over stays.
-        let _ = lock.try_lock();
-        staged.lock = Some(lock);
+        staged.is_kept = false;
         Ok(staged)
     }
 
     /// Makes the directory, or finds the one that an earlier attempt left; what is in it stays for another.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made, and when another process is at work in it.
     pub(crate) fn kept(models_dir: &Path, slot: &Slot, purpose: &str) -> Result<Self, Fatal> {
         let home = models_dir.join(format!(".{purpose}-{}", in_a_name(slot)));
         let dir = slot.place(&home);
-        fs::create_dir_all(&dir).map_err(|error| Fatal::new(format!("{} cannot be made: {error}", dir.display())))?;
-        Ok(Self { slot: slot.clone(), home, dir, target: slot.place(models_dir), lock: None })
+        let cannot = |error| Fatal::new(format!("{} cannot be made: {error}", dir.display()));
+        let lock = loop {
+            fs::create_dir_all(&dir).map_err(cannot)?;
+            let lock = File::create(home.join(LOCK)).map_err(cannot)?;
+            match lock.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Fatal::new(format!("{slot} is being brought by another augur")));
+                }
+                // Where files cannot be locked, nobody is kept out.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            // Somebody may have removed the directory as left over before it was locked.
+            if is_at(&lock, &home.join(LOCK)) {
+                break lock;
+            }
+        };
+        Ok(Self { slot: slot.clone(), home, dir, target: slot.place(models_dir), is_kept: true, _lock: lock })
     }
 
     /// Loads the model, runs its example, and puts it into its place; there is nothing left of it elsewhere then.
@@ -77,7 +92,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if self.lock.is_some() {
+        if !self.is_kept {
             self.discard();
         }
     }
@@ -85,6 +100,12 @@ impl Drop for Staged {
 
 /// The file that is locked, in what is gathered.
 const LOCK: &str = "lock";
+
+/// Whether the file has this path still.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (there.dev(), there.ino())
+}
 
 fn in_a_name(slot: &Slot) -> String {
     slot.to_string().replace('/', "--")

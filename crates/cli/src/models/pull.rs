@@ -1,10 +1,6 @@
 //! `augur models pull`: fetches a model from the Hugging Face hub.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, TryLockError},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use inference::{CARD, Origin, is_setting};
 use settings::{Fatal, PullModel, Repository, say};
@@ -49,7 +45,6 @@ pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
     refuse_existing(&target, &slot, replace.replace)?;
 
     let staged = Staged::kept(&models_dir, &slot, "pull")?;
-    let _lock = lock(&staged, &slot)?;
     begin(&staged, &format!("{commit} {}", gguf.unwrap_or_default()))?;
     let mut progress = Progress::of(wanted.iter().map(|file| file.bytes).sum());
     let mut files = BTreeMap::new();
@@ -133,16 +128,6 @@ fn is_module(path: &str) -> bool {
             && !module.is_empty()
             && module.bytes().all(|letter| letter.is_ascii_alphanumeric())
     })
-}
-
-/// Keeps two pulls of a model from each other's files; until it is dropped.
-fn lock(staged: &Staged, slot: &Slot) -> Result<File, Fatal> {
-    let file = File::create(staged.home.join("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Fatal::new(format!("{slot} is being pulled by another augur"))),
-        Err(TryLockError::Error(error)) => Err(error.into()),
-    }
 }
 
 /// Forgets what was gathered of another commit, or for another choice among its files.

@@ -32,6 +32,9 @@ pub(super) fn prune(job: &Job<'_>) -> Result<Removed, LoadError> {
     let study = || Study::open(&gguf, job.judges()?, job.machine, dir);
     match job.cut {
         Cut::Heads(count) => {
+            if anatomy.head_width > anatomy.width {
+                return Err(job.wrong("has heads wider than its hidden states, which cannot be judged"));
+            }
             let way = Way::of(&anatomy, count).map_err(|reason| job.wrong(reason))?;
             way.check(&gguf, &anatomy)?;
             let mut study = study()?;

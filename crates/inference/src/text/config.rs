@@ -100,6 +100,12 @@ impl Config {
                 relative::BUCKETS
             ));
         }
+        if self.family.has_bias() && self.max_position_embeddings > relative::MOST_POSITIONS {
+            let (has, most) = (self.max_position_embeddings, relative::MOST_POSITIONS);
+            return Err(format!(
+                "max_position_embeddings {has} is more than the {most} that are supported with relative positions"
+            ));
+        }
         if self.is_decoder {
             return Err("is_decoder is true; only encoders are supported".into());
         }

@@ -15,6 +15,9 @@ const TABLE: &str = "encoder.relative_attention_bias.weight";
 /// What transformers computes, whatever `config.json` says.
 pub(super) const BUCKETS: usize = 32;
 
+/// More than any model has: a layer that lacks some heads has a number for each of its heads and each distance, either way.
+pub(super) const MOST_POSITIONS: usize = 1 << 13;
+
 /// Reads what the encoder adds to scores, for texts as long as there are positions; `None` where the family adds nothing.
 ///
 /// # Errors

@@ -157,6 +157,9 @@ impl Config {
                 "hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}"
             ));
         }
+        if self.num_hidden_layers == 0 {
+            return Err("num_hidden_layers is 0".into());
+        }
         self.pruned_heads.check(self.num_hidden_layers, num_attention_heads)?;
         if !(layer_norm_eps > 0.0 && layer_norm_eps < 1.0) {
             return Err(format!("layer_norm_eps {layer_norm_eps} is not a small positive number"));

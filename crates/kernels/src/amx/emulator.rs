@@ -1,6 +1,9 @@
 //! The tile registers where a machine has none, for tests: their instructions are invalid there, and a handler of SIGILL does what they
 //! say. Formats of instructions: Intel's Software Developer's Manual, volume 2; a thousand times slower than tiles.
 
+#[cfg(not(debug_assertions))]
+compile_error!("amx-emulator is for tests: nothing that is used computes so slowly");
+
 use std::{cell::UnsafeCell, mem, ptr, sync::Once};
 
 /// Bytes of a row of a tile.

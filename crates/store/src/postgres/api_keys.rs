@@ -31,13 +31,16 @@ const FORMER: &str = "
 /// Whoever rotates the same key at the same time comes after this transaction.
 const TAKE_TURN: &str = "SELECT FROM api_keys WHERE id = $1 AND revoked_at IS NULL FOR UPDATE";
 
-const PURGE: &str = "DELETE FROM former_api_keys WHERE expires_at <= clock_timestamp()";
+/// What others are at is left to them: waiting for it could be waiting for each other.
+const PURGE: &str = "
+    DELETE FROM former_api_keys
+    WHERE digest IN (SELECT digest FROM former_api_keys WHERE expires_at <= clock_timestamp() FOR UPDATE SKIP LOCKED)";
 
 /// Those replaced earlier do not outlive the one that is replaced now: no grace at all ends them too.
 const SHORTEN: &str = "
     UPDATE former_api_keys
     SET expires_at = LEAST(expires_at, clock_timestamp() + $2::bigint * interval '1 microsecond')
-    WHERE key_id = $1";
+    WHERE key_id = $1 AND expires_at > clock_timestamp()";
 
 const KEEP: &str = "
     INSERT INTO former_api_keys (digest, key_id, expires_at)

@@ -22,12 +22,12 @@ pub(super) struct Budget {
 }
 
 impl Footprint {
-    /// Of layers of this shape that have so many heads, counted so that it is rather too much: a step's operands and result, and what
+    /// Of layers of this shape that keep so many numbers for each pair of tokens, counted so that it is rather too much: a step's operands and result, and what
     /// waits for later steps. Attention keeps hidden states, queries, keys and values in two orders, scaled queries, contexts in two orders;
     /// scores before and after each step, and their bias, of which there is one for all texts. The dense parts keep hidden states,
     /// and what is between before and after the bias and the activation.
-    pub(super) fn new(shape: &Shape, heads: usize, bytes: usize) -> Self {
-        Self { token: ((11 * shape.width + 3 * shape.between) * bytes) as u64, pair: (3 * heads * bytes) as u64 }
+    pub(super) fn new(shape: &Shape, scores: usize, bytes: usize) -> Self {
+        Self { token: ((11 * shape.width + 3 * shape.between) * bytes) as u64, pair: (scores * bytes) as u64 }
     }
 
     /// So many texts, padded to this length.
@@ -186,9 +186,9 @@ mod tests {
     fn memory_is_counted_by_the_layers_shape() {
         let order = Order::NormLast;
         let shape = Shape { order, width: 384, between: 1536, head_width: 32, activation: Activation::GeluErf };
-        let footprint = Footprint::new(&shape, 12, 4);
+        let footprint = Footprint::new(&shape, 36, 4);
         assert_eq!(footprint.of(2, 256), 2 * 256 * 4 * (11 * 384 + 3 * 1536 + 3 * 12 * 256));
-        let pruned = Footprint::new(&shape, 8, 4);
+        let pruned = Footprint::new(&shape, 24, 4);
         assert_eq!(footprint.of(1, 256) - pruned.of(1, 256), 256 * 4 * 3 * 4 * 256, "scores of four heads");
         assert_eq!(footprint.tokens_in(footprint.of(7, 256) + 1, 256), 7 * 256);
         assert_eq!(footprint.of(usize::MAX, usize::MAX), u64::MAX, "nothing wraps around");

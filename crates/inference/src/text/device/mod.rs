@@ -92,18 +92,19 @@ impl DeviceEncoder {
     /// another shape, and when the model was made for something else or the device has no room for it.
     pub fn open(dir: &Path, machine: Machine, precision: Precision) -> std::result::Result<Self, LoadError> {
         let settings = Settings::read(dir, Some(Task::FeatureExtraction.name()))?;
-        let dtype = dtype(machine.device, precision)
-            .ok_or_else(|| LoadError::new(dir, format!("{} has no way to compute {precision:?}", machine.device)))?;
+        let dtype = dtype(machine.device, precision).ok_or_else(|| {
+            LoadError::new(dir, format!("there is no way by tensors to compute {precision:?} on {}", machine.device))
+        })?;
         Self::load(&settings, &Weights::open(&dir.join(WEIGHTS))?, machine, dtype)
     }
 
-    /// The embedding of each text, given by its tokens' ids.
+    /// The embedding of each text, given by its tokens' ids, at least one.
     ///
     /// # Errors
     /// When the device fails, or its memory is too little for one text alone just now.
     ///
     /// # Panics
-    /// When a text has too many tokens, or one that the vocabulary lacks.
+    /// When a text has no tokens, too many, or one that the vocabulary lacks.
     pub fn embed(&self, texts: &[&[u32]]) -> std::result::Result<Vec<Vec<f32>>, Failure> {
         let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
         Ok(self.run(&texts, || false, |_, embedding| embedding)?.unwrap_or_default())
@@ -160,7 +161,9 @@ impl DeviceEncoder {
         device.synchronize().map_err(does_not_work)?;
         let budget = free_bytes(&device).map_err(does_not_work)?.map_or(UNMEASURED, |free| free / SHARE);
         let heads = (0..config.num_hidden_layers).map(|index| config.heads(index).len()).max().unwrap_or_default();
-        let footprint = Footprint::new(&shape, heads, dtype.size_in_bytes());
+        // Scores, with what is added to them, and after softmax; and those that are added, of all heads.
+        let scores = 3 * heads + if tables.bias.is_some() { config.num_attention_heads } else { 0 };
+        let footprint = Footprint::new(&shape, scores, dtype.size_in_bytes());
         let max_tokens = footprint.tokens_in(budget, settings.max_tokens);
         tracing::info!(device = %machine.device, ?dtype, batch_bytes = budget, batch_tokens = max_tokens, "batches fit the device's memory");
         let team = Team::new(machine.threads.get()).map_err(|error| wrong(format!("no threads to run it: {error}")))?;

@@ -45,6 +45,7 @@ impl Padded {
         let device = tables.words.device();
         let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
         let (count, length) = (texts.len(), lengths.iter().copied().max().unwrap_or_default());
+        assert!(lengths.iter().all(|tokens| *tokens > 0), "a text without tokens");
         let rows = |table: &Tensor, of: &dyn Fn(&Text<'_>) -> Vec<u32>| {
             let known = table.dim(0)?;
             let mut rows = vec![0; count * length];
@@ -65,7 +66,6 @@ impl Padded {
             ids: rows(&tables.words, &|text| text.ids.to_vec())?,
             places: rows(&tables.positions, &|text| embeddings.places(text.ids))?,
             types: has_types.then(|| rows(&tables.types, &|text| text.types.to_vec())).transpose()?,
-            // The length is known to be among the positions by now, and so to be within reach.
             bias: tables.bias.as_ref().map(|bias| by_places(bias, length)).transpose()?,
             mask: has_padding.then(mask).transpose()?,
             count,
@@ -85,6 +85,8 @@ impl Padded {
 /// they are one token.
 fn by_places(bias: &Tensor, length: usize) -> Result<Tensor> {
     let ((heads, numbers), device) = (bias.dims2()?, bias.device());
+    // Padding has no position of its own, so positions alone do not bound the length.
+    assert!(length <= numbers / 2 + 1, "a text of {length} tokens is longer than the encoder reaches");
     let (length_u32, middle) = (length as u32, (numbers / 2) as u32);
     let queries = Tensor::arange(0, length_u32, device)?.unsqueeze(1)?;
     let places = Tensor::arange(middle, middle + length_u32, device)?.broadcast_sub(&queries)?.flatten_all()?;
