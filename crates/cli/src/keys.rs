@@ -39,11 +39,11 @@ async fn create(settings: CreateKey) -> Result<(), Fatal> {
     Ok(())
 }
 
-async fn rotate(RotateKey { grace, named }: RotateKey) -> Result<(), Fatal> {
+async fn rotate(RotateKey { overlap, named }: RotateKey) -> Result<(), Fatal> {
     let store = existing(&named.store, &named.data).await?;
     let text = PlainKey::generate();
     let rotated = match valid(&store, &named.key).await? {
-        Some(id) => store.rotate_api_key(id, &text.digest(), grace.unwrap_or_default()).await?,
+        Some(id) => store.rotate_api_key(id, &text.digest(), overlap.unwrap_or_default()).await?,
         None => None,
     };
     let key = rotated.ok_or_else(|| none(&named.key))?;

@@ -27,10 +27,10 @@ pub enum KeysCommand {
     /// Gives an API key another text, and prints it, this once
     ///
     /// For when the former became known. What was made with the key stays its own. Running servers take the new text and refuse the
-    /// former within two seconds; with --grace the former stays good that long, so that callers can be given the new one meanwhile.
+    /// former within two seconds; with --overlap the former stays good that long, so that callers can be given the new one meanwhile.
     #[command(after_help = "Examples:\n  \
         augur keys rotate web\n  \
-        augur keys rotate web --grace 1h")]
+        augur keys rotate web --overlap 1h")]
     Rotate(RotateKey),
     /// Revokes an API key, for good
     ///
@@ -82,7 +82,7 @@ pub struct RotateKey {
     /// How long the former text stays good; those before it end then, or when they would have. Without it all of them are refused.
     /// Servers older than this command refuse them in any case.
     #[arg(long, value_parser = positive_duration, value_name = "DURATION")]
-    pub grace: Option<Duration>,
+    pub overlap: Option<Duration>,
     /// Which key.
     #[command(flatten)]
     pub named: NamedKey,

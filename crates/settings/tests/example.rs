@@ -195,7 +195,7 @@ fn what_is_no_setting_is_of_one_call_only() {
         "layers",
         "model",
         "name",
-        "grace",
+        "overlap",
         "replace",
         "repository",
         "share",

@@ -74,12 +74,12 @@ async fn made_listed_and_revoked(place: &str) {
 
     let rotated = shown(place, &["rotate", "web"]).await;
     assert!(rotated != web && rotated != batch);
-    let overlapping = keys(place, &["rotate", "batch", "--grace", "1h"]).await;
+    let overlapping = keys(place, &["rotate", "batch", "--overlap", "1h"]).await;
     assert!(
         overlapping.status == Some(0) && overlapping.err.contains("Its former text is good until 20"),
         "{overlapping:?}"
     );
-    assert_eq!(keys(place, &["rotate", "batch", "--grace", "0s"]).await.status, Some(2));
+    assert_eq!(keys(place, &["rotate", "batch", "--overlap", "0s"]).await.status, Some(2));
     let revoked = keys(place, &["revoke", "web"]).await;
     assert_eq!((revoked.status, revoked.err.as_str()), (Some(0), ""), "{revoked:?}");
     assert!(revoked.out.starts_with("revoked the key web (1)"), "{}", revoked.out);
@@ -178,10 +178,10 @@ async fn a_running_server_heeds_them_and_nothing_holds_a_key() {
     };
     let made = read("/v1/predictions", &key).await["results"][0].clone();
     // First with an overlap, in which both texts are good; then without one, which ends that too.
-    let between = shown(&data, &["rotate", "web", "--grace", "1h"]).await;
+    let between = shown(&data, &["rotate", "web", "--overlap", "1h"]).await;
     until(&served, Some(&between), 202).await;
     assert_eq!(submit(&served, Some(&key)).await, 202);
-    let short = shown(&data, &["rotate", "web", "--grace", "2s"]).await;
+    let short = shown(&data, &["rotate", "web", "--overlap", "2s"]).await;
     until(&served, Some(&key), 401).await;
     until(&served, Some(&between), 401).await;
     assert_eq!(submit(&served, Some(&short)).await, 202);
