@@ -9,7 +9,7 @@ use candle_core::quantized::GgmlDType;
 use self::heads::{Way, write_without_heads};
 use super::{
     Cut, Job, Removed, at_most,
-    parts::{share_of, without_smallest, zeros},
+    parts::{renumbered, share_of, without_smallest, zeros},
 };
 use crate::{
     LoadError, derived,
@@ -69,10 +69,7 @@ fn write_without_layers(gguf: &Gguf, anatomy: &Anatomy, removed: &[usize], path:
     let kept = gguf.outlines().into_iter().filter_map(|tensor| {
         let from = tensor.name.clone();
         let name = match anatomy.place(&from) {
-            Some((layer, _)) if removed.contains(&layer) => return None,
-            Some((layer, part)) => {
-                Anatomy::name(layer - removed.iter().filter(|removed| **removed < layer).count(), part).into()
-            }
+            Some((layer, part)) => Anatomy::name(renumbered(layer, removed)?, part).into(),
             None => from.clone(),
         };
         Some((from, Outline { name, ..tensor }))

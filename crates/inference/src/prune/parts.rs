@@ -49,6 +49,12 @@ pub(super) fn share_of(share: f64, numbers: usize) -> usize {
     (share * numbers as f64) as usize
 }
 
+/// The number of a layer once these are gone; `None` when it is one of them.
+pub(super) fn renumbered(layer: usize, removed: &[usize]) -> Option<usize> {
+    let before = removed.iter().filter(|removed| **removed < layer).count();
+    (!removed.contains(&layer)).then(|| layer - before)
+}
+
 /// The bits of a little-endian float without its sign.
 fn magnitude<const BYTES: usize>(number: &[u8; BYTES]) -> u32 {
     let bits = number.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
-use super::parts::{share_of, some_columns, some_rows, without_smallest, zeros};
+use super::parts::{renumbered, share_of, some_columns, some_rows, without_smallest, zeros};
 use crate::{
     LoadError,
     derived::{Tensor, write_tensors},
@@ -68,10 +68,7 @@ pub(super) fn write_without_layers(
 ) -> Result<(), LoadError> {
     let tensors = weights.stored()?.into_iter().map(as_it_is).filter_map(|(name, tensor)| {
         let name = match anatomy.place(&name) {
-            Some((layer, _)) if removed.contains(&layer) => return None,
-            Some((layer, part)) => {
-                anatomy.name(layer - removed.iter().filter(|removed| **removed < layer).count(), part)
-            }
+            Some((layer, part)) => anatomy.name(renumbered(layer, removed)?, part),
             None => name,
         };
         Some((name, tensor))
