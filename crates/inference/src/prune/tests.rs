@@ -1,6 +1,9 @@
 //! Text generators without some of their heads, layers or weights, against what transformers computes
 //! (`goldens/make_pruned_generators.py`), which also found by itself what to remove. Encoders are tested from outside.
 
+#[path = "../../tests/stated/mod.rs"]
+mod stated;
+
 use std::{
     borrow::Cow,
     fs::{self, File},
@@ -12,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::stated::Stated;
 use super::{Cut, Removed, decoder::write_sparse, prune};
 use crate::{
     Machine,
@@ -46,24 +50,6 @@ struct Case {
     text: String,
     /// After the last token.
     logits: Vec<f32>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Stated {
-    Heads(usize),
-    Layers(usize),
-    Sparsity(f64),
-}
-
-impl From<Stated> for Cut {
-    fn from(stated: Stated) -> Self {
-        match stated {
-            Stated::Heads(count) => Self::Heads(count),
-            Stated::Layers(count) => Self::Layers(count),
-            Stated::Sparsity(share) => Self::Sparsity(share),
-        }
-    }
 }
 
 fn goldens(name: &str) -> PathBuf {

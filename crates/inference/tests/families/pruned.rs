@@ -1,6 +1,9 @@
 //! Encoders without some of their heads, layers or weights, as `augur models prune` makes them: against what transformers computes
 //! (`goldens/make_pruned.py`), which also found by itself what to remove.
 
+#[path = "../stated/mod.rs"]
+mod stated;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -13,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::stated::Stated;
 use crate::{
     TOLERANCE,
     tiny::{Tiny, apart, family, load, predict},
@@ -32,24 +36,6 @@ struct Golden {
     removed: Value,
     #[serde(flatten)]
     tiny: Tiny,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Stated {
-    Heads(usize),
-    Layers(usize),
-    Sparsity(f64),
-}
-
-impl From<&Stated> for Cut {
-    fn from(stated: &Stated) -> Self {
-        match *stated {
-            Stated::Heads(count) => Self::Heads(count),
-            Stated::Layers(count) => Self::Layers(count),
-            Stated::Sparsity(share) => Self::Sparsity(share),
-        }
-    }
 }
 
 fn goldens() -> Goldens {
@@ -76,11 +62,10 @@ fn pruned(from: &Path, cut: Cut, texts: &[String]) -> Result<(TempDir, Removed),
 async fn what_is_left_computes_what_transformers_does_without_the_rest() {
     let Goldens { texts, models } = goldens();
     for golden in &models {
-        let who = format!("{}, {}, {:?}", golden.family, golden.tiny.name, Cut::from(&golden.cut));
+        let who = format!("{}, {}, {:?}", golden.family, golden.tiny.name, Cut::from(golden.cut));
         let original = family(&golden.family).directory(&golden.tiny);
         let from = original.path().join("tiny");
-        let (home, removed) =
-            pruned(&from, (&golden.cut).into(), &texts).unwrap_or_else(|error| panic!("{who}: {error}"));
+        let (home, removed) = pruned(&from, golden.cut.into(), &texts).unwrap_or_else(|error| panic!("{who}: {error}"));
         let (before, after) = (inspect(&from).expect("sound"), inspect(&made(&home)).expect("sound"));
         let expected = match &removed {
             Removed::Heads(heads) => json!(heads),

@@ -1,6 +1,9 @@
 //! Classifiers of images without some of their heads, layers or weights, as `augur models prune` makes them: against what transformers
 //! answers (`goldens/make_pruned_images.py`), which also found by itself what to remove.
 
+#[path = "../stated/mod.rs"]
+mod stated;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -11,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::stated::Stated;
 use super::{Goldens, Scored, TOLERANCE, Tiny, load, predict};
 
 #[derive(Deserialize)]
@@ -26,24 +30,6 @@ struct Golden {
     removed: Value,
     #[serde(flatten)]
     tiny: Tiny,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Stated {
-    Heads(usize),
-    Layers(usize),
-    Sparsity(f64),
-}
-
-impl From<Stated> for Cut {
-    fn from(stated: Stated) -> Self {
-        match stated {
-            Stated::Heads(count) => Self::Heads(count),
-            Stated::Layers(count) => Self::Layers(count),
-            Stated::Sparsity(share) => Self::Sparsity(share),
-        }
-    }
 }
 
 impl Pruned {

@@ -119,18 +119,8 @@ impl Job<'_> {
                     kept,
                     accumulates: false,
                 };
-                pass.run::<TWO>(|found| {
-                    let column = found.panel * PANEL;
-                    self.target.take::<Avx512>(Block {
-                        sums: found.sums,
-                        stride: PANEL,
-                        row: rows.start + found.row,
-                        rows: found.rows,
-                        column,
-                        columns: PANEL.min(self.outputs.len() - column),
-                        bias: bias.add(column),
-                    });
-                });
+                let outputs = self.outputs.len();
+                pass.run::<TWO>(|found| self.target.take::<Avx512>(found.block(rows.start, outputs, bias)));
             }
         }
     }
@@ -215,16 +205,8 @@ impl Both<'_> {
                     let is_last = slice + depth == steps_down;
                     second.run::<TWO>(|found| {
                         if is_last {
-                            let column = found.panel * PANEL;
-                            self.target.take::<Avx512>(Block {
-                                sums: found.sums,
-                                stride: PANEL,
-                                row: rows.start + found.row,
-                                rows: found.rows,
-                                column,
-                                columns: PANEL.min(outputs - column),
-                                bias: self.down.bias.as_ptr().add(column),
-                            });
+                            let bias = self.down.bias.as_ptr();
+                            self.target.take::<Avx512>(found.block(rows.start, outputs, bias));
                         }
                     });
                 }
@@ -269,6 +251,22 @@ struct Found {
     panel: usize,
     row: usize,
     rows: usize,
+}
+
+impl Found {
+    /// Where they go in a result of so many outputs, whose biases begin at `bias`; `first` is the result's row of the pass's first one.
+    fn block(self, first: usize, outputs: usize, bias: *const f32) -> Block {
+        let column = self.panel * PANEL;
+        Block {
+            sums: self.sums,
+            stride: PANEL,
+            row: first + self.row,
+            rows: self.rows,
+            column,
+            columns: PANEL.min(outputs - column),
+            bias: bias.wrapping_add(column),
+        }
+    }
 }
 
 impl Pass {
