@@ -5,10 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     hint::black_box,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -117,12 +114,19 @@ pub(crate) struct Keys {
     /// A caller who needs no key.
     anybody: Caller,
     known: Cached<Known>,
+    /// Whether requests need a key even while there are none.
+    always_required: bool,
+}
+
+/// What one reading found. The door closes in the same moment in which the keys that open it are known.
+struct Known {
     /// Whether requests need a key. Once they do they always will: a database that was emptied must not open the door.
-    are_required: AtomicBool,
+    are_required: bool,
+    valid: ByDigest,
 }
 
 /// Valid keys by the first bytes of their digests.
-type Known = HashMap<[u8; 8], Vec<Valid>>;
+type ByDigest = HashMap<[u8; 8], Vec<Valid>>;
 
 /// A valid key.
 struct Valid {
@@ -133,25 +137,25 @@ struct Valid {
 }
 
 impl Keys {
-    /// None known yet. `usual_share`: of keys that have none of their own. `are_required`: even while there are no keys.
-    pub(crate) fn new(store: Store, usual_share: f64, are_required: bool) -> Self {
+    /// None known yet. `usual_share`: of keys that have none of their own. `always_required`: even while there are no keys.
+    pub(crate) fn new(store: Store, usual_share: f64, always_required: bool) -> Self {
         let anybody = Caller { tenant: Arc::from(""), share: None };
-        Self { store, usual_share, anybody, known: Cached::empty(), are_required: AtomicBool::new(are_required) }
+        Self { store, usual_share, anybody, known: Cached::empty(), always_required }
     }
 
-    /// Whether requests need a key.
+    /// Whether requests need a key, as far as is known.
     pub(crate) fn are_required(&self) -> bool {
-        self.are_required.load(Relaxed)
+        self.known.latest().map_or(self.always_required, |known| known.are_required)
     }
 
     /// Whose request has these headers.
     pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         // While nothing is known nobody is let in.
         let known = self.known.latest().ok_or_else(Problem::store_unavailable)?;
-        if !self.are_required() {
+        if !known.are_required {
             return Ok(self.anybody.clone());
         }
-        presented(headers).and_then(|digest| find(&known, &digest)).ok_or_else(|| {
+        presented(headers).and_then(|digest| find(&known.valid, &digest)).ok_or_else(|| {
             let detail = "This call needs a valid API key: Authorization: Bearer KEY. `augur keys create` makes one.";
             Problem::new(Kind::InvalidApiKey, detail)
         })
@@ -164,7 +168,7 @@ impl Keys {
         }
         let known = self.known.latest();
         let valid =
-            known.iter().flat_map(|known| known.values().flatten()).find(|valid| valid.caller.tenant() == tenant);
+            known.iter().flat_map(|known| known.valid.values().flatten()).find(|valid| valid.caller.tenant() == tenant);
         valid.map_or_else(|| Caller::with_key(tenant, self.usual_share), |valid| valid.caller.clone())
     }
 
@@ -172,21 +176,21 @@ impl Keys {
     pub(crate) async fn refresh(&self) -> Result<(), Problem> {
         let load = || async {
             let keys = from_store(self.store.valid_api_keys()).await?;
-            if keys.is_some() {
-                self.are_required.store(true, Relaxed);
-            }
             // Before the question: a text ends rather a moment too early than too late.
             let now = Instant::now();
             let former = from_store(self.store.former_api_keys()).await?;
-            Ok(by_digest(keys.unwrap_or_default(), &former, now, self.usual_share))
+            Ok(Known {
+                are_required: self.are_required() || keys.is_some(),
+                valid: by_digest(keys.unwrap_or_default(), &former, now, self.usual_share),
+            })
         };
         self.known.within(Duration::ZERO, load).await.map(drop)
     }
 }
 
 /// `now`: when the store was asked for the former texts.
-fn by_digest(keys: Vec<ApiKey>, former: &[FormerApiKey], now: Instant, usual_share: f64) -> Known {
-    let mut known = Known::new();
+fn by_digest(keys: Vec<ApiKey>, former: &[FormerApiKey], now: Instant, usual_share: f64) -> ByDigest {
+    let mut known = ByDigest::new();
     for key in keys {
         let caller = Caller::with_key(&key.tenant(), key.share.unwrap_or(usual_share));
         let former: Vec<_> = former.iter().filter(|former| former.key_id == key.id).collect();
@@ -233,7 +237,7 @@ fn beginning(digest: &[u8; 32]) -> [u8; 8] {
 }
 
 /// The caller whose key has this digest. What the first look-up betrays by its time is of a digest, not of a key.
-fn find(known: &Known, digest: &[u8; 32]) -> Option<Caller> {
+fn find(known: &ByDigest, digest: &[u8; 32]) -> Option<Caller> {
     let alike = known.get(&beginning(digest))?;
     let is_good = |valid: &&Valid| valid.until.is_none_or(|until| Instant::now() < until);
     alike.iter().filter(is_good).find(|valid| are_equal(&valid.digest, digest)).map(|valid| valid.caller.clone())
@@ -346,7 +350,7 @@ mod tests {
         assert_eq!([1, 2, 3].map(|digest| find(&known, &[digest; 32]).is_some()), [false, true, true]);
 
         let rotated_meanwhile = by_digest(vec![key([2; 32])], &former, now, 0.5);
-        let until = |known: &Known| known.values().flatten().map(|valid| valid.until).collect::<Vec<_>>();
+        let until = |known: &ByDigest| known.values().flatten().map(|valid| valid.until).collect::<Vec<_>>();
         assert!(until(&rotated_meanwhile).iter().all(Option::is_some), "it ends");
         assert!(until(&by_digest(vec![key([2; 32])], &[], now, 0.5)).iter().all(Option::is_none));
     }
@@ -361,7 +365,7 @@ mod tests {
         let now = Instant::now();
         let former = |last, until| Valid { until: Some(until), ..valid(last) };
         let former = [former(3, now + Duration::from_secs(3600)), former(4, now)];
-        let known = Known::from([([7; 8], [valid(1), valid(2)].into_iter().chain(former).collect())]);
+        let known = ByDigest::from([([7; 8], [valid(1), valid(2)].into_iter().chain(former).collect())]);
         for last in [1, 2, 3] {
             let caller = find(&known, &valid(last).digest).unwrap();
             assert_eq!(caller.tenant(), last.to_string());

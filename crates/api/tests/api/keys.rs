@@ -158,8 +158,14 @@ async fn the_first_key_closes_the_door_and_no_revocation_opens_it() {
     let before = server.post("/v1/predictions", &body(1)).bearer_auth("anything").send().await.unwrap();
     let before = id_of(&json_of(before, 202).await);
     let key = make(&server.store, "first", None).await;
-    until(|| async { (server.get("/v1/queue").send().await.unwrap().status() == 401).then_some(()) }).await;
     let asking = Asking { server: &server, key: &key };
+    // Whoever carries the first key is let in while it is not known and from the moment on in which it is.
+    until(|| async {
+        let (without, with) = tokio::join!(server.get("/v1/queue").send(), asking.get("/v1/queue"));
+        assert_eq!(with.status(), 200);
+        (without.unwrap().status() == 401).then_some(())
+    })
+    .await;
     // What was made without a key is finished, but is nobody's.
     problem(asking.get(&format!("/v1/predictions/{before}")).await, 404, "not_found").await;
     server.finish(before).await;
