@@ -13,7 +13,7 @@ use crate::cpu::Processes;
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often the database is asked whether all is over: seldom, since it costs Postgres some milliseconds while a backlog shrinks.
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(250);
 
 /// How a service is asked, and where it keeps what it was asked.
 pub(crate) struct Dialect {

@@ -39,7 +39,7 @@ const CLASSES: [(&str, f64); 2] = [("f32", 0.9999), ("int8", 0.95)];
 /// Ids and outputs of what succeeded.
 const OUTPUTS: &str =
     "SELECT prediction_id::text, output FROM outputs JOIN predictions ON id = prediction_id WHERE status = 2";
-/// Texts in a batch, on average, and for how many seconds the engine ran batches.
+/// Texts in a batch, on average, and the seconds of all batches, of which two may run at a time.
 const BATCHES: &str =
     "SELECT count(*)::float8 / sum(1.0::float8 / batch_size), sum(predict_seconds / batch_size) FROM outputs";
 const PEER_OUTPUTS: &str = "SELECT id::text, output::text FROM jobs WHERE status = 'succeeded'";
@@ -202,10 +202,7 @@ async fn stream(
     if outputs == OUTPUTS {
         let row = sqlx::query(BATCHES).fetch_one(&subject.database).await.expect("Postgres answers");
         numbers.insert(format!("{prefix}: texts in a batch"), row.get(0));
-        numbers.insert(
-            format!("{prefix}: share of the time that the engine runs"),
-            row.get::<f64, _>(1) / (ended - begun),
-        );
+        numbers.insert(format!("{prefix}: batches under way"), row.get::<f64, _>(1) / (ended - begun));
     }
     let rows = sqlx::query(outputs).fetch_all(&subject.database).await.expect("Postgres answers");
     let mut stored: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::{
     Abandon, Device,
     engine::{self, Job},
+    turn::Turn,
 };
 
 /// What a model's directory says about it, before its weights are read.
@@ -75,11 +76,20 @@ pub(crate) trait Architecture: Send + Sync + 'static {
         Device::Cpu
     }
 
+    /// How many batches may be under way: more than one where a run passes its turn before it ends.
+    fn under_way(&self) -> usize {
+        1
+    }
+
     /// Runs one batch on the engine thread: one result per item, in order. An `Err` for the whole means that the batch failed as
     /// one; the engine then splits it until the guilty item stands alone.
-    fn run(&self, batch: &[(Self::Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure>;
+    fn run(
+        &self,
+        batch: &[(Self::Item, Abandon)],
+        turn: &mut Turn<'_>,
+    ) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure>;
 
-    /// Starts the thread that runs what is sent to it: in batches, each to its end, unless the architecture has a way of its own.
+    /// Starts the threads that run what is sent to them: in batches, each to its end, unless the architecture has a way of its own.
     ///
     /// # Errors
     /// When the system gives no thread.

@@ -9,7 +9,7 @@ use prediction::{Failure, FailureCode, Limits, ModelName, ModelSpec};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use crate::{Abandon, architecture::Architecture, digest};
+use crate::{Abandon, architecture::Architecture, digest, turn::Turn};
 
 /// Changes whenever the model's behaviour does; its digest is the version.
 const BEHAVIOUR: &str = "augur/echo 2";
@@ -118,7 +118,7 @@ impl Architecture for Echo {
         MAX_BATCH
     }
 
-    fn run(&self, batch: &[(Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+    fn run(&self, batch: &[(Item, Abandon)], _: &mut Turn<'_>) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let started = Instant::now();
         // The longest sleep of those that are still wanted, looked at again and again.
         while let Some(left) = batch

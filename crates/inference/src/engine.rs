@@ -1,9 +1,13 @@
-//! Dynamic batching: one thread per model that runs whatever is ready, as much as one batch may hold, without ever waiting
-//! for more. A failing batch is split until the guilty item stands alone.
+//! Dynamic batching: one batch after the other of whatever is ready, as much as one may hold, without ever waiting for more. A
+//! failing batch is split until the guilty item stands alone. Where an architecture computes with several threads, the next batch
+//! begins when the first of them has nothing left to do.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Instant,
 };
@@ -11,7 +15,7 @@ use std::{
 use prediction::{Failure, FailureCode};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Abandon, Draft, Output, architecture::Architecture};
+use crate::{Abandon, Draft, Output, architecture::Architecture, turn::Turn};
 
 /// Full batches that are sorted by cost together; everything in such a window runs before newer items, so that long ones do
 /// not wait for ever.
@@ -43,14 +47,32 @@ struct Waiter {
     reply: oneshot::Sender<Result<Output, Failure>>,
 }
 
-struct Engine<A> {
+/// What waits to be run.
+struct Line<I> {
+    /// What came since the window was filled.
+    jobs: mpsc::Receiver<Job<I>>,
+    /// Cheapest first.
+    window: Vec<Waiting<I>>,
+}
+
+/// A batch, and where its results go.
+struct Batch<I> {
+    items: Vec<(I, Abandon)>,
+    waiters: Vec<Option<Waiter>>,
+}
+
+struct Engine<A: Architecture> {
     name: String,
     architecture: Arc<A>,
     max_batch: usize,
+    /// Held by the thread whose turn it is.
+    line: Mutex<Line<A::Item>>,
+    /// Threads that wait for their turn.
+    idle: AtomicUsize,
 }
 
-/// Starts a model's thread. The queue holds as many items as one window; who sends more waits. The thread ends when the last
-/// sender is dropped.
+/// Starts a model's threads. The queue holds as many items as one window; who sends more waits. They end when the last sender is
+/// dropped.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -60,9 +82,14 @@ pub(crate) fn start<A: Architecture>(
     max_batch: usize,
 ) -> std::io::Result<mpsc::Sender<Job<A::Item>>> {
     let max_batch = max_batch.max(1);
-    let (sender, receiver) = mpsc::channel(max_batch * WINDOW_BATCHES);
-    let engine = Engine { name: name.to_owned(), architecture, max_batch };
-    thread::Builder::new().name(format!("model {name}")).spawn(move || engine.drive(receiver))?;
+    let (sender, jobs) = mpsc::channel(max_batch * WINDOW_BATCHES);
+    let under_way = architecture.under_way();
+    let line = Mutex::new(Line { jobs, window: Vec::new() });
+    let engine = Arc::new(Engine { name: name.to_owned(), architecture, max_batch, line, idle: AtomicUsize::new(0) });
+    for _ in 0..under_way {
+        let engine = Arc::clone(&engine);
+        thread::Builder::new().name(format!("model {name}")).spawn(move || engine.drive())?;
+    }
     Ok(sender)
 }
 
@@ -72,16 +99,52 @@ pub(crate) fn canceled() -> Failure {
 }
 
 impl<A: Architecture> Engine<A> {
-    fn drive(&self, mut jobs: mpsc::Receiver<Job<A::Item>>) {
-        while let Some(job) = jobs.blocking_recv() {
-            let mut window = vec![self.weigh(job)];
-            while window.len() < self.max_batch * WINDOW_BATCHES
-                && let Ok(job) = jobs.try_recv()
-            {
-                window.push(self.weigh(job));
+    /// Runs batches until no job can come any more.
+    fn drive(&self) {
+        loop {
+            let mut line = self.wait_for_turn();
+            let Some(Batch { items, mut waiters }) = self.next(&mut line) else { return };
+            let mut held = Some(line);
+            let mut pass = || {
+                let passes = held.as_ref().is_some_and(|line| self.idle.load(Ordering::SeqCst) > 0 && line.has_more());
+                if passes {
+                    held = None;
+                }
+                passes
+            };
+            self.run(&items, &mut waiters, &mut Turn::new(&mut pass));
+        }
+    }
+
+    fn wait_for_turn(&self) -> MutexGuard<'_, Line<A::Item>> {
+        self.idle.fetch_add(1, Ordering::SeqCst);
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        self.idle.fetch_sub(1, Ordering::SeqCst);
+        line
+    }
+
+    /// The next batch, of a window that is filled when it is empty: cheapest first, in as few batches as the limits allow. Waits
+    /// while there is nothing to run; `None` when nothing can come any more.
+    fn next(&self, line: &mut Line<A::Item>) -> Option<Batch<A::Item>> {
+        loop {
+            if line.window.is_empty() {
+                line.window.push(self.weigh(line.jobs.blocking_recv()?));
+                while line.window.len() < self.max_batch * WINDOW_BATCHES
+                    && let Ok(job) = line.jobs.try_recv()
+                {
+                    line.window.push(self.weigh(job));
+                }
+                line.window.sort_by_key(|waiting| waiting.cost);
             }
-            window.sort_by_key(|waiting| waiting.cost);
-            self.run_window(window);
+            for waiting in line.window.extract_if(.., |waiting| waiting.job.abandon.is_abandoned()) {
+                // The waiter may be gone, which is as good.
+                let _ = waiting.job.reply.send(Err(canceled()));
+            }
+            if !line.window.is_empty() {
+                let batch = line.window.drain(..self.batch_length(&line.window));
+                let (items, waiters) = batch.map(|waiting| self.begin(waiting.job)).unzip();
+                return Some(Batch { items, waiters });
+            }
         }
     }
 
@@ -89,30 +152,10 @@ impl<A: Architecture> Engine<A> {
         Waiting { cost: self.architecture.cost(&job.item), job }
     }
 
-    /// Runs a window, cheapest first, in as few batches as the limits allow.
-    fn run_window(&self, mut window: Vec<Waiting<A::Item>>) {
-        while !window.is_empty() {
-            let (wanted, abandoned): (Vec<_>, Vec<_>) =
-                window.into_iter().partition(|waiting| !waiting.job.abandon.is_abandoned());
-            for waiting in abandoned {
-                // The waiter may be gone, which is as good.
-                let _ = waiting.job.reply.send(Err(canceled()));
-            }
-            window = wanted;
-            let rest = window.split_off(self.batch_length(&window));
-            let (batch, mut waiters): (Vec<_>, Vec<_>) = window
-                .into_iter()
-                .map(|Waiting { job, .. }| {
-                    let tokens = self.architecture.tokens(&job.item);
-                    let _ = job.begun.send(());
-                    ((job.item, job.abandon), Some(Waiter { tokens, reply: job.reply }))
-                })
-                .unzip();
-            if !batch.is_empty() {
-                self.run(&batch, &mut waiters);
-            }
-            window = rest;
-        }
+    fn begin(&self, job: Job<A::Item>) -> ((A::Item, Abandon), Option<Waiter>) {
+        let tokens = self.architecture.tokens(&job.item);
+        let _ = job.begun.send(());
+        ((job.item, job.abandon), Some(Waiter { tokens, reply: job.reply }))
     }
 
     /// How many of a window sorted by cost make the next batch: at least one, so that a costly item still runs alone.
@@ -127,9 +170,9 @@ impl<A: Architecture> Engine<A> {
     }
 
     /// Runs one batch and answers its waiters; halves it when it fails as a whole.
-    fn run(&self, batch: &[(A::Item, Abandon)], waiters: &mut [Option<Waiter>]) {
+    fn run(&self, batch: &[(A::Item, Abandon)], waiters: &mut [Option<Waiter>], turn: &mut Turn<'_>) {
         let started = Instant::now();
-        let failure = match catch_unwind(AssertUnwindSafe(|| self.architecture.run(batch))) {
+        let failure = match catch_unwind(AssertUnwindSafe(|| self.architecture.run(batch, turn))) {
             Ok(Ok(results)) if results.len() == batch.len() => {
                 let predict_time = started.elapsed();
                 let batch_size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
@@ -161,8 +204,15 @@ impl<A: Architecture> Engine<A> {
         tracing::warn!(model = self.name, batch = batch.len(), %failure, "a batch failed and is split");
         let middle = batch.len() / 2;
         let (first, second) = waiters.split_at_mut(middle);
-        self.run(&batch[..middle], first);
-        self.run(&batch[middle..], second);
+        self.run(&batch[..middle], first, turn);
+        self.run(&batch[middle..], second, turn);
+    }
+}
+
+impl<I> Line<I> {
+    /// Whether a batch could begin.
+    fn has_more(&self) -> bool {
+        !self.window.is_empty() || !self.jobs.is_empty()
     }
 }
 

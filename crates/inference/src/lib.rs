@@ -34,6 +34,7 @@ mod signature;
 mod survey;
 mod text;
 mod transformer;
+mod turn;
 mod versions;
 mod vision;
 mod warm;

@@ -17,6 +17,7 @@ use crate::{
     map::Weights,
     picture::{self, Picture},
     transformer::{Tensors, view, view_mut},
+    turn::Turn,
 };
 
 /// `[mlp]` in a manifest.
@@ -202,7 +203,11 @@ impl Architecture for Mlp {
         1
     }
 
-    fn run(&self, batch: &[(Vec<f32>, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+    fn run(
+        &self,
+        batch: &[(Vec<f32>, Abandon)],
+        _: &mut Turn<'_>,
+    ) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let rows = batch.iter().flat_map(|(row, _)| row.iter().copied()).collect();
         let labels = &self.settings.labels;
         let answers = self.forward(rows, batch.len());

@@ -61,7 +61,7 @@ trait Runner: Send + Sync {
 }
 
 impl Model {
-    /// Starts the engine thread of a loaded architecture.
+    /// Starts the engine of a loaded architecture.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -188,6 +188,7 @@ mod tests {
     use serde_json::{json, value::to_raw_value};
 
     use super::*;
+    use crate::turn::Turn;
 
     /// Runs for as long as somebody wants the result, unless the input is `null`.
     struct Endless {
@@ -209,7 +210,11 @@ mod tests {
             self.may_be_faster_again
         }
 
-        fn run(&self, batch: &[(bool, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+        fn run(
+            &self,
+            batch: &[(bool, Abandon)],
+            _: &mut Turn<'_>,
+        ) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
             while batch.iter().any(|(is_endless, abandon)| *is_endless && !abandon.is_abandoned()) {
                 thread::sleep(Duration::from_millis(5));
             }
@@ -227,7 +232,7 @@ mod tests {
             source: None,
             input_schema: json!({}),
             output_schema: json!({}),
-            limits: Limits { timeout_seconds: 1, max_batch: 1, ..Limits::default() },
+            limits: Limits { timeout_seconds: 2, max_batch: 1, ..Limits::default() },
         };
         Model::start(spec, Arc::new(Endless { may_be_faster_again })).expect("a thread")
     }

@@ -6,7 +6,7 @@ use jsonschema::Validator;
 use prediction::ModelSpec;
 use serde_json::{Value, value::to_raw_value};
 
-use crate::{Abandon, LoadError, Model, architecture::Architecture};
+use crate::{Abandon, LoadError, Model, architecture::Architecture, turn::Turn};
 
 /// Runs the example once, checks that it and its result fit the schemas, and starts the model's thread.
 ///
@@ -29,7 +29,7 @@ pub(crate) fn start<A: Architecture>(
     let failed = |error: &dyn std::error::Error| wrong(format!("the example does not run: {error}"));
     let input = to_raw_value(example).map_err(|error| failed(&error))?;
     let item = architecture.prepare(&input).map_err(|error| failed(&error))?;
-    let results = architecture.run(&[(item, Abandon::default())]).map_err(|error| failed(&error))?;
+    let results = architecture.run(&[(item, Abandon::default())], &mut Turn::kept()).map_err(|error| failed(&error))?;
     let result = results.into_iter().next().ok_or_else(|| wrong("the example gives no result".into()))?;
     let output = result.map_err(|error| failed(&error))?;
     let output: Value = serde_json::from_str(output.get()).map_err(|error| failed(&error))?;

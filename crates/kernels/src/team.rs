@@ -1,5 +1,6 @@
 //! A few threads that share one piece of work after another: woken once for many of them, because a step of a network takes
-//! about as long as it takes to wake a thread.
+//! about as long as it takes to wake a thread. The end of one piece may overlap the beginning of the next, so that nobody waits
+//! for whoever does the last part of one.
 
 use std::{
     any::Any,
@@ -26,12 +27,25 @@ pub struct Team {
 }
 
 /// What members of a team know of each other.
+#[derive(Default)]
 struct Shared {
-    /// Which piece of work this is, in the upper half, so that no two are taken for each other; in the lower, how many of
-    /// its parts nobody has taken yet.
+    /// The number of the last piece of work. Held by the caller that does parts: it is member 0, which is one thread at a time.
+    last: Mutex<u32>,
+    /// Of pieces with even and with odd numbers: so two are under way at most.
+    places: [Place; 2],
+    ends: AtomicBool,
+}
+
+/// Where a piece of work is while it is under way.
+#[derive(Default)]
+struct Place {
+    /// Held by the caller whose piece it is, until all is done.
+    taken: Mutex<()>,
+    /// The piece's number, in the upper half, so that no two are taken for each other; in the lower, how many of its parts
+    /// nobody has taken yet.
     open: AtomicU64,
     /// Written by the caller while no part is open or being done.
-    work: UnsafeCell<Work>,
+    work: UnsafeCell<Option<Work>>,
     /// How many parts are done.
     done: AtomicUsize,
     /// Whether the caller sleeps until all are done, and who that is.
@@ -39,7 +53,6 @@ struct Shared {
     caller: Mutex<Option<Thread>>,
     /// What a part panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    ends: AtomicBool,
 }
 
 /// A piece of work: does a part (the second number) as a member (the first).
@@ -53,10 +66,10 @@ struct Work {
 
 // SAFETY: `work` is the only field that is not `Sync` by itself. The caller writes it while no part is open or being done, and
 // then opens parts with a release; members read it after taking a part with an acquire, and before they say that it is done.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for Place {}
 
 // SAFETY: as above; what `call` points to is `Sync`.
-unsafe impl Send for Shared {}
+unsafe impl Send for Place {}
 
 /// Where items of a slice lie, of which every thread takes others.
 struct Items<T>(*mut T);
@@ -74,24 +87,28 @@ impl<T> Items<T> {
     }
 }
 
+/// A piece of work under way. Dropped, it waits for all parts, whatever happened meanwhile: they borrow from the caller.
+struct UnderWay<'a> {
+    place: &'a Place,
+    parts: usize,
+    /// Whether it is worth looking for the end a while before sleeping.
+    spins: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.place.wait_for(self.parts, self.spins);
+    }
+}
+
 impl Team {
     /// A team of so many members, at least one; the caller is one of them.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn new(members: usize) -> io::Result<Self> {
-        let nothing: &Call = &|_, _| ();
-        let shared = Arc::new(Shared {
-            open: AtomicU64::new(0),
-            work: UnsafeCell::new(Work { call: nothing, parts: 0 }),
-            done: AtomicUsize::new(0),
-            caller_sleeps: AtomicBool::new(false),
-            caller: Mutex::default(),
-            panic: Mutex::default(),
-            ends: AtomicBool::new(false),
-        });
         // Made one by one into the team, so that those there are end if one cannot be had.
-        let mut team = Self { shared, helpers: Vec::new() };
+        let mut team = Self { shared: Arc::default(), helpers: Vec::new() };
         for member in 1..members {
             let shared = Arc::clone(&team.shared);
             let helper = thread::Builder::new().name(format!("helper {member}")).spawn(move || shared.help(member))?;
@@ -107,15 +124,26 @@ impl Team {
     }
 
     /// Does every part once, each by whichever member is free, in their order; returns when all are done. Each member has
-    /// an item of `members` to itself.
+    /// an item of `members` to itself. Another caller waits for its turn; a part must not call.
     ///
     /// # Panics
     /// When there are fewer items than members, and with what a part panics with, after all others are done.
-    pub fn share<M: Send, P: Send>(
-        &mut self,
+    pub fn share<M: Send, P: Send>(&self, members: &mut [M], parts: &mut [P], work: impl Fn(&mut M, &mut P) + Sync) {
+        self.share_until(members, parts, work, || false);
+    }
+
+    /// The same. From when fewer parts are left than there are members, before each part that it would take the caller asks
+    /// `leaves` whether to leave them to the others, and then only waits: another caller takes its place, who does parts of both.
+    /// So nobody has to wait for the last part while there is more work.
+    ///
+    /// # Panics
+    /// As [`share`](Self::share), and with what `leaves` panics with.
+    pub fn share_until<M: Send, P: Send>(
+        &self,
         members: &mut [M],
         parts: &mut [P],
         work: impl Fn(&mut M, &mut P) + Sync,
+        leaves: impl FnMut() -> bool,
     ) {
         assert!(members.len() >= self.members(), "{} items for {} members", members.len(), self.members());
         if self.helpers.is_empty() || parts.len() < 2 {
@@ -126,25 +154,41 @@ impl Team {
         let (members, parts) = (&members, &parts);
         // SAFETY: a member is one thread, which does one part at a time; each part is taken once; there are so many of both.
         let call = |member: usize, part: usize| unsafe { work(members.get(member), parts.get(part)) };
-        self.run(&call, count);
+        self.run(&call, count, leaves);
     }
 
-    fn run(&mut self, call: &(dyn Fn(usize, usize) + Sync), parts: usize) {
+    fn run(&self, call: &(dyn Fn(usize, usize) + Sync), parts: usize, mut leaves: impl FnMut() -> bool) {
         let shared = &*self.shared;
         let left = u32::try_from(parts).expect("fewer parts than 2³²");
-        // SAFETY: only the lifetime changes, and nothing is called any more when this function returns: it waits for all
-        // parts, whatever happens in them.
+        // SAFETY: only the lifetime changes, and nothing is called any more when this function returns or unwinds: `UnderWay`
+        // waits for all parts, whatever happens in them.
         let call = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), *const Call>(call) };
-        // SAFETY: all parts of the last work are done, and none is open.
-        unsafe { *shared.work.get() = Work { call, parts } };
-        shared.done.store(0, Ordering::Relaxed);
-        let turn = (shared.open.load(Ordering::Relaxed) >> 32) + 1;
-        shared.open.store(turn << 32 | u64::from(left), Ordering::SeqCst);
+        let mut last = lock(&shared.last);
+        *last = last.wrapping_add(1);
+        let place = &shared.places[*last as usize % 2];
+        let taken = lock(&place.taken);
+        // SAFETY: all parts of the piece that was here are done, as who had the place waited for, and none is open.
+        unsafe { *place.work.get() = Some(Work { call, parts }) };
+        // Of a caller that panicked itself.
+        *lock(&place.panic) = None;
+        place.done.store(0, Ordering::Relaxed);
+        place.open.store(u64::from(*last) << 32 | u64::from(left), Ordering::SeqCst);
+        let mut under_way = UnderWay { place, parts, spins: true };
         // Costs next to nothing for those who do not sleep.
         self.helpers.iter().take(parts - 1).for_each(|helper| helper.thread().unpark());
-        while shared.does_one(0) {}
-        shared.wait_for(parts);
-        if let Some(panic) = lock(&shared.panic).take() {
+        while under_way.spins {
+            if left_in(place.open.load(Ordering::SeqCst)) < self.members() && leaves() {
+                // Whoever takes the place of this thread wants its processor, too.
+                under_way.spins = false;
+            } else if !shared.does_one(0) {
+                break;
+            }
+        }
+        drop(last);
+        drop(under_way);
+        let panic = lock(&place.panic).take();
+        drop(taken);
+        if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
@@ -178,21 +222,35 @@ impl Shared {
         }
     }
 
-    /// Takes a part and does it, if one is open.
+    /// Takes a part and does it, if one is open: of the older piece first.
+    fn does_one(&self, member: usize) -> bool {
+        let [even, odd] = &self.places;
+        let number = |place: &Place| (place.open.load(Ordering::SeqCst) >> 32) as u32;
+        let is_even_older = number(even).wrapping_add(1) == number(odd);
+        let [older, newer] = if is_even_older { [even, odd] } else { [odd, even] };
+        older.does_one(member) || newer.does_one(member)
+    }
+}
+
+impl Place {
     fn does_one(&self, member: usize) -> bool {
         let mut open = self.open.load(Ordering::SeqCst);
-        let left = loop {
-            let left = open & u64::from(u32::MAX);
-            if left == 0 {
-                return false;
-            }
+        while left_in(open) > 0 {
             match self.open.compare_exchange_weak(open, open - 1, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => break left as usize,
+                Ok(_) => {
+                    self.does(member, left_in(open));
+                    return true;
+                }
                 Err(now) => open = now,
             }
-        };
+        }
+        false
+    }
+
+    /// Does the part that was taken when so many were left.
+    fn does(&self, member: usize, left: usize) {
         // SAFETY: a part of this work is taken and not done, so the caller keeps it as it is.
-        let work = unsafe { *self.work.get() };
+        let Some(work) = (unsafe { *self.work.get() }) else { return };
         // SAFETY: as above; the caller waits until this part is done, so what it refers to lives.
         let call = unsafe { &*work.call };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| call(member, work.parts - left))) {
@@ -201,13 +259,12 @@ impl Shared {
         if self.done.fetch_add(1, Ordering::SeqCst) + 1 == work.parts && self.caller_sleeps.load(Ordering::SeqCst) {
             lock(&self.caller).iter().for_each(Thread::unpark);
         }
-        true
     }
 
-    fn wait_for(&self, parts: usize) {
+    fn wait_for(&self, parts: usize, spins: bool) {
         let is_done = || self.done.load(Ordering::SeqCst) == parts;
         let begun = Instant::now();
-        while begun.elapsed() < SPIN {
+        while spins && begun.elapsed() < SPIN {
             if is_done() {
                 return;
             }
@@ -220,6 +277,11 @@ impl Shared {
         }
         self.caller_sleeps.store(false, Ordering::SeqCst);
     }
+}
+
+/// How many parts nobody has taken yet.
+fn left_in(open: u64) -> usize {
+    (open & u64::from(u32::MAX)) as usize
 }
 
 impl std::fmt::Debug for Shared {

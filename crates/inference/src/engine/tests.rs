@@ -1,6 +1,6 @@
 //! Batches are formed of what is ready, and a failure stays with its item.
 
-use std::sync::{Mutex, mpsc::Receiver as Gate};
+use std::sync::mpsc::{Receiver as Gate, Sender, channel};
 
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -16,6 +16,10 @@ enum Does {
     LoseAnswers,
     /// Keeps the engine busy until the gate opens.
     WaitAtGate,
+    /// The same, once its turn is another's.
+    PassThenWait,
+    /// Answers whether its turn was passed.
+    TryToPass,
 }
 
 struct Toy {
@@ -42,10 +46,21 @@ impl Architecture for Toy {
         if let Does::Answer(cost) = item { u32::try_from(*cost).ok() } else { None }
     }
 
-    fn run(&self, batch: &[(Does, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+    fn under_way(&self) -> usize {
+        2
+    }
+
+    fn run(
+        &self,
+        batch: &[(Does, Abandon)],
+        turn: &mut Turn<'_>,
+    ) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let batch: Vec<_> = batch.iter().map(|(does, _)| *does).collect();
         self.batches.lock().expect("a lock").push(batch.clone());
-        if batch.contains(&Does::WaitAtGate) {
+        while batch.contains(&Does::PassThenWait) && !turn.pass() {
+            thread::yield_now();
+        }
+        if batch.contains(&Does::WaitAtGate) || batch.contains(&Does::PassThenWait) {
             self.gate.lock().expect("a lock").recv().expect("the gate opens");
         }
         if batch.contains(&Does::FailItsBatch) {
@@ -57,6 +72,7 @@ impl Architecture for Toy {
         }
         let answers = batch.iter().map(|does| match does {
             Does::FailAlone => Err(Failure::new(FailureCode::InvalidInput, "this one failed")),
+            Does::TryToPass => Ok(to_raw_value(&turn.pass()).expect("JSON")),
             does => Ok(to_raw_value(&format!("{does:?}")).expect("JSON")),
         });
         Ok(answers.collect())
@@ -82,15 +98,25 @@ async fn send(
     result
 }
 
-/// Runs these items, all ready when the engine looks; what they gave, and the batches that ran.
-async fn run(max_batch: usize, items: &[(Does, bool)]) -> (Results, Vec<Vec<Does>>) {
-    let (open, gate) = std::sync::mpsc::channel();
-    let toy = Arc::new(Toy { gate: Mutex::new(gate), batches: Mutex::default() });
-    let jobs = start("toy", Arc::clone(&toy), max_batch).expect("a thread");
-    let waiting = send(&jobs, Does::WaitAtGate, false).await;
-    while toy.batches.lock().expect("a lock").is_empty() {
+/// A toy, and what opens its gate.
+fn toy() -> (Sender<()>, Arc<Toy>) {
+    let (open, gate) = channel();
+    (open, Arc::new(Toy { gate: Mutex::new(gate), batches: Mutex::default() }))
+}
+
+/// Waits until so many batches have begun.
+async fn until_batches(toy: &Toy, count: usize) {
+    while toy.batches.lock().expect("a lock").len() < count {
         tokio::task::yield_now().await;
     }
+}
+
+/// Runs these items, all ready when the engine looks; what they gave, and the batches that ran.
+async fn run(max_batch: usize, items: &[(Does, bool)]) -> (Results, Vec<Vec<Does>>) {
+    let (open, toy) = toy();
+    let jobs = start("toy", Arc::clone(&toy), max_batch).expect("a thread");
+    let waiting = send(&jobs, Does::WaitAtGate, false).await;
+    until_batches(&toy, 1).await;
     let mut results = Vec::new();
     for (item, abandoned) in items {
         results.push(send(&jobs, *item, *abandoned).await);
@@ -169,5 +195,29 @@ async fn the_abandoned_are_not_run() {
     assert!(results[0].is_ok() && results[2].is_ok());
     for index in [1, 3] {
         assert_eq!(results[index].as_ref().expect_err("a failure").code, FailureCode::Canceled);
+    }
+}
+
+#[tokio::test]
+async fn the_next_batch_begins_while_one_ends() {
+    let (open, toy) = toy();
+    let jobs = start("toy", Arc::clone(&toy), 8).expect("a thread");
+    for round in 0..3 {
+        let mut ending = send(&jobs, Does::PassThenWait, false).await;
+        until_batches(&toy, 2 * round + 1).await;
+        let next = send(&jobs, Does::Answer(3), false).await.await.expect("an answer").expect("no failure");
+        assert_eq!((next.value.get(), next.batch_size), ("\"Answer(3)\"", 1));
+        assert!(ending.try_recv().is_err(), "it has not ended");
+        open.send(()).expect("it waits");
+        assert!(ending.await.expect("an answer").is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_turn_is_not_passed_while_nothing_waits() {
+    let jobs = start("toy", toy().1, 8).expect("a thread");
+    for _ in 0..3 {
+        let alone = send(&jobs, Does::TryToPass, false).await.await.expect("an answer").expect("no failure");
+        assert_eq!(alone.value.get(), "false");
     }
 }

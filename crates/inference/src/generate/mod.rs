@@ -49,6 +49,7 @@ use crate::{
     engine::{self, Job},
     gguf::{Gguf, Value},
     places,
+    turn::Turn,
 };
 
 pub use self::compare::Divergence;
@@ -218,7 +219,11 @@ impl Architecture for Generator {
     }
 
     /// Runs these alone, to their ends. What is served joins and leaves between steps instead: see [`turns`].
-    fn run(&self, batch: &[(Request, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+    fn run(
+        &self,
+        batch: &[(Request, Abandon)],
+        _: &mut Turn<'_>,
+    ) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let mut workshop = Workshop::new(self.machine).map_err(|error| failed(&format!("no thread: {error}")))?;
         let mut sequences: Vec<_> =
             batch.iter().map(|(request, _)| Sequence::new(&self.decoder.config, request, Draft::default())).collect();

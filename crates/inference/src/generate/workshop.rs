@@ -28,7 +28,7 @@ impl Workshop {
 
     /// Those who multiply.
     pub(super) fn crew(&mut self) -> Crew<'_> {
-        let team = Some(&mut self.team);
+        let team = Some(&self.team);
         Crew { cpu: self.machine.cpu, precision: Precision::F32, team, scratch: &mut self.scratch }
     }
 

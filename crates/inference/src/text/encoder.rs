@@ -4,12 +4,7 @@
 //! after each sum.
 //! Hidden states are one matrix, a row for each token of each text, one text after the other: nothing is padded.
 
-use std::{
-    iter, mem,
-    path::Path,
-    slice,
-    sync::{Mutex, PoisonError},
-};
+use std::{iter, mem, path::Path, slice};
 
 use kernels::{Activation, Cpu, Precision, Rows, Scratch};
 
@@ -28,6 +23,7 @@ use crate::{
     map::Weights,
     plain::WEIGHTS,
     transformer::{Crew, Layer, Order, Room, Shape, States, Tensors, room_for, view, view_mut},
+    turn::Turn,
 };
 
 /// A loaded text encoder, from tokens to embeddings or a classifier's outputs, without the queue and the JSON around it. Its
@@ -38,7 +34,7 @@ pub struct Encoder {
     shape: Shape,
     layers: Vec<Layer>,
     head: Head,
-    room: Mutex<Room<States>>,
+    room: Room<States>,
 }
 
 /// The tokens of a text, or of a pair of texts.
@@ -114,7 +110,7 @@ impl Encoder {
             shape,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
             head: Head::load(tensors, settings, dense)?,
-            room: Mutex::new(room),
+            room,
         })
     }
 
@@ -131,7 +127,7 @@ impl Encoder {
         finish: impl Fn(Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
         let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
-        self.run(&texts, stop, |_, embedding| finish(embedding))
+        self.run(&texts, &mut Turn::kept(), stop, |_, embedding| finish(embedding))
     }
 
     /// As [`embed`](Self::embed), for whatever the model's head gives of a text; `finish` is also told the text's place.
@@ -141,13 +137,12 @@ impl Encoder {
     pub(super) fn run<T: Send>(
         &self,
         texts: &[Text<'_>],
+        turn: &mut Turn<'_>,
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
-        // What a panic left there is written anew before it is read.
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
-        room.run(&lengths, |group, crew, states| {
+        self.room.run(&lengths, turn, |group, crew, states| {
             let chosen: Vec<_> = group.iter().map(|text| texts[*text]).collect();
             let numbers = self.forward(&chosen, crew, states, &stop)?;
             Some(group.iter().zip(numbers).map(|(text, numbers)| finish(*text, numbers)).collect())

@@ -15,6 +15,7 @@ use crate::{
     importance::{self, MOST_ROWS, mean_squares},
     map::Weights,
     transformer::Layer,
+    turn::Turn,
 };
 
 /// A loaded encoder, and the texts that it is judged by.
@@ -77,7 +78,7 @@ impl Study {
 
     fn outputs(&self) -> Vec<Vec<f32>> {
         let texts: Vec<_> = self.texts.iter().map(Text::from).collect();
-        self.encoder.run(&texts, || false, |_, numbers| numbers).unwrap_or_default()
+        self.encoder.run(&texts, &mut Turn::kept(), || false, |_, numbers| numbers).unwrap_or_default()
     }
 }
 

@@ -42,6 +42,7 @@ use crate::{
     map::Weights,
     plain::CONFIG,
     transformer::Anatomy,
+    turn::Turn,
 };
 
 pub(crate) use self::{
@@ -185,12 +186,20 @@ impl<T: TextTask> Architecture for TextModel<T> {
         self.runner.device()
     }
 
-    fn run(&self, batch: &[(Self::Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+    fn under_way(&self) -> usize {
+        self.runner.under_way()
+    }
+
+    fn run(
+        &self,
+        batch: &[(Self::Item, Abandon)],
+        turn: &mut Turn<'_>,
+    ) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let (texts, asked): (Vec<Text<'_>>, Vec<&T::Asked>) =
             batch.iter().flat_map(|(item, _)| item.texts.iter().map(|text| (Text::from(text), &item.asked))).unzip();
         let unwanted = || batch.iter().all(|(_, abandon)| abandon.is_abandoned());
         let part = |text: usize, numbers: Vec<f32>| self.task.part(&self.tokenizer, asked[text], numbers);
-        let Some(parts) = self.runner.run(&texts, unwanted, part)? else {
+        let Some(parts) = self.runner.run(&texts, turn, unwanted, part)? else {
             return Ok(batch.iter().map(|_| Err(engine::canceled())).collect());
         };
         let mut parts = parts.into_iter();

@@ -8,7 +8,7 @@ use super::{
     encoder::{Encoder, Text},
     files::Settings,
 };
-use crate::{LoadError, Machine, device::Device, map::Weights};
+use crate::{LoadError, Machine, device::Device, map::Weights, transformer::UNDER_WAY, turn::Turn};
 
 /// The most tokens in a batch for each thread that computes it: more take as long each, but those of the batch wait for each
 /// other, and a batch is not left while it is in a layer.
@@ -49,6 +49,14 @@ impl Runner {
         }
     }
 
+    /// How many batches may be under way.
+    pub(super) fn under_way(&self) -> usize {
+        match self {
+            Self::Kernels(..) => UNDER_WAY,
+            Self::Device(..) => 1,
+        }
+    }
+
     /// What it computes on.
     pub(super) fn device(&self) -> Device {
         match self {
@@ -58,7 +66,7 @@ impl Runner {
     }
 
     /// What `finish` makes of what the model's head gives of each text, told by its place; `None` when `stop` said so between two
-    /// layers.
+    /// layers. On the processor the turn is passed once a thread would have nothing to do.
     ///
     /// # Errors
     /// When a device fails.
@@ -68,11 +76,12 @@ impl Runner {
     pub(super) fn run<T: Send>(
         &self,
         texts: &[Text<'_>],
+        turn: &mut Turn<'_>,
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Result<Option<Vec<T>>, Failure> {
         match self {
-            Self::Kernels(encoder, _) => Ok(encoder.run(texts, stop, finish)),
+            Self::Kernels(encoder, _) => Ok(encoder.run(texts, turn, stop, finish)),
             Self::Device(encoder, _) => encoder.run(texts, stop, finish),
         }
     }

@@ -71,7 +71,7 @@ fn run(bert: &Bert, batch: &[Batched]) -> Vec<Vec<f32>> {
     struct Answer {
         embedding: Vec<f32>,
     }
-    let results = bert.run(batch).expect("the batch runs");
+    let results = bert.run(batch, &mut Turn::kept()).expect("the batch runs");
     let read = |answer: Box<RawValue>| serde_json::from_str::<Answer>(answer.get()).expect("an embedding").embedding;
     results.into_iter().map(|result| read(result.expect("a result"))).collect()
 }
@@ -216,9 +216,9 @@ fn a_batch_that_nobody_wants_is_left() {
     let item = |abandon: &Abandon| (item(&bert, "a text").0, abandon.clone());
     let (gone, wanted) = (Abandon::default(), Abandon::default());
     gone.abandon();
-    let results = bert.run(&[item(&gone), item(&gone)]).expect("no failure of the whole");
+    let results = bert.run(&[item(&gone), item(&gone)], &mut Turn::kept()).expect("no failure of the whole");
     assert!(results.iter().all(|result| result.as_ref().is_err_and(|failure| failure.code == FailureCode::Canceled)));
-    let results = bert.run(&[item(&gone), item(&wanted)]).expect("the batch runs");
+    let results = bert.run(&[item(&gone), item(&wanted)], &mut Turn::kept()).expect("the batch runs");
     assert!(results[1].is_ok());
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Crew<'a> {
     pub(crate) cpu: Cpu,
     pub(crate) precision: Precision,
     /// Shares each step; without it the caller does all alone.
-    pub(crate) team: Option<&'a mut Team>,
+    pub(crate) team: Option<&'a Team>,
     /// One for each member.
     pub(crate) scratch: &'a mut [Scratch],
 }
@@ -45,7 +45,7 @@ impl Crew<'_> {
     ) {
         let all = 0..matrix.outputs();
         let (members, rows_each) = (self.scratch.len(), self.rows_each());
-        let Some(team) = &mut self.team else {
+        let Some(team) = self.team else {
             matrix.multiply(x, all, Epilogue { activation, residual }, y, &mut self.scratch[0]);
             return;
         };
@@ -74,7 +74,7 @@ impl Crew<'_> {
         between: &mut Vec<f32>,
     ) {
         let (members, rows, rows_each) = (self.scratch.len(), x.rows(), self.rows_each());
-        match &mut self.team {
+        match self.team {
             None => both.multiply(x, Some(residual), y, &mut self.scratch[0]),
             Some(team) if rows >= members * rows_each => {
                 team.share(self.scratch, &mut by_rows(y, members), |scratch, (rows, y)| {
@@ -93,7 +93,7 @@ impl Crew<'_> {
     /// Writes the attention of each text and head to `y`.
     pub(crate) fn attend(&mut self, input: &Attention<'_>, y: RowsMut<'_>) {
         let (cpu, precision, members) = (self.cpu, self.precision, self.scratch.len());
-        let Some(team) = &mut self.team else {
+        let Some(team) = self.team else {
             attention(cpu, precision, input, y, &mut self.scratch[0]);
             return;
         };
@@ -127,7 +127,7 @@ impl Crew<'_> {
         let work = |(scratch, own): &mut (&mut Scratch, &mut M), (index, rows): &mut (usize, &mut [f32])| {
             work(scratch, own, *index * ROWS_EACH, rows);
         };
-        match &mut self.team {
+        match self.team {
             Some(team) => team.share(&mut members, &mut parts, work),
             None => parts.iter_mut().for_each(|part| work(&mut members[0], part)),
         }
@@ -136,7 +136,7 @@ impl Crew<'_> {
     /// Writes the layer norm of `x`.
     pub(crate) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
         let (cpu, members, rows_each) = (self.cpu, self.scratch.len(), self.rows_each());
-        match &mut self.team {
+        match self.team {
             Some(team) if x.rows() >= members * rows_each => {
                 team.share(self.scratch, &mut by_rows(y, members), |_, (rows, y)| {
                     layer_norm(cpu, norm, x.rows_in(rows.clone()), None, y.reborrow());

@@ -19,7 +19,7 @@ pub(crate) use self::{
     crew::Crew,
     layer::{Layer, LayerNames, Order, Shape, States},
     pruned::PrunedHeads,
-    room::Room,
+    room::{Room, UNDER_WAY},
     tensors::{Norm, Tensors},
 };
 

@@ -1,7 +1,5 @@
 //! What convolutional networks share: their threads, and labels from the means of the last channels.
 
-use std::sync::{Mutex, PoisonError};
-
 use kernels::{Activation, PackedMatrix, Precision};
 
 use super::{conv::Maps, processor::Levels};
@@ -10,6 +8,7 @@ use crate::{
     image::Image,
     map::Weights,
     transformer::{Crew, Room, Tensors, view, view_mut},
+    turn::Turn,
 };
 
 /// What an image counts when images are dealt to threads: so much that each is a group of its own.
@@ -18,7 +17,7 @@ const LENGTH: usize = 512;
 /// The end of a network, and who computes it.
 pub(super) struct Head {
     classifier: PackedMatrix,
-    room: Mutex<Room<Maps>>,
+    room: Room<Maps>,
 }
 
 /// The tensors of a network, whose names begin so.
@@ -40,7 +39,7 @@ impl Head {
         let classifier = Tensors { prefix: "", ..tensors }.dense(&[classifier.to_owned()], labels, inputs)?;
         let room = Room::new(machine, Precision::F32)
             .map_err(|error| LoadError::new(tensors.weights.path(), format!("no threads to run it: {error}")))?;
-        Ok(Self { classifier, room: Mutex::new(room) })
+        Ok(Self { classifier, room })
     }
 
     /// What `finish` makes of each image's outputs, after `forward` has taken it, in `x`, to its last channels, there too; `None`
@@ -49,12 +48,11 @@ impl Head {
         &self,
         images: &[&Image],
         levels: &Levels,
+        turn: &mut Turn<'_>,
         forward: impl Fn(&mut Crew<'_>, &mut Maps) -> Option<()> + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
-        // What a panic left there is written anew before it is read.
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        room.run(&vec![LENGTH; images.len()], |group, crew, maps| {
+        self.room.run(&vec![LENGTH; images.len()], turn, |group, crew, maps| {
             maps.seen.resize_with(crew.scratch.len().max(maps.seen.len()), Vec::new);
             let each = group.iter().map(|image| {
                 maps.x.show(images[*image], levels);

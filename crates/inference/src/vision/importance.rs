@@ -13,6 +13,7 @@ use crate::{
     importance::{self, MOST_ROWS, mean_squares},
     map::Weights,
     transformer::Layer,
+    turn::Turn,
 };
 
 /// A loaded classifier, and the images that it is judged by.
@@ -42,7 +43,7 @@ impl Study {
     fn outputs(&self) -> Vec<Vec<f32>> {
         let ImageClassifier { processor, network, .. } = &self.classifier;
         let images: Vec<_> = self.images.iter().collect();
-        network.run(&images, processor.levels(), || false, |_, outputs| outputs).unwrap_or_default()
+        network.run(&images, processor.levels(), &mut Turn::kept(), || false, |_, outputs| outputs).unwrap_or_default()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     map::Weights,
     plain::CONFIG,
     transformer::{Crew, Tensors},
+    turn::Turn,
 };
 
 /// Channels before and after each block, at full width.
@@ -156,6 +157,7 @@ impl Network for MobileNetV2 {
         &self,
         images: &[&Image],
         levels: &Levels,
+        turn: &mut Turn<'_>,
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
@@ -172,7 +174,7 @@ impl Network for MobileNetV2 {
             mem::swap(&mut maps.x, &mut maps.y);
             Some(())
         };
-        self.head.run(images, levels, forward, finish)
+        self.head.run(images, levels, turn, forward, finish)
     }
 }
 

@@ -31,7 +31,8 @@ use crate::{
     image::{self, BOUNDS, Image},
     labels::{self, Function},
     map::Weights,
-    transformer::Anatomy,
+    transformer::{Anatomy, UNDER_WAY},
+    turn::Turn,
 };
 
 pub(crate) use self::{
@@ -68,11 +69,13 @@ pub(crate) trait Network: Sized + Send + Sync + 'static {
     fn load(dir: &Path, settings: &Settings, weights: &Weights, machine: Machine) -> Result<Self, LoadError>;
 
     /// What `finish` makes of the outputs for each image, on the thread that computed them; it is told the image's place. `None`
-    /// when `stop` said so between two steps. Images are as large as the processor makes them.
+    /// when `stop` said so between two steps. Images are as large as the processor makes them. The turn is passed once a thread would
+    /// have nothing to do.
     fn run<T: Send>(
         &self,
         images: &[&Image],
         levels: &Levels,
+        turn: &mut Turn<'_>,
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>>;
@@ -199,14 +202,22 @@ impl<N: Network> Architecture for ImageClassifier<N> {
         1
     }
 
-    fn run(&self, batch: &[(Item, Abandon)]) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
+    fn under_way(&self) -> usize {
+        UNDER_WAY
+    }
+
+    fn run(
+        &self,
+        batch: &[(Item, Abandon)],
+        turn: &mut Turn<'_>,
+    ) -> Result<Vec<Result<Box<RawValue>, Failure>>, Failure> {
         let images: Vec<&Image> = batch.iter().map(|(item, _)| &item.image).collect();
         let unwanted = || batch.iter().all(|(_, abandon)| abandon.is_abandoned());
         let finish = |image: usize, outputs: Vec<f32>| {
             check_numbers(&outputs)?;
             answer(&labels::best(&self.labels, &self.function.of(&outputs), batch[image].0.most))
         };
-        let answers = self.network.run(&images, self.processor.levels(), unwanted, finish);
+        let answers = self.network.run(&images, self.processor.levels(), turn, unwanted, finish);
         Ok(answers.unwrap_or_else(|| batch.iter().map(|_| Err(engine::canceled())).collect()))
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     map::Weights,
     plain::CONFIG,
     transformer::{Crew, Tensors},
+    turn::Turn,
 };
 
 /// Added to variances, as torch does where nothing is said.
@@ -127,6 +128,7 @@ impl Network for ResNet {
         &self,
         images: &[&Image],
         levels: &Levels,
+        turn: &mut Turn<'_>,
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
@@ -142,7 +144,7 @@ impl Network for ResNet {
             }
             Some(())
         };
-        self.head.run(images, levels, forward, finish)
+        self.head.run(images, levels, turn, forward, finish)
     }
 }
 

@@ -4,11 +4,7 @@
 //! `ViTForImageClassification` computes it: layer norm before attention and before the dense parts, labels from the row of the
 //! class token.
 
-use std::{
-    iter,
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::{iter, path::Path};
 
 use kernels::{Activation, Cpu, PackedMatrix, Precision, Rows, RowsMut, Scratch};
 use serde::Deserialize;
@@ -27,6 +23,7 @@ use crate::{
         self, Anatomy, Crew, Layer, LayerNames, Norm, Order, PrunedHeads, Room, Shape, States, Tensors, room_for, view,
         view_mut,
     },
+    turn::Turn,
 };
 
 /// Red, green, blue.
@@ -61,7 +58,7 @@ pub(crate) struct Vit {
     layers: Vec<Layer>,
     norm: Norm,
     classifier: PackedMatrix,
-    room: Mutex<Room<States>>,
+    room: Room<States>,
 }
 
 /// Sizes in `config.json`; absent ones are as transformers has them.
@@ -223,7 +220,7 @@ impl Network for Vit {
                 settings.labels.len(),
                 width,
             )?,
-            room: Mutex::new(room),
+            room,
         })
     }
 
@@ -231,13 +228,12 @@ impl Network for Vit {
         &self,
         images: &[&Image],
         levels: &Levels,
+        turn: &mut Turn<'_>,
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
-        // What a panic left there is written anew before it is read.
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let lengths = vec![self.rows(); images.len()];
-        room.run(&lengths, |group, crew, states| {
+        self.room.run(&lengths, turn, |group, crew, states| {
             self.begin(group.iter().map(|image| images[*image]), levels, crew, states);
             for layer in &self.layers {
                 if stop() {
