@@ -41,7 +41,7 @@ pub(super) struct Pass {
     /// The weights that are read after these.
     pub(super) then: *const u8,
     /// Where all steps are summed: of how many panels sums are kept, of one more than those that are multiplied, if a panel has one
-    /// block. Where each span is summed by itself, two blocks are kept.
+    /// block. Not read where each span is summed by itself: those of two blocks are kept then.
     pub(super) kept: usize,
     /// Whether to add to the sums that are there; not where each span is summed by itself.
     pub(super) accumulates: bool,
