@@ -1,16 +1,19 @@
-//! Products in AMX tiles of bf16, with sums in f32. With two parts for each number the result is as exact as with f32:
-//! x = high + low to 16 bits, and of the four products that of both lows is too small to count.
+//! Products in AMX tiles: of bf16, with sums in f32, and of whole numbers of 8 bits. With two bf16 for each number the result is as exact
+//! as with f32: x = high + low to 16 bits, and of the four products that of both lows is too small to count.
 
 mod attention;
 #[cfg(all(feature = "amx-emulator", target_os = "linux"))]
 mod emulator;
+mod int8;
 mod pack;
+mod pass;
 mod product;
 mod tiles;
 
 use crate::Precision;
 
 pub(crate) use attention::attention;
+pub(crate) use int8::Int8Matrix;
 pub(crate) use pack::pack;
 pub(crate) use product::{Packed, multiply, multiply_both};
 pub(crate) use tiles::is_granted;
@@ -20,6 +23,9 @@ pub(crate) const PANEL: usize = 32;
 
 /// Numbers along the dimension that is summed in one step: one line of bf16.
 const STEP: usize = 32;
+
+/// The same of bytes.
+const INT8_STEP: usize = 64;
 
 /// Bytes of one tile: sixteen rows of a line.
 const TILE: usize = 1024;
@@ -37,7 +43,7 @@ impl From<Precision> for Parts {
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Self::Two,
-            // What is left to tiles of the other is attention, which need not be more exact than its queries and keys are.
+            // Whole numbers have tiles of their own, but not in attention, which need not be more exact than its queries and keys are.
             Precision::Bf16 | Precision::Int8 => Self::One,
         }
     }

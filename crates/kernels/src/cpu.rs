@@ -16,7 +16,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512: F, BW, DQ and VL.
     Avx512,
-    /// AMX tiles of bf16, beside AVX-512 and its bf16.
+    /// AMX tiles of bf16 and of bytes, beside AVX-512, its VNNI and its bf16.
     Amx,
 }
 
@@ -232,7 +232,9 @@ fn has(isa: Isa) -> bool {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
         }
-        Isa::Amx => is_x86_feature_detected!("avx512bf16") && crate::amx::is_granted(),
+        Isa::Amx => {
+            is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bf16") && crate::amx::is_granted()
+        }
     }
 }
 

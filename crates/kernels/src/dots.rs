@@ -208,17 +208,19 @@ unsafe fn block<D: Dots, const ROWS: usize, const VECTORS: usize>(
 
 /// The grids of one span of some rows.
 #[derive(Clone, Copy)]
-struct Grids {
-    first: *const Grid,
-    stride: usize,
+pub(crate) struct Grids {
+    pub(crate) first: *const Grid,
+    /// From one row's to the next one's.
+    pub(crate) stride: usize,
 }
 
 /// Writes what sums of the first span stand for, or adds that of another one: there are too few registers for sums of both kinds.
 ///
 /// # Safety
-/// As for `block`, whose result can also be read unless this is the first span.
+/// The machine has the instructions of `D`; there are so many grids, columns and places in the result, which can also be read unless this is
+/// the first span.
 #[inline(always)]
-unsafe fn finish<D: Dots, const ROWS: usize, const VECTORS: usize, const IS_FIRST: bool>(
+pub(crate) unsafe fn finish<D: Dots, const ROWS: usize, const VECTORS: usize, const IS_FIRST: bool>(
     sums: [[D::Sums; VECTORS]; ROWS],
     grids: Grids,
     columns: Columns,

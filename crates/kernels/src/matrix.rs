@@ -28,7 +28,7 @@ pub struct PackedMatrix {
     bias: Lines,
 }
 
-/// How weights lie in memory; `docs/kernels.md` draws all three.
+/// How weights lie in memory; `docs/kernels.md` draws all of them.
 #[derive(Clone)]
 enum Weights {
     /// Panels of `f32`, one row for each input.
@@ -38,6 +38,9 @@ enum Weights {
     /// Tiles of bf16.
     #[cfg(target_arch = "x86_64")]
     Tiles(amx::Parts, Lines),
+    /// Tiles of whole numbers.
+    #[cfg(target_arch = "x86_64")]
+    Int8Tiles(amx::Int8Matrix),
 }
 
 impl PackedMatrix {
@@ -78,6 +81,8 @@ impl PackedMatrix {
             Weights::Groups(packed) => packed.bytes(),
             #[cfg(target_arch = "x86_64")]
             Weights::Tiles(_, tiles) => tiles.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Weights::Int8Tiles(packed) => packed.bytes(),
         };
         weights + self.bias.bytes()
     }
@@ -131,6 +136,8 @@ impl PackedMatrix {
                 let packed = amx::Packed { weights: tiles, bias: &self.bias, inputs: self.inputs };
                 amx::multiply(*parts, packed, x, outputs, target, scratch);
             }
+            #[cfg(target_arch = "x86_64")]
+            Weights::Int8Tiles(packed) => packed.multiply(&self.bias, x, outputs, target, scratch),
         }
     }
 }
@@ -168,7 +175,7 @@ pub struct Both<'a> {
 
 impl Both<'_> {
     /// Writes all outputs of `down(activation(up(x))) + residual` to `y`: what [`PackedMatrix::multiply`] gives twice, but where both
-    /// are in tiles, what is between them is not written in `f32`.
+    /// are in tiles of bf16, what is between them is not written in `f32`.
     ///
     /// # Panics
     /// When shapes do not fit each other.
@@ -213,17 +220,18 @@ impl std::fmt::Debug for PackedMatrix {
 /// Packs weights for what is fastest of that precision.
 fn pack(cpu: Cpu, precision: Precision, weights: Rows<'_>) -> Weights {
     let precision = cpu.precision(precision);
-    if precision == Precision::Int8 {
-        return Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Int8, weights));
-    }
     #[cfg(target_arch = "x86_64")]
     if cpu.isa() == Isa::Amx {
-        return Weights::Tiles(precision.into(), amx::pack(weights, precision.into()));
+        return match precision {
+            Precision::Int8 => Weights::Int8Tiles(amx::Int8Matrix::new(weights)),
+            Precision::F32 | Precision::Bf16 => Weights::Tiles(precision.into(), amx::pack(weights, precision.into())),
+        };
     }
-    if precision == Precision::Bf16 {
-        return Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Bf16, weights));
+    match precision {
+        Precision::Int8 => Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Int8, weights)),
+        Precision::Bf16 => Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Bf16, weights)),
+        Precision::F32 => Weights::Panels(panels(weights, panel_width_in_registers(cpu))),
     }
-    Weights::Panels(panels(weights, panel_width_in_registers(cpu)))
 }
 
 /// Outputs in one panel.
@@ -231,7 +239,7 @@ fn panel_width(cpu: Cpu, weights: &Weights) -> usize {
     match weights {
         Weights::Panels(_) | Weights::Groups(_) => panel_width_in_registers(cpu),
         #[cfg(target_arch = "x86_64")]
-        Weights::Tiles(..) => amx::PANEL,
+        Weights::Tiles(..) | Weights::Int8Tiles(_) => amx::PANEL,
     }
 }
 

@@ -5,12 +5,12 @@ use std::ops::Range;
 use crate::{
     Cpu, Rows, Scratch,
     cpu::NarrowWork,
-    dots::{Columns, Dots, GROUP_BYTES, PackedRows, across, product, summed},
+    dots::{Dots, GROUP_BYTES, PackedRows, across, product, summed},
     finish::{Block, Target},
     lanes::Lanes,
     matrix::{LEFT_BYTES, OnLines, SUMS, width},
     product::Sums,
-    quantise::{self, Grid, SPAN},
+    quantise::{Grid, SPAN, WeightGrids},
     scratch::{LINE_BYTES, Lines},
 };
 
@@ -28,16 +28,14 @@ pub(crate) enum Class {
 pub(crate) struct Packed {
     class: Class,
     panels: Lines,
-    /// What a step of a grid is: for each panel and span, of each output. Empty where numbers are not whole.
-    scales: Lines,
-    /// The sums of a span's weights in steps, likewise.
-    totals: Lines,
+    /// Empty where numbers are not whole.
+    grids: WeightGrids,
 }
 
 impl Packed {
     /// Packs weights for the instructions that multiply this class on this machine.
     pub(crate) fn new(cpu: Cpu, class: Class, weights: Rows<'_>) -> Self {
-        let mut packed = Self { class, panels: Lines::default(), scales: Lines::default(), totals: Lines::default() };
+        let mut packed = Self { class, panels: Lines::default(), grids: WeightGrids::default() };
         let work = Pack { weights, packed: &mut packed };
         match class {
             Class::Int8 => cpu.run_int8(work),
@@ -48,7 +46,7 @@ impl Packed {
 
     /// Bytes of memory they take.
     pub(crate) fn bytes(&self) -> usize {
-        self.panels.bytes() + self.scales.bytes() + self.totals.bytes()
+        self.panels.bytes() + self.grids.bytes()
     }
 }
 
@@ -96,16 +94,9 @@ impl NarrowWork for Pack<'_> {
             }
             return;
         }
-        let spans = groups.div_ceil(summed::<D>(groups));
-        (packed.scales, packed.totals) = (Lines::zeroed(padded * spans), Lines::zeroed(padded * spans));
-        for output in 0..outputs {
-            for (span, weights) in weights.row(output).chunks(SPAN).enumerate() {
-                let put = |input: usize, weight: i8| bytes[at(output, span * SPAN + input)] = weight.cast_unsigned();
-                let (scale, total) = quantise::weights(weights, put);
-                let at = (output / width * spans + span) * width + output % width;
-                (packed.scales.as_mut_slice()[at], packed.totals.as_mut_slice()[at]) = (scale, total);
-            }
-        }
+        packed.grids = WeightGrids::new(weights, width, |output, input, weight| {
+            bytes[at(output, input)] = weight.cast_unsigned();
+        });
     }
 }
 
@@ -149,38 +140,18 @@ impl NarrowWork for Multiply<'_> {
 }
 
 impl Multiply<'_> {
-    /// Packs some rows, each span on a grid of its own where numbers are whole.
+    /// Packs some rows.
     #[inline(always)]
     unsafe fn pack<D: Dots>(&mut self, rows: Range<usize>, groups: usize, stride: usize) -> PackedRows {
-        let (columns, count) = (self.x.columns(), rows.len());
-        let (width, most) = (D::Floats::WIDTH, summed::<D>(groups) * D::GROUP);
-        let spans = groups.div_ceil(summed::<D>(groups));
+        let count = rows.len();
         self.scratch.left.reserve(count * stride / size_of::<f32>());
-        self.scratch.grids.clear();
-        self.scratch.grids.resize(count * spans, Grid::default());
         let data = self.scratch.left.as_mut_ptr().cast::<u8>();
-        for (index, grid) in self.scratch.grids.iter_mut().enumerate() {
-            let (row, span) = (index / spans, index % spans);
-            let inputs = span * most..columns.min((span + 1) * most);
-            // SAFETY: the caller promises the instructions; the row exists and has `columns` numbers; a line has room for
-            // whole registers of packed numbers, and rows are whole lines.
-            unsafe {
-                let from = self.x.as_ptr().wrapping_add((rows.start + row) * self.x.stride());
-                if D::IS_WHOLE {
-                    *grid = Grid::of::<D::Floats>(from.add(inputs.start), inputs.len());
-                }
-                let to = data.add(row * stride);
-                let whole = inputs.start + inputs.len() / width * width;
-                for column in (inputs.start..whole).step_by(width) {
-                    let numbers = D::Floats::load(from.add(column));
-                    D::put(numbers, *grid, to.add(column * GROUP_BYTES / D::GROUP));
-                }
-                // Without inputs, too, there is a group to fill.
-                if whole < inputs.end || columns == 0 {
-                    let numbers = D::Floats::load_some(from.add(whole), inputs.end - whole);
-                    D::put(numbers, *grid, to.add(whole * GROUP_BYTES / D::GROUP));
-                }
-            }
+        // SAFETY: the caller promises the instructions; a line has room for whole registers of packed numbers, and rows are whole
+        // lines.
+        unsafe {
+            pack_rows::<D>(self.x.rows_in(rows), &mut self.scratch.grids, |row, column| {
+                data.wrapping_add(row * stride + column * GROUP_BYTES / D::GROUP)
+            });
         }
         PackedRows { data, stride, rows: count, groups, grids: self.scratch.grids.as_ptr() }
     }
@@ -202,14 +173,13 @@ impl Multiply<'_> {
                 unsafe {
                     debug_assert!((output / width + 1) * panel_bytes <= self.packed.panels.bytes());
                     debug_assert!(output + width <= self.bias.len());
-                    debug_assert!(!D::IS_WHOLE || (output + width) * spans <= self.packed.totals.len());
+                    debug_assert!(!D::IS_WHOLE || (output + width) * spans <= self.packed.grids.len());
                     let panel = self.packed.panels.as_ptr().cast::<u8>().add(output / width * panel_bytes);
                     let data = left.data.add(row * left.stride);
                     let rows = PackedRows { data, rows: count, grids: left.grids.add(row * spans), ..left };
-                    let scales = self.packed.scales.as_ptr().wrapping_add(output * spans);
-                    let totals = self.packed.totals.as_ptr().wrapping_add(output * spans);
+                    let columns = self.packed.grids.columns(output * spans);
                     let to = Sums { data: sums.0.as_mut_ptr(), stride: width };
-                    product::<D, VECTORS>(rows, panel, Columns { scales, totals }, to);
+                    product::<D, VECTORS>(rows, panel, columns, to);
                     self.target.take::<D::Floats>(Block {
                         sums: sums.0.as_ptr(),
                         stride: width,
@@ -220,6 +190,38 @@ impl Multiply<'_> {
                         bias: self.bias.as_ptr().add(output),
                     });
                 }
+            }
+        }
+    }
+}
+
+/// Packs rows, each span on a grid of its own where numbers are whole. `at` says where the numbers of a row from a column on go.
+///
+/// # Safety
+/// The machine has the instructions of `D`. `at` is for whole registers of packed numbers, also where there are fewer, or none.
+#[inline(always)]
+pub(crate) unsafe fn pack_rows<D: Dots>(rows: Rows<'_>, grids: &mut Vec<Grid>, at: impl Fn(usize, usize) -> *mut u8) {
+    let (columns, width) = (rows.columns(), D::Floats::WIDTH);
+    let most = if D::IS_WHOLE { SPAN } else { columns.max(1) };
+    let spans = columns.div_ceil(most).max(1);
+    grids.clear();
+    grids.resize(rows.rows() * spans, Grid::default());
+    for (index, grid) in grids.iter_mut().enumerate() {
+        let (row, span) = (index / spans, index % spans);
+        let inputs = span * most..columns.min((span + 1) * most);
+        // SAFETY: the caller's promise; the row exists and has `columns` numbers.
+        unsafe {
+            let from = rows.as_ptr().wrapping_add(row * rows.stride());
+            if D::IS_WHOLE {
+                *grid = Grid::of::<D::Floats>(from.add(inputs.start), inputs.len());
+            }
+            let whole = inputs.start + inputs.len() / width * width;
+            for column in (inputs.start..whole).step_by(width) {
+                D::put(D::Floats::load(from.add(column)), *grid, at(row, column));
+            }
+            // Without inputs, too, there is a group to fill.
+            if whole < inputs.end || columns == 0 {
+                D::put(D::Floats::load_some(from.add(whole), inputs.end - whole), *grid, at(row, whole));
             }
         }
     }

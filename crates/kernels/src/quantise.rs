@@ -1,7 +1,7 @@
 //! Grids of whole numbers: which 256 numbers, evenly apart, stand for those of a span of a row of x, and which 255 for those of a
 //! span of an output's weights. Every set of instructions finds the same ones, because each step is rounded alike everywhere.
 
-use crate::lanes::Lanes;
+use crate::{Rows, dots::Columns, lanes::Lanes, scratch::Lines};
 
 /// Inputs that share a grid. A large number spoils those of its span only, and sums of a span's products are exact in f32.
 pub(crate) const SPAN: usize = 192;
@@ -96,9 +96,55 @@ fn rounded(x: f32) -> f32 {
     (x + ROUNDING) - ROUNDING
 }
 
+/// Spans of so many inputs; at least one.
+pub(crate) fn spans(inputs: usize) -> usize {
+    inputs.div_ceil(SPAN).max(1)
+}
+
+/// The grids of packed weights: for each panel and span, of each output.
+#[derive(Clone, Default)]
+pub(crate) struct WeightGrids {
+    /// What a step is.
+    scales: Lines,
+    /// The sum of the weights in steps.
+    totals: Lines,
+}
+
+impl WeightGrids {
+    /// Puts weights on grids and hands each, in steps, to `put`, with its output and input. Panels are so many outputs wide.
+    pub(crate) fn new(all: Rows<'_>, width: usize, mut put: impl FnMut(usize, usize, i8)) -> Self {
+        let spans = spans(all.columns());
+        let room = || Lines::zeroed(all.rows().next_multiple_of(width) * spans);
+        let mut grids = Self { scales: room(), totals: room() };
+        for output in 0..all.rows() {
+            for (span, numbers) in all.row(output).chunks(SPAN).enumerate() {
+                let (scale, total) = weights(numbers, |input, weight| put(output, span * SPAN + input, weight));
+                let at = (output / width * spans + span) * width + output % width;
+                (grids.scales.as_mut_slice()[at], grids.totals.as_mut_slice()[at]) = (scale, total);
+            }
+        }
+        grids
+    }
+
+    /// Those from this place on: panel after panel, in each a row of its outputs for each span.
+    pub(crate) fn columns(&self, at: usize) -> Columns {
+        Columns { scales: self.scales.as_ptr().wrapping_add(at), totals: self.totals.as_ptr().wrapping_add(at) }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.totals.len()
+    }
+
+    /// Bytes of memory they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.scales.bytes() + self.totals.bytes()
+    }
+}
+
 /// Puts the weights of a span of one output on a grid around 0, and hands each to `put`; what a step is, and the sum of all in steps.
 /// A step is NaN where a weight is not finite.
-pub(crate) fn weights(span: &[f32], mut put: impl FnMut(usize, i8)) -> (f32, f32) {
+fn weights(span: &[f32], mut put: impl FnMut(usize, i8)) -> (f32, f32) {
     let largest = span.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
     let wrong: f32 = span.iter().map(|weight| weight * 0.0).sum();
     let scale = largest / MOST_WEIGHT + wrong;

@@ -4,7 +4,7 @@
 
 mod reference;
 
-use kernels::{Activation, Cpu, Epilogue, PackedMatrix, Precision, Rows, RowsMut, Scratch};
+use kernels::{Activation, Cpu, Epilogue, Isa, PackedMatrix, Precision, Rows, RowsMut, Scratch};
 use reference::{Random, Spread, variants};
 
 /// Inputs that share a grid.
@@ -48,10 +48,13 @@ fn expected(row: &[f32], weights: &[f32], bias: f32, residual: f32) -> f32 {
 
 /// The product on this machine, whose rows may be of any numbers.
 fn multiply(cpu: Cpu, x: Rows<'_>, weights: Rows<'_>, bias: Option<&[f32]>, residual: Option<Rows<'_>>) -> Vec<f32> {
+    finished(cpu, x, weights, bias, Epilogue { activation: Activation::None, residual })
+}
+
+fn finished(cpu: Cpu, x: Rows<'_>, weights: Rows<'_>, bias: Option<&[f32]>, epilogue: Epilogue<'_>) -> Vec<f32> {
     let matrix = PackedMatrix::new(cpu, Precision::Int8, weights, bias);
     let outputs = matrix.outputs();
     let mut y = vec![0.0; x.rows() * outputs];
-    let epilogue = Epilogue { activation: Activation::None, residual };
     let to = RowsMut::new(&mut y, x.rows(), outputs, outputs);
     matrix.multiply(x, 0..outputs, epilogue, to, &mut Scratch::default());
     y
@@ -61,7 +64,7 @@ fn multiply(cpu: Cpu, x: Rows<'_>, weights: Rows<'_>, bias: Option<&[f32]>, resi
 fn every_set_of_instructions_gives_the_integers_of_a_plain_loop() {
     let mut random = Random::new();
     for case in 0..120 {
-        let rows = random.of(&[0, 1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33]);
+        let rows = random.of(&[0, 1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 49, 70]);
         let outputs = random.of(&[0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 97]);
         let inputs = random.of(&[0, 1, 2, 3, 4, 5, 15, 17, 33, 63, 65, 100, 128, 191, 192, 193, 384, 801]);
         let (mut x, weights) = (Spread::new(&mut random, rows, inputs), Spread::new(&mut random, outputs, inputs));
@@ -82,6 +85,40 @@ fn every_set_of_instructions_gives_the_integers_of_a_plain_loop() {
                 let what = format!("{cpu:?}: row {row} of {rows}, output {output} of {outputs}, {inputs} inputs");
                 assert!(y.to_bits() == expected.to_bits(), "{what}: {y} instead of {expected}");
             }
+        }
+    }
+}
+
+#[test]
+fn tiles_give_what_registers_give_whatever_is_done_with_sums() {
+    let [registers, tiles] = match [Isa::Avx512, Isa::Amx].map(Cpu::with) {
+        [Ok(registers), Ok(tiles)] => [registers, tiles],
+        _ => return eprintln!("NOT TESTED: this machine has no {}", Isa::Amx),
+    };
+    let mut random = Random::new();
+    let shapes = [
+        // One block of rows, whole and not, of one span or more; then panels in two parts, of whole spans and not.
+        (1, 1, 1),
+        (16, 32, 64),
+        (17, 33, 193),
+        (32, 50, 1000),
+        (33, 47, 768),
+        (70, 95, 769),
+        (65, 31, 1000),
+        (49, 20, 2305),
+        // More packed rows than are kept in the cache at once.
+        (70, 33, 17_000),
+    ];
+    for (rows, outputs, inputs) in shapes {
+        let (x, weights) = (Spread::new(&mut random, rows, inputs), Spread::new(&mut random, outputs, inputs));
+        let (bias, residual) = (random.numbers(outputs), Spread::new(&mut random, rows, outputs));
+        for activation in [Activation::GeluErf, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
+            let epilogue = Epilogue { activation, residual: Some(residual.view()) };
+            let [in_tiles, in_registers] = [tiles, registers].map(|cpu| {
+                let y = finished(cpu, x.view(), weights.view(), Some(&bias), epilogue);
+                y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            });
+            assert!(in_tiles == in_registers, "{rows} × {outputs} of {inputs} inputs, {activation:?}");
         }
     }
 }

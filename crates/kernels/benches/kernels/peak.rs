@@ -30,6 +30,8 @@ pub(crate) enum Loop {
     Avx512Bf16,
     /// `tdpbf16ps` of two tiles.
     Amx,
+    /// `tdpbusd` of two tiles.
+    AmxInt8,
 }
 
 /// The fastest loop for products of this precision, as kernels compute them.
@@ -41,9 +43,10 @@ pub(crate) fn fastest(cpu: Cpu, precision: Precision) -> Loop {
         (Isa::Avx2, Precision::Int8) => Loop::Avx2Words,
         (Isa::Avx2, _) => Loop::Avx2,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512 | Isa::Amx, Precision::Int8) if is_x86_feature_detected!("avx512vnni") => Loop::Avx512Vnni,
+        (Isa::Avx512, Precision::Int8) if is_x86_feature_detected!("avx512vnni") => Loop::Avx512Vnni,
         (Isa::Avx512, Precision::Bf16) => Loop::Avx512Bf16,
-        (Isa::Avx512, _) | (Isa::Amx, Precision::Int8) => Loop::Avx512,
+        (Isa::Avx512, _) => Loop::Avx512,
+        (Isa::Amx, Precision::Int8) => Loop::AmxInt8,
         (Isa::Amx, _) => Loop::Amx,
     }
 }
@@ -60,6 +63,7 @@ pub(crate) fn operations(of: Loop) -> f64 {
         Loop::Avx512Bf16 => 2 * 32,
         // 16 × 16 sums of 32 products.
         Loop::Amx => 2 * 16 * 16 * 32,
+        Loop::AmxInt8 => 2 * 16 * 16 * 64,
     };
     (ROUNDS * PER_ROUND * per_instruction) as f64
 }
@@ -99,6 +103,44 @@ macro_rules! sums {
     };
 }
 
+/// Sixteen times an instruction on tiles, of which four are sums, round after round.
+#[cfg(target_arch = "x86_64")]
+macro_rules! tiles {
+    ($instruction:literal) => {
+        tiles!($instruction, "tmm0, tmm4, tmm6" "tmm1, tmm4, tmm7" "tmm2, tmm5, tmm6" "tmm3, tmm5, tmm7")
+    };
+    ($instruction:literal, $($operands:literal)*) => {{
+        // What `ldtilecfg` reads: palette 1, eight tiles of sixteen rows of 64 bytes.
+        let mut configuration = Line([0; 64]);
+        configuration.0[0] = 1;
+        for tile in 0..8 {
+            (configuration.0[16 + 2 * tile], configuration.0[48 + tile]) = (64, 16);
+        }
+        // Not zeros, with which tiles begin: those are faster than numbers.
+        let numbers = Line([0x3f; 64]);
+        // The configuration is valid, and released at the end; rows of tiles all come from the same 64 bytes.
+        asm!(
+            "ldtilecfg [{configuration}]",
+            "tileloadd tmm4, [{numbers} + {stride}*1]",
+            "tileloadd tmm5, [{numbers} + {stride}*1]",
+            "tileloadd tmm6, [{numbers} + {stride}*1]",
+            "tileloadd tmm7, [{numbers} + {stride}*1]",
+            "2:",
+            $(concat!($instruction, " ", $operands),)*
+            $(concat!($instruction, " ", $operands),)*
+            $(concat!($instruction, " ", $operands),)*
+            $(concat!($instruction, " ", $operands),)*
+            "dec {rounds}", "jnz 2b", "tilerelease",
+            configuration = in(reg) &raw const configuration,
+            numbers = in(reg) &raw const numbers,
+            stride = in(reg) 0_usize,
+            rounds = inout(reg) ROUNDS => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, readonly)
+        )
+    }};
+}
+
 /// Runs the loop, for whose instructions the machine must have: the caller has them from [`fastest`].
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn run(of: Loop) {
@@ -122,7 +164,8 @@ pub(crate) fn run(of: Loop) {
             Loop::Avx2Words => words(),
             Loop::Avx2Vnni => vex!("{{vex}} vpdpbusd"),
             Loop::Avx512 | Loop::Avx512Vnni | Loop::Avx512Bf16 => avx512(of),
-            Loop::Amx => tiles(),
+            Loop::Amx => tiles!("tdpbf16ps"),
+            Loop::AmxInt8 => tiles!("tdpbusd"),
         }
     }
 }
@@ -171,39 +214,3 @@ unsafe fn words() {
 #[cfg(target_arch = "x86_64")]
 #[repr(align(64))]
 struct Line([u8; 64]);
-
-#[cfg(target_arch = "x86_64")]
-unsafe fn tiles() {
-    // What `ldtilecfg` reads: palette 1, eight tiles of sixteen rows of 64 bytes.
-    let mut configuration = Line([0; 64]);
-    configuration.0[0] = 1;
-    for tile in 0..8 {
-        (configuration.0[16 + 2 * tile], configuration.0[48 + tile]) = (64, 16);
-    }
-    // Not zeros, with which tiles begin: those are faster than numbers.
-    let numbers = Line([0x3f; 64]);
-    // SAFETY: as in `run`; the configuration is valid, and released at the end; rows of tiles all come from the same 64 bytes.
-    unsafe {
-        asm!(
-            "ldtilecfg [{configuration}]",
-            "tileloadd tmm4, [{numbers} + {stride}*1]",
-            "tileloadd tmm5, [{numbers} + {stride}*1]",
-            "tileloadd tmm6, [{numbers} + {stride}*1]",
-            "tileloadd tmm7, [{numbers} + {stride}*1]",
-            "2:",
-            "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7", "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7", "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7", "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7", "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
-            "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7", "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "dec {rounds}", "jnz 2b", "tilerelease",
-            configuration = in(reg) &raw const configuration,
-            numbers = in(reg) &raw const numbers,
-            stride = in(reg) 0_usize,
-            rounds = inout(reg) ROUNDS => _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, readonly)
-        );
-    }
-}

@@ -148,7 +148,12 @@ unsafe fn run(tiles: &mut Registers, registers: &mut [i64; 23]) -> Option<()> {
         }
         // tdpbf16ps
         (0x5c, 2, true) => {
-            let sums = multiplied(&tiles.tiles[tile], &tiles.tiles[second], &tiles.tiles[third]);
+            let sums = multiplied(&tiles.tiles[tile], &tiles.tiles[second], &tiles.tiles[third], add_bf16);
+            tiles.tiles[tile] = sums;
+        }
+        // tdpbusd
+        (0x5e, 1, true) => {
+            let sums = multiplied(&tiles.tiles[tile], &tiles.tiles[second], &tiles.tiles[third], add_bytes);
             tiles.tiles[tile] = sums;
         }
         _ => return None,
@@ -157,22 +162,34 @@ unsafe fn run(tiles: &mut Registers, registers: &mut [i64; 23]) -> Option<()> {
     Some(())
 }
 
-/// Whole tiles: to each sum in f32 the products of sixteen pairs of bf16 with sixteen of its column.
-fn multiplied(sums: &Tile, left: &Tile, right: &Tile) -> Tile {
-    let bf16 = |tile: &Tile, row: usize, place: usize| {
-        let at = row * ROW + place * 2;
-        f32::from_bits(u32::from(u16::from_le_bytes([tile[at], tile[at + 1]])) << 16)
+/// Four bytes of a tile: a group of numbers, or a sum.
+type Four = [u8; 4];
+
+/// Whole tiles: to each sum the products of sixteen groups of a row with sixteen of a column.
+fn multiplied(sums: &Tile, left: &Tile, right: &Tile, add: impl Fn(Four, Four, Four) -> Four) -> Tile {
+    let four = |tile: &Tile, row: usize, place: usize| {
+        let at = row * ROW + place * 4;
+        [tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]
     };
     let mut result = *sums;
     for (place, result) in result.chunks_exact_mut(4).enumerate() {
         let (row, column) = (place / 16, place % 16);
-        let mut sum = f32::from_le_bytes([result[0], result[1], result[2], result[3]]);
-        for pair in 0..16 {
-            for half in 0..2 {
-                sum += bf16(left, row, 2 * pair + half) * bf16(right, pair, 2 * column + half);
-            }
-        }
-        result.copy_from_slice(&sum.to_le_bytes());
+        let sum = (0..16)
+            .fold(four(sums, row, column), |sum, group| add(sum, four(left, row, group), four(right, group, column)));
+        result.copy_from_slice(&sum);
     }
     result
+}
+
+/// A sum in f32 with the products of two bf16.
+fn add_bf16(sum: Four, left: Four, right: Four) -> Four {
+    let bf16 = |low: u8, high: u8| f32::from_bits(u32::from_le_bytes([0, 0, low, high]));
+    let sum = f32::from_le_bytes(sum) + bf16(left[0], left[1]) * bf16(right[0], right[1]);
+    (sum + bf16(left[2], left[3]) * bf16(right[2], right[3])).to_le_bytes()
+}
+
+/// A sum in i32 with the products of four bytes, unsigned ones of the left and signed ones of the right.
+fn add_bytes(sum: Four, left: Four, right: Four) -> Four {
+    let products = left.into_iter().zip(right).map(|(left, right)| i32::from(left) * i32::from(right.cast_signed()));
+    products.fold(i32::from_le_bytes(sum), i32::wrapping_add).to_le_bytes()
 }

@@ -2,16 +2,25 @@
 
 use std::arch::x86_64::{__m512i, _mm512_store_si512};
 
-use super::{PANEL, Parts, STEP, TILE, step_bytes};
+use super::{
+    INT8_STEP, PANEL, Parts, STEP, TILE, step_bytes,
+    tiles::{Int8, Operands},
+};
 use crate::{
     Rows,
     convert::{Halves, halves, parts as bf16_parts, read},
+    quantise::WeightGrids,
     scratch::{LINE_BYTES, Lines},
 };
 
 /// Steps of a product over `depth` numbers; at least one, of zeros.
 pub(super) fn steps(depth: usize) -> usize {
     depth.div_ceil(STEP).max(1)
+}
+
+/// The same for whole numbers.
+pub(super) fn int8_steps(depth: usize) -> usize {
+    depth.div_ceil(INT8_STEP).max(1)
 }
 
 /// Packs weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two.
@@ -21,12 +30,7 @@ pub(crate) fn pack(weights: Rows<'_>, parts: Parts) -> Lines {
     let bytes = packed.as_mut_ptr().cast::<u8>();
     for output in 0..weights.rows() {
         for (input, weight) in weights.row(output).iter().enumerate() {
-            // A line of a tile is two inputs of sixteen outputs.
-            let at = (output / PANEL * steps + input / STEP) * step_bytes
-                + output % PANEL / 16 * TILE
-                + input % STEP / 2 * LINE_BYTES
-                + output % 16 * 4
-                + input % 2 * 2;
+            let at = place_of_weight::<2>(output, input, steps, step_bytes);
             let [high, low] = bf16_parts(*weight);
             // SAFETY: panel, step, tile, line and place within it are within what was allocated for all of them.
             unsafe {
@@ -38,6 +42,27 @@ pub(crate) fn pack(weights: Rows<'_>, parts: Parts) -> Lines {
         }
     }
     packed
+}
+
+/// Packs weights that are whole numbers in panels likewise: for each step two tiles.
+pub(super) fn pack_int8(weights: Rows<'_>) -> (Lines, WeightGrids) {
+    let (steps, step_bytes) = (int8_steps(weights.columns()), Int8::STEP_BYTES);
+    let mut packed = Lines::zeroed(weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
+    let bytes = packed.as_mut_bytes();
+    let grids = WeightGrids::new(weights, PANEL, |output, input, weight| {
+        bytes[place_of_weight::<4>(output, input, steps, step_bytes)] = weight.cast_unsigned();
+    });
+    (packed, grids)
+}
+
+/// Where a weight lies, of which `GROUP` are in 32 bits: a line of a tile is so many inputs of sixteen outputs.
+fn place_of_weight<const GROUP: usize>(output: usize, input: usize, steps: usize, step_bytes: usize) -> usize {
+    let step = 16 * GROUP;
+    (output / PANEL * steps + input / step) * step_bytes
+        + output % PANEL / 16 * TILE
+        + input % step / GROUP * LINE_BYTES
+        + output % 16 * 4
+        + input % GROUP * (4 / GROUP)
 }
 
 /// Packs rows in blocks: for each step the tiles of their high parts, then of their low parts, if there are two. Rows after the

@@ -5,25 +5,17 @@ use std::ops::Range;
 use super::{
     PANEL, Parts,
     pack::{line_of_row, pack_rows, steps, store},
+    pass::{Pass, SUMS, parts_of},
     step_bytes,
-    tiles::{AHEAD_LINES, Product, Tiles, multiply as multiply_tiles},
+    tiles::{Bf16, Tiles},
 };
 use crate::{
     Activation, Rows, Scratch,
     convert::{Pair, halves},
-    finish::{Block, Target},
+    finish::Target,
     lanes::{Avx512, Lanes},
-    scratch::{LINE_BYTES, Lines},
+    scratch::Lines,
 };
-
-/// Bytes of a panel's part that stays in the first-level cache (48 KiB) while all rows pass by.
-const NEAR_BYTES: usize = 24 << 10;
-
-/// Bytes of packed rows that stay in the second-level cache (2 MiB) while all panels pass by.
-const LEFT_BYTES: usize = 1 << 20;
-
-/// Sums of one block and panel.
-const SUMS: usize = 32 * PANEL;
 
 /// Steps of what is between two products that are computed before they are used: for 256 rows they stay in the second-level cache beside
 /// the rest.
@@ -120,7 +112,7 @@ impl Job<'_> {
                     accumulates: false,
                 };
                 let outputs = self.outputs.len();
-                pass.run::<TWO>(|found| self.target.take::<Avx512>(found.block(rows.start, outputs, bias)));
+                pass.run::<Bf16<TWO>>(|found| self.target.take::<Avx512>(found.block(rows.start, outputs, bias)));
             }
         }
     }
@@ -177,7 +169,7 @@ impl Both<'_> {
                         kept,
                         accumulates: false,
                     };
-                    first.run::<TWO>(|found| {
+                    first.run::<Bf16<TWO>>(|found| {
                         // The outputs of a panel are the numbers of one step.
                         let bias = bias.add(found.panel * PANEL);
                         let bias = [Avx512::load(bias), Avx512::load(bias.add(16))];
@@ -203,7 +195,7 @@ impl Both<'_> {
                         accumulates: slice > 0,
                     };
                     let is_last = slice + depth == steps_down;
-                    second.run::<TWO>(|found| {
+                    second.run::<Bf16<TWO>>(|found| {
                         if is_last {
                             let bias = self.down.bias.as_ptr();
                             self.target.take::<Avx512>(found.block(rows.start, outputs, bias));
@@ -213,121 +205,4 @@ impl Both<'_> {
             }
         }
     }
-}
-
-/// Rows in parts whose packed blocks, of so many bytes each, stay in the second-level cache: parts as equal as can be, so that none is
-/// so small that the weights are read for little.
-fn parts_of(rows: usize, block_bytes: usize) -> impl Iterator<Item = Range<usize>> {
-    let all = rows.div_ceil(PANEL);
-    let parts = all.div_ceil((LEFT_BYTES / block_bytes).max(1)).max(1);
-    let most = all.div_ceil(parts).max(1) * PANEL;
-    (0..rows).step_by(most).map(move |first| first..rows.min(first + most))
-}
-
-/// The product of packed rows with some panels, over steps that follow each other in both.
-struct Pass {
-    /// Blocks of so many steps.
-    left: *const u8,
-    rows: usize,
-    /// The first step of the first panel.
-    right: *const u8,
-    panels: usize,
-    /// From one panel to the next.
-    panel_bytes: usize,
-    steps: usize,
-    sums: *mut f32,
-    /// The weights that are read after these.
-    then: *const u8,
-    /// Of how many panels sums are kept: of one more than those that are multiplied, if a panel has one block.
-    kept: usize,
-    /// Whether to add to the sums that are there.
-    accumulates: bool,
-}
-
-/// Sums of one block and panel.
-#[derive(Clone, Copy)]
-struct Found {
-    sums: *const f32,
-    panel: usize,
-    row: usize,
-    rows: usize,
-}
-
-impl Found {
-    /// Where they go in a result of so many outputs, whose biases begin at `bias`; `first` is the result's row of the pass's first one.
-    fn block(self, first: usize, outputs: usize, bias: *const f32) -> Block {
-        let column = self.panel * PANEL;
-        Block {
-            sums: self.sums,
-            stride: PANEL,
-            row: first + self.row,
-            rows: self.rows,
-            column,
-            columns: PANEL.min(outputs - column),
-            bias: bias.wrapping_add(column),
-        }
-    }
-}
-
-impl Pass {
-    /// Has `finish` take all sums, those of a block while the next one is multiplied: tiles that were just stored cannot be read at
-    /// once, and the units of tiles and of registers work at the same time.
-    ///
-    /// # Safety
-    /// As for `Job::run`, and there is a `Tiles`; operands and sums are as large as the pass says, and the sums are initialised if it
-    /// accumulates.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<const TWO: bool>(&self, mut finish: impl FnMut(Found)) {
-        let (step, blocks) = (step_bytes(TWO), self.rows.div_ceil(PANEL));
-        // With one block nothing is read twice, so nothing needs to stay near.
-        let near = if blocks == 1 { self.steps } else { self.steps.div_ceil(self.steps.div_ceil(NEAR_BYTES / step)) };
-        let mut waiting: Option<Found> = None;
-        for panel in 0..self.panels {
-            for begin in (0..self.steps).step_by(near) {
-                let depth = near.min(self.steps - begin);
-                let is_last = begin + depth == self.steps;
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let right = self.right.add(panel * self.panel_bytes + begin * step);
-                    let next = match (is_last, panel + 1 == self.panels) {
-                        (true, true) => self.then,
-                        (true, false) => right.wrapping_add(self.panel_bytes - begin * step),
-                        (false, _) => right.wrapping_add(depth * step),
-                    };
-                    for block in 0..blocks {
-                        let rows = PANEL.min(self.rows - block * PANEL);
-                        let sums = self.sums.add((panel % self.kept * blocks + block) * SUMS);
-                        let (ahead, ahead_stride) = ahead(next, depth, step, block);
-                        multiply_tiles::<TWO>(&Product {
-                            left: self.left.add((block * self.steps + begin) * step),
-                            right,
-                            depth,
-                            sums,
-                            sums_stride: PANEL * size_of::<f32>(),
-                            rows,
-                            accumulates: self.accumulates || begin > 0,
-                            ahead,
-                            ahead_stride,
-                        });
-                        if let Some(found) = waiting.take() {
-                            finish(found);
-                        }
-                        if is_last {
-                            waiting = Some(Found { sums, panel, row: block * PANEL, rows });
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(found) = waiting {
-            finish(found);
-        }
-    }
-}
-
-/// What the product with this block asks for ahead of its use: its share of the next `depth` steps of weights.
-fn ahead(next: *const u8, depth: usize, step: usize, block: usize) -> (*const u8, usize) {
-    let share = depth * AHEAD_LINES * LINE_BYTES;
-    if (block + 1) * share <= depth * step { (next.wrapping_add(block * share), LINE_BYTES) } else { (next, 0) }
 }

@@ -7,10 +7,10 @@ use std::{
     marker::PhantomData,
 };
 
-use super::step_bytes;
-use crate::scratch::LINE_BYTES;
+use super::{INT8_STEP, step_bytes};
+use crate::{quantise::SPAN, scratch::LINE_BYTES};
 
-/// Whether the processor has tiles of bf16 and the operating system lets this process use them. Linux is asked: its leave is
+/// Whether the processor has tiles of bf16 and of bytes, and the operating system lets this process use them. Linux is asked: its leave is
 /// for the process, all threads of it, and costs each thread that uses tiles the memory to save them in.
 pub(crate) fn is_granted() -> bool {
     has_tiles() || is_emulated()
@@ -28,9 +28,9 @@ fn is_emulated() -> bool {
 }
 
 fn has_tiles() -> bool {
-    // Leaf 7, EDX: bit 22 is AMX-BF16, bit 24 AMX-TILE.
-    const BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
-    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & BF16_AND_TILE == BF16_AND_TILE && request_leave()
+    // Leaf 7, EDX: bit 22 is AMX-BF16, bit 24 AMX-TILE, bit 25 AMX-INT8.
+    const ALL: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & ALL == ALL && request_leave()
 }
 
 #[cfg(target_os = "linux")]
@@ -100,7 +100,7 @@ pub(super) struct Product {
     pub(super) right: *const u8,
     /// Steps; at least one.
     pub(super) depth: usize,
-    /// 32 × 32 numbers; only the first 16 rows of them when there are at most 16.
+    /// 32 × 32 numbers, of f32, or of i32 where operands are whole numbers; only the first 16 rows of them when there are at most 16.
     pub(super) sums: *mut f32,
     /// Bytes from one row of the sums to the next.
     pub(super) sums_stride: usize,
@@ -118,14 +118,28 @@ pub(super) struct Product {
 /// Lines asked for in one step of a product.
 pub(super) const AHEAD_LINES: usize = 4;
 
+/// Asks for the next lines.
+macro_rules! ask {
+    () => {
+        "prefetcht1 [{ahead}]
+        add {ahead}, {ahead_stride}
+        prefetcht1 [{ahead}]
+        add {ahead}, {ahead_stride}
+        prefetcht1 [{ahead}]
+        add {ahead}, {ahead_stride}
+        prefetcht1 [{ahead}]
+        add {ahead}, {ahead_stride}"
+    };
+}
+
 /// The loop over steps; the pieces differ in how many row tiles and parts there are. `step` multiplies and loads what the next step
 /// begins with, `end` only multiplies.
 macro_rules! multiply {
     (
         $product:ident, $bytes:expr,
-        load: [$($load:literal),*], zero: [$($zero:literal),*],
-        begin: [$($begin:literal),*], step: [$($step:literal),*], end: [$($end:literal),*],
-        store: [$($store:literal),*]
+        load: [$($load:expr),*], zero: [$($zero:expr),*],
+        begin: [$($begin:expr),*], step: [$($step:expr),*], end: [$($end:expr),*],
+        store: [$($store:expr),*]
         $(, lower: $lower:ident)?
     ) => {
         asm!(
@@ -141,14 +155,7 @@ macro_rules! multiply {
             "jz 5f",
             "4:",
             $($step,)*
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {ahead_stride}",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {ahead_stride}",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {ahead_stride}",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {ahead_stride}",
+            ask!(),
             "add {left}, {bytes}",
             "add {right}, {bytes}",
             "dec {depth}",
@@ -179,7 +186,7 @@ macro_rules! multiply {
 macro_rules! multiply_tall {
     (
         $product:ident, $bytes:expr,
-        begin: [$($begin:literal),*], step: [$($step:literal),*], end: [$($end:literal),*]
+        begin: [$($begin:expr),*], step: [$($step:expr),*], end: [$($end:expr),*]
     ) => {
         multiply!(
             $product, $bytes,
@@ -204,22 +211,112 @@ macro_rules! multiply_tall {
 
 /// 16 rows: sums in tiles 0 and 1, the left operand in 4, right ones in 6 and 7.
 macro_rules! multiply_flat {
-    ($product:ident, $bytes:expr, [$($step:literal),*]) => {
+    ($product:ident, $bytes:expr, [$($step:expr),*] $(, $last:expr)?) => {
         multiply!(
             $product, $bytes,
             load: ["tileloadd tmm0, [{sums} + {stride}*1]", "tileloadd tmm1, [{sums} + {stride}*1 + 64]"],
             zero: ["tilezero tmm0", "tilezero tmm1"],
-            begin: [], step: [$($step),*], end: [$($step),*],
+            begin: [], step: [$($step),*], end: [$($last,)? $($step),*],
             store: ["tilestored [{sums} + {stride}*1], tmm0", "tilestored [{sums} + {stride}*1 + 64], tmm1"]
         )
     };
 }
 
-/// Multiplies; with `TWO`, each number is in two parts, and three products are summed: low · high, high · high, high · low.
+/// One part, any number of rows, with this instruction; the last step may begin with one more.
+macro_rules! multiply_one {
+    ($product:ident, $dot:literal $(, $last:expr)?) => {
+        if $product.rows > 16 {
+            multiply_tall!(
+                $product,
+                step_bytes(false),
+                begin: [
+                    "tileloaddt1 tmm4, [{left} + {line}*1]",
+                    "tileloadd tmm6, [{right} + {line}*1]",
+                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
+                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]"
+                ],
+                step: [
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    concat!($dot, " tmm1, tmm4, tmm7"),
+                    "tileloaddt1 tmm4, [{left} + {line}*1 + 2048]",
+                    concat!($dot, " tmm2, tmm5, tmm6"),
+                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
+                    concat!($dot, " tmm3, tmm5, tmm7"),
+                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
+                    "tileloaddt1 tmm5, [{left} + {line}*1 + 3072]"
+                ],
+                end: [
+                    $($last,)?
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    concat!($dot, " tmm1, tmm4, tmm7"),
+                    concat!($dot, " tmm2, tmm5, tmm6"),
+                    concat!($dot, " tmm3, tmm5, tmm7")
+                ]
+            )
+        } else {
+            multiply_flat!(
+                $product,
+                step_bytes(false),
+                [
+                    "tileloaddt1 tmm4, [{left} + {line}*1]",
+                    "tileloadd tmm6, [{right} + {line}*1]",
+                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    concat!($dot, " tmm1, tmm4, tmm7")
+                ]
+                $(, $last)?
+            )
+        }
+    };
+}
+
+/// What operands hold.
+pub(super) trait Operands {
+    /// Bytes of the tiles of one step.
+    const STEP_BYTES: usize;
+    /// Steps whose sums are taken out of the tiles by themselves; without it all are summed there.
+    const SPAN: Option<usize>;
+
+    /// # Safety
+    /// There is a `Tiles` on this thread. `left` and `right` hold `depth` steps, at least one; `sums` can take 32 numbers in each
+    /// of 32 rows (16 if `rows` is at most 16), which are initialised if it accumulates.
+    unsafe fn multiply(product: &Product);
+}
+
+/// bf16, in one part or `TWO`.
+pub(super) struct Bf16<const TWO: bool>;
+
+/// Whole numbers of 8 bits: unsigned ones of rows, signed ones of weights.
+pub(super) struct Int8;
+
+impl<const TWO: bool> Operands for Bf16<TWO> {
+    const STEP_BYTES: usize = step_bytes(TWO);
+    const SPAN: Option<usize> = None;
+
+    #[inline(always)]
+    unsafe fn multiply(product: &Product) {
+        // SAFETY: the caller's promise.
+        unsafe { multiply::<TWO>(product) }
+    }
+}
+
+impl Operands for Int8 {
+    const STEP_BYTES: usize = step_bytes(false);
+    const SPAN: Option<usize> = Some(SPAN / INT8_STEP);
+
+    #[inline(always)]
+    unsafe fn multiply(product: &Product) {
+        debug_assert!(product.depth > 0);
+        // So few steps that a third would ask for nothing if the last did not.
+        // SAFETY: the caller's promise. Prefetches may have any address.
+        unsafe { multiply_one!(product, "tdpbusd", ask!()) }
+    }
+}
+
+/// Multiplies bf16; with `TWO`, each number is in two parts, and three products are summed: low · high, high · high, high · low.
 ///
 /// # Safety
-/// There is a `Tiles` on this thread. `left` and `right` hold `depth` steps, at least one; `sums` can take 32 numbers in each
-/// of 32 rows (16 if `rows` is at most 16), which are initialised if it accumulates.
+/// As for [`Operands::multiply`].
 #[inline(always)]
 pub(super) unsafe fn multiply<const TWO: bool>(product: &Product) {
     debug_assert!(product.depth > 0);
@@ -294,43 +391,7 @@ pub(super) unsafe fn multiply<const TWO: bool>(product: &Product) {
                     "tdpbf16ps tmm1, tmm5, tmm7"
                 ]
             ),
-            (false, true) => multiply_tall!(
-                product,
-                step_bytes(false),
-                begin: [
-                    "tileloaddt1 tmm4, [{left} + {line}*1]",
-                    "tileloadd tmm6, [{right} + {line}*1]",
-                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]"
-                ],
-                step: [
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloaddt1 tmm4, [{left} + {line}*1 + 2048]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 3072]"
-                ],
-                end: [
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7"
-                ]
-            ),
-            (false, false) => multiply_flat!(
-                product,
-                step_bytes(false),
-                [
-                    "tileloaddt1 tmm4, [{left} + {line}*1]",
-                    "tileloadd tmm6, [{right} + {line}*1]",
-                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7"
-                ]
-            ),
+            (false, _) => multiply_one!(product, "tdpbf16ps"),
         }
     }
 }

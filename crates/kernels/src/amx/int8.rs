@@ -1,0 +1,143 @@
+//! Products of whole numbers: the sums of a span are exact in their tiles, and become f32 while those of the next one are computed.
+
+use std::{arch::x86_64::_mm512_load_si512, ops::Range};
+
+use super::{
+    INT8_STEP, PANEL,
+    pack::{int8_steps, line_of_row, pack_int8},
+    pass::{Found, Pass, SUMS, parts_of},
+    tiles::{Int8, Operands, Tiles},
+};
+use crate::{
+    Rows, Scratch,
+    dots::{Avx512Vnni, Columns, Grids, finish},
+    finish::Target,
+    lanes::Avx512,
+    narrow::pack_rows,
+    product::Sums,
+    quantise::{SPAN, WeightGrids, spans},
+    scratch::{LINE, Lines},
+};
+
+/// Packed weights.
+#[derive(Clone)]
+pub(crate) struct Int8Matrix {
+    tiles: Lines,
+    grids: WeightGrids,
+}
+
+impl Int8Matrix {
+    /// Packs weights.
+    pub(crate) fn new(weights: Rows<'_>) -> Self {
+        let (tiles, grids) = pack_int8(weights);
+        Self { tiles, grids }
+    }
+
+    /// Bytes of memory they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tiles.bytes() + self.grids.bytes()
+    }
+
+    /// Writes the product of rows with some outputs.
+    pub(crate) fn multiply(
+        &self,
+        bias: &Lines,
+        x: Rows<'_>,
+        outputs: Range<usize>,
+        target: Target<'_>,
+        scratch: &mut Scratch,
+    ) {
+        // SAFETY: weights in tiles are packed only for a `Cpu` that has them.
+        unsafe { Job { packed: self, bias, x, outputs, target }.run(scratch) }
+    }
+}
+
+struct Job<'a> {
+    packed: &'a Int8Matrix,
+    bias: &'a Lines,
+    x: Rows<'a>,
+    outputs: Range<usize>,
+    target: Target<'a>,
+}
+
+impl Job<'_> {
+    /// # Safety
+    /// The machine has AVX-512 and its VNNI, tiles, and leave to use them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn run(mut self, scratch: &mut Scratch) {
+        // Spans begin with a step, and panels are as wide as what is finished at once.
+        const { assert!(SPAN.is_multiple_of(INT8_STEP) && PANEL == 2 * LINE) };
+        let (steps, spans) = (int8_steps(self.x.columns()), spans(self.x.columns()));
+        let (panels, first_panel) = (self.outputs.len().div_ceil(PANEL), self.outputs.start / PANEL);
+        let panel_bytes = steps * Int8::STEP_BYTES;
+        debug_assert!((first_panel + panels) * panel_bytes <= self.packed.tiles.bytes());
+        debug_assert!((first_panel + panels) * spans * PANEL <= self.packed.grids.len());
+        debug_assert!((first_panel + panels) * PANEL <= self.bias.len());
+        // SAFETY: the caller's promise; nothing below configures tiles again.
+        let _tiles = unsafe { Tiles::configure() };
+        for rows in parts_of(self.x.rows(), panel_bytes) {
+            let blocks = rows.len().div_ceil(PANEL);
+            scratch.left.reserve(blocks * panel_bytes / size_of::<f32>());
+            // Integers of two blocks, and what they stand for of all.
+            scratch.sums.reserve((2 + blocks) * SUMS);
+            // SAFETY: the caller's promise; the rows exist, and the scratch has room for so many blocks; packed weights are as
+            // large as panels and steps say, because `multiply` of the matrix checked the shapes.
+            unsafe {
+                let left = scratch.left.as_mut_ptr().cast::<u8>();
+                pack_rows::<Avx512Vnni>(self.x.rows_in(rows.clone()), &mut scratch.grids, |row, column| {
+                    line_of_row(left, steps, row, column / INT8_STEP, false).wrapping_add(column % INT8_STEP)
+                });
+                let pass = Pass {
+                    left,
+                    rows: rows.len(),
+                    right: self.packed.tiles.as_ptr().cast::<u8>().add(first_panel * panel_bytes),
+                    panels,
+                    panel_bytes,
+                    steps,
+                    then: self.packed.tiles.as_ptr().cast(),
+                    sums: scratch.sums.as_mut_ptr(),
+                    kept: 1,
+                    accumulates: false,
+                };
+                let (row_grids, outputs) = (scratch.grids.as_ptr(), self.outputs.len());
+                let bias = self.bias.as_ptr().add(self.outputs.start);
+                let floats = pass.sums.add(2 * SUMS);
+                // One block after the other has the same place, which stays near, unless the rest of its panel comes later.
+                let apart = if pass.near::<Int8>() < steps { SUMS } else { 0 };
+                pass.run::<Int8>(|found| {
+                    let to = Sums { data: floats.add(found.row / PANEL * apart), stride: PANEL };
+                    let grids = Grids { first: row_grids.add(found.row * spans + found.span), stride: spans };
+                    let columns = self.packed.grids.columns(((first_panel + found.panel) * spans + found.span) * PANEL);
+                    if found.span == 0 {
+                        add::<true>(found, grids, columns, to);
+                    } else {
+                        add::<false>(found, grids, columns, to);
+                    }
+                    if found.is_last {
+                        let found = Found { sums: to.data, ..found };
+                        self.target.take::<Avx512>(found.block(rows.start, outputs, bias));
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Writes what the integers of a block's first span stand for, or adds that of another one.
+///
+/// # Safety
+/// As for `Job::run`; the block has integers, grids and columns, and room.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn add<const IS_FIRST: bool>(found: Found, grids: Grids, columns: Columns, to: Sums) {
+    for row in 0..found.rows {
+        // SAFETY: the caller's promise; of the instructions of VNNI none is needed.
+        unsafe {
+            let integers = found.sums.add(row * PANEL);
+            let integers = [_mm512_load_si512(integers.cast()), _mm512_load_si512(integers.add(LINE).cast())];
+            let grids = Grids { first: grids.first.add(row * grids.stride), ..grids };
+            let to = Sums { data: to.data.add(row * PANEL), ..to };
+            finish::<Avx512Vnni, 1, 2, IS_FIRST>([integers], grids, columns, to);
+        }
+    }
+}
