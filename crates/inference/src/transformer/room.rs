@@ -1,8 +1,9 @@
 //! The threads of a loaded model, and what each keeps between batches.
 
 use std::{
-    io, iter,
-    sync::{Mutex, PoisonError},
+    array, io, iter, mem,
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use kernels::{Cpu, Precision, Scratch, Team};
@@ -21,16 +22,16 @@ pub(crate) struct Room<S> {
     cpu: Cpu,
     precision: Precision,
     team: Team,
-    /// Those that no batch uses.
-    desks: Mutex<Vec<Desk<S>>>,
+    /// Of each member.
+    desks: Vec<Mutex<Desk<S>>>,
 }
 
-/// What a batch is computed with.
+/// What one thread computes with.
+#[derive(Default)]
 struct Desk<S> {
-    /// What is between two steps: of each member, for items that it takes alone; the first is also for what all share.
-    states: Vec<S>,
-    /// Of each member.
-    scratch: Vec<Scratch>,
+    /// What is between two steps.
+    states: S,
+    scratch: Scratch,
 }
 
 impl<S: Default + Send> Room<S> {
@@ -40,54 +41,59 @@ impl<S: Default + Send> Room<S> {
     /// When the system gives none.
     pub(crate) fn new(machine: Machine, precision: Precision) -> io::Result<Self> {
         let team = Team::new(machine.threads.get())?;
-        Ok(Self { cpu: machine.cpu, precision, team, desks: Mutex::default() })
+        let desks = iter::repeat_with(Mutex::default).take(team.members()).collect();
+        Ok(Self { cpu: machine.cpu, precision, team, desks })
     }
 
     /// What `forward` gives for each item of a batch, in order: of groups of items, which it is told by their places, each
     /// computed by one thread or each by all of them, whichever ends sooner. `lengths` says how many rows each item is. `None`
-    /// when `forward` stopped before its end. Once some thread would have nothing to do, the turn is passed.
+    /// when `forward` stopped before its end. Where groups are computed by one thread each, the turn is passed once some thread
+    /// would have nothing to do.
     pub(crate) fn run<T: Send>(
         &self,
         lengths: &[usize],
         turn: &mut Turn<'_>,
         forward: impl Fn(&[usize], &mut Crew<'_>, &mut S) -> Option<Vec<T>> + Sync,
     ) -> Option<Vec<T>> {
-        let (cpu, precision, team) = (self.cpu, self.precision, &self.team);
-        // One that a panic left is not put back.
-        let mut desk = self.desks().pop().unwrap_or_else(|| Desk::new(team.members()));
-        let Desk { states, scratch } = &mut desk;
         let mut results: Vec<Option<T>> = lengths.iter().map(|_| None).collect();
         let mut put = |group: &[usize], found: Option<Vec<T>>| {
             group.iter().zip(found.into_iter().flatten()).for_each(|(item, result)| results[*item] = Some(result));
         };
-        match deal(lengths, team.members()) {
+        match deal(lengths, self.team.members()) {
             Deal::Apart(groups) => {
-                let mut members: Vec<_> = states.iter_mut().zip(scratch).collect();
+                let mut members: Vec<usize> = self.members().collect();
                 let mut parts: Vec<_> = groups.into_iter().map(|group| (group, None)).collect();
-                let work = |(states, scratch): &mut (&mut S, &mut Scratch), (group, found): &mut (Vec<usize>, _)| {
-                    let mut crew = Crew { cpu, precision, team: None, scratch: std::slice::from_mut(scratch) };
-                    *found = forward(group, &mut crew, states);
+                let work = |member: &mut usize, (group, found): &mut (Vec<usize>, _)| {
+                    let Desk { states, scratch } = &mut *self.desk(*member);
+                    *found = forward(group, &mut self.crew(None, array::from_mut(scratch)), states);
                 };
-                team.share_until(&mut members, &mut parts, work, || turn.pass());
+                self.team.share_until(&mut members, &mut parts, work, || turn.pass());
                 parts.into_iter().for_each(|(group, found)| put(&group, found));
             }
             Deal::Together(groups) => {
-                let mut crew = Crew { cpu, precision, team: Some(team), scratch };
-                groups.into_iter().for_each(|group| put(&group, forward(&group, &mut crew, &mut states[0])));
+                // Waits for the last group of the batch before.
+                let mut states = mem::take(&mut self.desk(0).states);
+                let mut scratch: Vec<_> =
+                    self.members().map(|member| mem::take(&mut self.desk(member).scratch)).collect();
+                let mut crew = self.crew(Some(&self.team), &mut scratch);
+                groups.into_iter().for_each(|group| put(&group, forward(&group, &mut crew, &mut states)));
+                self.desk(0).states = states;
+                self.members().zip(scratch).for_each(|(member, scratch)| self.desk(member).scratch = scratch);
             }
         }
-        self.desks().push(desk);
         results.into_iter().collect()
     }
 
-    fn desks(&self) -> std::sync::MutexGuard<'_, Vec<Desk<S>>> {
-        self.desks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn members(&self) -> Range<usize> {
+        0..self.desks.len()
     }
-}
 
-impl<S: Default> Desk<S> {
-    fn new(members: usize) -> Self {
-        let states = iter::repeat_with(S::default).take(members).collect();
-        Self { states, scratch: vec![Scratch::default(); members] }
+    fn crew<'a>(&self, team: Option<&'a Team>, scratch: &'a mut [Scratch]) -> Crew<'a> {
+        Crew { cpu: self.cpu, precision: self.precision, team, scratch }
+    }
+
+    /// What a panic left there is written anew before it is read.
+    fn desk(&self, member: usize) -> MutexGuard<'_, Desk<S>> {
+        self.desks[member].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
