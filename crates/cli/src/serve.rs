@@ -40,7 +40,11 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
         store: store_location(&settings.store, &settings.data),
         migrate: settings.schema.migrate,
         queue,
-        queue_config: queue::Config { window: settings.queue.queue_window as usize, lease: settings.worker.lease },
+        queue_config: queue::Config {
+            window: settings.queue.queue_window as usize,
+            lease: settings.worker.lease,
+            ..queue::Config::default()
+        },
         models: model_config(settings.models)?,
         worker: worker_config(settings.worker, settings.grace, poll_store, told_on_hangup()?),
         api: api_config(settings.api, settings.listen.requires_keys(), settings.links.public_url, settings.grace),
