@@ -27,8 +27,10 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(250);
 /// …and while there is nothing.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
-/// The pause is at least so many times what the last count took, so that long queues do not keep the database busy with counting.
+/// The pause is at least so many times what the last count took, so that long queues do not keep the database busy with counting…
 const PAUSE_PER_COUNT: u32 = 20;
+/// …but no longer than this: a count that took long because of something else must not be all that is known for a minute.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Who is refused is told to come back when this part of the bound has been served: not all who come back can have the first
 /// place that is free.
 const ROOM_TO_COME_BACK_TO: f64 = 0.1;
@@ -241,9 +243,15 @@ pub(crate) async fn keep_counting(api: Arc<Api>) {
             // What was known goes on counting, with all that has been let in since.
             tracing::debug!(%error, "cannot count what waits");
         }
-        let usual = if api.admission.queue().all.count.at_most() == 0 { IDLE_PAUSE } else { PAUSE };
-        sleep(usual.max(begun.elapsed() * PAUSE_PER_COUNT)).await;
+        let is_idle = api.admission.queue().all.count.at_most() == 0;
+        sleep(pause(is_idle, begun.elapsed())).await;
     }
+}
+
+/// How long to wait after a count that took so long.
+fn pause(is_idle: bool, took: Duration) -> Duration {
+    let usual = if is_idle { IDLE_PAUSE } else { PAUSE };
+    usual.max(took.saturating_mul(PAUSE_PER_COUNT)).min(LONGEST_PAUSE)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::{
     cursor::Signer,
     extract::BodyBounds,
     keys::{Caller, Keys},
-    patience::from_store,
+    patience::Patience,
     places::Places,
     problem::{Kind, Problem},
     queue::Counted,
@@ -64,6 +64,7 @@ pub(crate) struct Api {
     /// Work that goes on when the request that began it is gone.
     pub(crate) tasks: TaskTracker,
     signer: OnceCell<Signer>,
+    patience: Patience,
 }
 
 impl Api {
@@ -80,20 +81,22 @@ impl Api {
             let queue = push_to.clone();
             Box::pin(async move { queue.push(tickets).await })
         });
+        let patience = Patience(config.store_patience);
         Self {
             accepter: Accepter::start(store.clone(), enqueue, FLUSHERS, MOST_PER_TRANSACTION),
-            keys: Keys::new(store.clone(), config.key_share, config.require_keys),
+            keys: Keys::new(store.clone(), patience, config.key_share, config.require_keys),
             admission: Admission::new(Bounds { predictions: config.queue_limit, work: config.queue_time_limit }),
             // The largest body must fit at least while there is no other.
             bodies: Bodies::new(config.body_memory.max(config.body_limit)),
             look_ups: Semaphore::new(LOOK_UPS),
             streams: Places::new(config.stream_limit),
-            catalog: Catalog::new(store.clone()),
+            catalog: Catalog::new(store.clone(), patience),
             queues: Cached::empty(),
             waiters: Waiters::default(),
             vetted: Vetted::default(),
             signer: OnceCell::new(),
             tasks: TaskTracker::new(),
+            patience,
             store,
             queue,
             config,
@@ -103,37 +106,45 @@ impl Api {
         }
     }
 
+    /// Awaits a call on the store, but not for long.
+    pub(crate) fn in_time<T, E: Into<Problem>>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> impl Future<Output = Result<T, Problem>> {
+        self.patience.in_time(call)
+    }
+
     /// The prediction, if it exists and is the caller's.
     pub(crate) async fn find(
         &self,
         caller: &Caller,
         id: PredictionId,
     ) -> Result<Option<prediction::Prediction>, Problem> {
-        Ok(from_store(self.store.get(caller.tenant(), &[id])).await?.pop())
+        Ok(self.in_time(self.store.get(caller.tenant(), &[id])).await?.pop())
     }
 
     /// The prediction, if it exists, whosever it is: for whoever has shown that it may be read.
     pub(crate) async fn find_any(&self, id: PredictionId) -> Result<Option<prediction::Prediction>, Problem> {
-        Ok(from_store(self.store.predictions(&[id])).await?.pop())
+        Ok(self.in_time(self.store.predictions(&[id])).await?.pop())
     }
 
     /// Whose the prediction is.
     pub(crate) async fn owner(&self, id: PredictionId) -> Result<Caller, Problem> {
-        let tenant = from_store(self.store.tenant_of(id)).await?;
+        let tenant = self.in_time(self.store.tenant_of(id)).await?;
         tenant.map(|tenant| self.keys.owner(&tenant)).ok_or_else(Problem::not_found)
     }
 
     /// Stores a new prediction, whose body has this room.
     pub(crate) async fn accept(&self, new: NewPrediction, room: &Arc<Room>) -> Result<Accepted, Problem> {
         if new.input.get().len() <= LARGE {
-            return from_store(Box::pin(self.accepter.accept(new))).await;
+            return self.in_time(Box::pin(self.accepter.accept(new))).await;
         }
         let (accepter, room) = (self.accepter.clone(), Arc::clone(room));
         let storing = self.tasks.spawn(async move {
             let _room = room;
             accepter.accept(new).await
         });
-        from_store(async { storing.await.map_err(|_| Problem::internal())?.map_err(Problem::from) }).await
+        self.in_time(async { storing.await.map_err(|_| Problem::internal())?.map_err(Problem::from) }).await
     }
 
     /// What became of this request when it was accepted before, if it was.
@@ -143,7 +154,7 @@ impl Api {
             let _turn = self.look_ups.acquire().await;
             self.store.accepted_before(new).await
         };
-        from_store(looking_up).await
+        self.in_time(looking_up).await
     }
 
     /// What webhooks need, on a server that sends them.
@@ -154,7 +165,7 @@ impl Api {
 
     /// What signs cursors.
     pub(crate) async fn signer(&self) -> Result<&Signer, Problem> {
-        self.signer.get_or_try_init(|| async { from_store(self.store.secret()).await.map(Signer::new) }).await
+        self.signer.get_or_try_init(|| async { self.in_time(self.store.secret()).await.map(Signer::new) }).await
     }
 
     /// What opens a prediction's stream; nothing while the store does not say what signs.

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::{
     cached::Cached,
     json::shown,
-    patience::from_store,
+    patience::Patience,
     predictions::Target,
     problem::{Kind, Problem},
     validate::InputSchema,
@@ -73,20 +73,21 @@ impl Published {
 /// Reads the models from the store.
 pub(crate) struct Catalog {
     store: Store,
+    patience: Patience,
     known: Cached<Vec<Served>>,
 }
 
 impl Catalog {
     /// Nothing read yet.
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, known: Cached::empty() }
+    pub(crate) fn new(store: Store, patience: Patience) -> Self {
+        Self { store, patience, known: Cached::empty() }
     }
 
     /// Every version, newest first per model, as the store has them now. However many ask, one reading at a time is
     /// under way.
     pub(crate) async fn versions(&self) -> Result<Arc<Vec<Served>>, Problem> {
         let load = || async {
-            let models = from_store(self.store.models(ALIVE)).await?;
+            let models = self.patience.in_time(self.store.models(ALIVE)).await?;
             let known = self.known.latest().unwrap_or_default();
             Ok(models.into_iter().map(|model| remember(model, &known)).collect())
         };

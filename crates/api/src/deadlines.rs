@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use queue::Notice;
 use store::Sweep;
 
-use crate::{api::Api, patience::from_store};
+use crate::api::Api;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -17,7 +17,7 @@ pub(crate) async fn keep(api: Arc<Api>) {
     loop {
         tokio::time::sleep(EVERY).await;
         // A store that is away now is asked again soon.
-        if let Ok(swept) = from_store(api.store.sweep(SWEEP)).await
+        if let Ok(swept) = api.in_time(api.store.sweep(SWEEP)).await
             && !swept.ended.is_empty()
         {
             api.queue.tell(Notice::Finished(swept.ended.into())).await;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{api::Api, patience::from_store};
+use crate::api::Api;
 
 /// The calls on health.
 pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
@@ -54,7 +54,7 @@ async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Health>) {
         status = "unavailable";
         reasons.push("the server is stopping");
     }
-    if from_store(api.store.ping()).await.is_err() {
+    if api.in_time(api.store.ping()).await.is_err() {
         status = "unavailable";
         reasons.push("the database does not answer");
     }

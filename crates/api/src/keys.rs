@@ -22,7 +22,7 @@ use store::{ApiKey, FormerApiKey, Store};
 use crate::{
     api::Api,
     cached::Cached,
-    patience::from_store,
+    patience::Patience,
     problem::{Kind, Problem},
 };
 
@@ -110,6 +110,7 @@ pub(crate) async fn require(
 /// The valid keys.
 pub(crate) struct Keys {
     store: Store,
+    patience: Patience,
     usual_share: f64,
     /// A caller who needs no key.
     anybody: Caller,
@@ -138,9 +139,9 @@ struct Valid {
 
 impl Keys {
     /// None known yet. `usual_share`: of keys that have none of their own. `always_required`: even while there are no keys.
-    pub(crate) fn new(store: Store, usual_share: f64, always_required: bool) -> Self {
+    pub(crate) fn new(store: Store, patience: Patience, usual_share: f64, always_required: bool) -> Self {
         let anybody = Caller { tenant: Arc::from(""), share: None };
-        Self { store, usual_share, anybody, known: Cached::empty(), always_required }
+        Self { store, patience, usual_share, anybody, known: Cached::empty(), always_required }
     }
 
     /// Whether requests need a key, as far as is known.
@@ -175,10 +176,10 @@ impl Keys {
     /// Reads the keys as they are now.
     pub(crate) async fn refresh(&self) -> Result<(), Problem> {
         let load = || async {
-            let keys = from_store(self.store.valid_api_keys()).await?;
+            let keys = self.patience.in_time(self.store.valid_api_keys()).await?;
             // Before the question: a text ends rather a moment too early than too late.
             let now = Instant::now();
-            let former = from_store(self.store.former_api_keys()).await?;
+            let former = self.patience.in_time(self.store.former_api_keys()).await?;
             Ok(Known {
                 are_required: self.are_required() || keys.is_some(),
                 valid: by_digest(keys.unwrap_or_default(), &former, now, self.usual_share),

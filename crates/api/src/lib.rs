@@ -33,6 +33,7 @@ mod waiters;
 mod webhooks;
 
 pub use keys::PlainKey;
+pub use patience::STORE_PATIENCE;
 pub use webhooks::Webhooks;
 
 use ::queue::Queue;
@@ -67,6 +68,8 @@ pub struct Config {
     pub read_timeout: Duration,
     /// How long a client may read nothing of its answer.
     pub write_timeout: Duration,
+    /// How long a request waits for one call on the store before its caller is told that it is away.
+    pub store_patience: Duration,
     /// How long records of finished predictions are kept.
     pub retention: Duration,
     /// Whether predictions for a known version that no live worker serves are accepted.
@@ -112,7 +115,7 @@ pub async fn serve(
     let _ = api.keys.refresh().await;
 
     let mut background = JoinSet::new();
-    background.spawn(waiters::run(api.waiters.clone(), api.queue.clone(), api.store.clone()));
+    background.spawn(waiters::run(Arc::clone(&api)));
     background.spawn(keys::keep_reading(Arc::clone(&api)));
     background.spawn(refresh_catalog(Arc::clone(&api)));
     background.spawn(deadlines::keep(Arc::clone(&api)));

@@ -48,6 +48,7 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
         require_keys: settings.listen.requires_keys(),
         read_timeout: settings.api.read_timeout,
         write_timeout: settings.api.write_timeout,
+        store_patience: api::STORE_PATIENCE,
         retention: settings.api.retention,
         queue_unserved: settings.api.queue_unserved,
         grace: settings.grace.grace,

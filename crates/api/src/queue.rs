@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{api::Api, catalog::Served, docs::StoreProblems, pace::Rate, patience::from_store, problem::Problem};
+use crate::{api::Api, catalog::Served, docs::StoreProblems, pace::Rate, problem::Problem};
 
 /// How old an answer may be.
 const AGE: Duration = Duration::from_secs(1);
-/// It may also be so many times as old as the store took for it: long queues take long to count.
+/// It may also be so many times as old as the store took for it: long queues take long to count…
 const AGE_PER_COUNT: u32 = 20;
+/// …but no older than this, since the store may have taken long for another reason.
+const LONGEST_AGE: Duration = Duration::from_secs(5);
 /// Workers are wanted so that what waits now is done within this time, in seconds.
 const CLEARED_WITHIN: f64 = 30.0;
 
@@ -86,7 +88,7 @@ async fn read(State(api): State<Arc<Api>>) -> Result<Json<QueueView>, Problem> {
     let served = api.catalog.versions().await?;
     let counted = count(&api).await?;
     let lines = &counted.lines;
-    let stale_completions = from_store(api.store.stale_completions()).await?;
+    let stale_completions = api.in_time(api.store.stale_completions()).await?;
     let view = |line: &ModelQueue, workers| {
         Line::new(line, api.admission.rate(&(line.model.clone(), line.version.clone())), workers)
     };
@@ -109,13 +111,18 @@ async fn read(State(api): State<Arc<Api>>) -> Result<Json<QueueView>, Problem> {
 
 /// The lines, counted now or not long ago.
 async fn count(api: &Api) -> Result<Arc<Counted>, Problem> {
-    let age = api.queues.latest().map_or(AGE, |counted| AGE.max(counted.took * AGE_PER_COUNT));
+    let age = api.queues.latest().map_or(AGE, |counted| age(counted.took));
     let counting = || async {
         let begun = Instant::now();
-        let lines = from_store(api.store.queues()).await?;
+        let lines = api.in_time(api.store.queues()).await?;
         Ok(Counted { lines, took: begun.elapsed() })
     };
     api.queues.within(age, counting).await
+}
+
+/// How old the lines may be for which the store took so long.
+fn age(took: Duration) -> Duration {
+    took.saturating_mul(AGE_PER_COUNT).clamp(AGE, LONGEST_AGE)
 }
 
 /// The line of a version that is served; an empty one when the store knows none.
@@ -167,6 +174,14 @@ fn workers_wanted(waiting: u64, processing: u64, rate: f64, workers: u32) -> u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_took_long_may_be_older_for_a_while() {
+        let seconds = Duration::from_secs_f64;
+        for (took, expected) in [(0.0, 1.0), (0.05, 1.0), (0.2, 4.0), (3.0, 5.0)] {
+            assert_eq!(age(seconds(took)), seconds(expected));
+        }
+    }
 
     #[test]
     fn workers_are_wanted_for_the_work_there_is() {

@@ -8,8 +8,7 @@ use std::{
 };
 
 use prediction::PredictionId;
-use queue::{Notice, Queue};
-use store::Store;
+use queue::Notice;
 use tokio::{
     sync::{
         Notify,
@@ -18,7 +17,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use crate::patience::from_store;
+use crate::api::Api;
 
 /// How often the store is asked while notices arrive.
 const LOOK: Duration = Duration::from_millis(250);
@@ -82,23 +81,23 @@ impl Drop for Waiting {
 }
 
 /// Wakes waiters for ever.
-pub(crate) async fn run(waiters: Waiters, queue: Queue, store: Store) {
-    tokio::join!(hear(&waiters, &queue, &store), watch(&waiters, &queue, &store));
+pub(crate) async fn run(api: Arc<Api>) {
+    tokio::join!(hear(&api), watch(&api));
 }
 
-async fn hear(waiters: &Waiters, queue: &Queue, store: &Store) {
-    let mut notices = queue.listen();
+async fn hear(api: &Api) {
+    let mut notices = api.queue.listen();
     loop {
         match notices.recv().await {
-            Ok(Notice::Finished(ids)) => waiters.wake(&ids),
+            Ok(Notice::Finished(ids)) => api.waiters.wake(&ids),
             Ok(Notice::Canceled(_) | Notice::DeliveriesDue | Notice::Asked(_)) => {}
-            Err(Lagged(_)) => look(waiters, store).await,
+            Err(Lagged(_)) => look(api).await,
             Err(Closed) => return,
         }
     }
 }
 
-async fn watch(waiters: &Waiters, queue: &Queue, store: &Store) {
+async fn watch(api: &Api) {
     let mut ticks = tokio::time::interval(LOOK_WITHOUT_NOTICES);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let patient = LOOK.as_millis() / LOOK_WITHOUT_NOTICES.as_millis();
@@ -106,18 +105,18 @@ async fn watch(waiters: &Waiters, queue: &Queue, store: &Store) {
     loop {
         ticks.tick().await;
         skipped += 1;
-        if skipped >= patient || !queue.is_healthy() {
+        if skipped >= patient || !api.queue.is_healthy() {
             skipped = 0;
-            look(waiters, store).await;
+            look(api).await;
         }
     }
 }
 
-async fn look(waiters: &Waiters, store: &Store) {
-    for ids in waiters.ids().chunks(LOOK_BATCH) {
+async fn look(api: &Api) {
+    for ids in api.waiters.ids().chunks(LOOK_BATCH) {
         // A store that is away now is asked again at the next look.
-        if let Ok(finished) = from_store(store.finished(ids)).await {
-            waiters.wake(&finished);
+        if let Ok(finished) = api.in_time(api.store.finished(ids)).await {
+            api.waiters.wake(&finished);
         }
     }
 }

@@ -43,10 +43,12 @@ pub struct Config {
     pub window: usize,
     /// How long a consumer may be silent before its tickets are handed to others.
     pub lease: Duration,
+    /// The longest that Redis may take to answer, or to be connected to; more than the half second that it holds a read.
+    pub call_timeout: Duration,
 }
 impl Default for Config {
     fn default() -> Self {
-        Self { window: 10_000, lease: Duration::from_secs(10) }
+        Self { window: 10_000, lease: Duration::from_secs(10), call_timeout: Duration::from_secs(1) }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
     },
     time::Duration,
 };
-use support::{Consumer, PATIENCE, eventually, stream, tickets};
+use support::{Consumer, PATIENCE, config, eventually, stream, tickets};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,7 @@ struct Handles {
 }
 
 async fn redis(window: usize) -> Handles {
-    let config = Config { window, ..Config::default() };
+    let config = Config { window, ..config() };
     let (url, namespace) = servers::redis().await;
     let location = Location::Redis { url, namespace };
     let first = Queue::open(&location, config).await.expect("a good URL");
@@ -33,7 +33,7 @@ async fn redis(window: usize) -> Handles {
 }
 
 async fn in_process(window: usize) -> Handles {
-    let config = Config { window, ..Config::default() };
+    let config = Config { window, ..config() };
     let first = Queue::open(&Location::InProcess, config).await.expect("nothing to fail");
     Handles { second: first.clone(), first }
 }

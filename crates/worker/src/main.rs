@@ -34,7 +34,7 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
         None => queue::Location::Absent,
     };
     let (window, lease) = (settings.queue.queue_window as usize, settings.worker.lease);
-    let queue = Queue::open(&location, queue::Config { window, lease }).await?;
+    let queue = Queue::open(&location, queue::Config { window, lease, ..queue::Config::default() }).await?;
 
     // The sender goes on until the worker has drained, so that it hears of what finished late; what it has not sent then is
     // due to other senders at once. A part that ends by itself ends the other.

@@ -29,6 +29,11 @@ pub fn free_port() -> u16 {
         .expect("a free port")
 }
 
+/// Whether a server that ended with this log found its port taken: between our look and its own, another program came.
+pub(crate) fn was_taken(log: &str) -> bool {
+    log.contains("Address already in use")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::{
-    port::free_port,
+    port::{free_port, was_taken},
     process::{self, Process},
     programs,
     user::User,
@@ -35,6 +35,15 @@ impl Postgres {
     /// # Panics
     /// When Postgres is not installed or does not start; says what to install or what it logged.
     pub async fn start() -> Self {
+        loop {
+            let server = Self::prepared().await;
+            if server.has_started().await {
+                return server;
+            }
+        }
+    }
+
+    async fn prepared() -> Self {
         let programs = programs::postgres();
         let directory = process::directory("augur-postgres");
         let user = User::for_server_refusing_root(&directory);
@@ -58,9 +67,7 @@ impl Postgres {
         ] {
             command.extend(["-c".into(), format!("{name}={value}").into()]);
         }
-        let server = Self { process: Process::guarded(directory, user, IMMEDIATE_STOP, command), port };
-        server.start_and_wait().await;
-        server
+        Self { process: Process::guarded(directory, user, IMMEDIATE_STOP, command), port }
     }
 
     /// The address of its `postgres` database.
@@ -87,14 +94,18 @@ impl Postgres {
     /// # Panics
     /// When it does not within a minute; shows what it logged.
     pub async fn start_again(&mut self) {
-        self.start_and_wait().await;
+        assert!(self.has_started().await, "its port is taken");
     }
 
-    async fn start_and_wait(&self) {
+    /// Starts it and waits until it answers; whether it does, or its port was taken.
+    async fn has_started(&self) -> bool {
         self.process.start().await;
         let begun = Instant::now();
         while let Err(error) = answer(&self.url()).await {
             let alive = self.process.is_alive().await;
+            if !alive && was_taken(&self.process.log()) {
+                return false;
+            }
             assert!(
                 alive && begun.elapsed() < START_TIMEOUT,
                 "Postgres does not answer ({error}); its log:\n{}",
@@ -102,6 +113,7 @@ impl Postgres {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        true
     }
 }
 

@@ -12,7 +12,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{port::free_port, process::Process, programs};
+use crate::{
+    port::{free_port, was_taken},
+    process::Process,
+    programs,
+};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -28,7 +32,15 @@ impl Redis {
     /// # Panics
     /// When Redis is not installed or does not start; says what to install or what it logged.
     pub async fn start() -> Self {
-        let port = free_port();
+        loop {
+            let server = Self::on(free_port());
+            if server.has_started().await {
+                return server;
+            }
+        }
+    }
+
+    fn on(port: u16) -> Self {
         let mut command: Vec<OsString> = vec![programs::redis().into()];
         let port_text = port.to_string();
         for (name, value) in
@@ -36,9 +48,7 @@ impl Redis {
         {
             command.extend([name.into(), value.into()]);
         }
-        let server = Self { process: Process::new("augur-redis", command), port };
-        server.start_and_wait().await;
-        server
+        Self { process: Process::new("augur-redis", command), port }
     }
 
     /// Its address.
@@ -57,7 +67,7 @@ impl Redis {
     /// # Panics
     /// When it does not answer within a minute; shows what it logged.
     pub async fn start_again(&mut self) {
-        self.start_and_wait().await;
+        assert!(self.has_started().await, "its port is taken");
     }
 
     /// SIGSTOP: it hangs, connections stay open.
@@ -85,11 +95,15 @@ impl Redis {
         assert_eq!(answer, "+OK");
     }
 
-    async fn start_and_wait(&self) {
+    /// Starts it and waits until it answers; whether it does, or its port was taken.
+    async fn has_started(&self) -> bool {
         self.process.start().await;
         let begun = Instant::now();
-        while !self.ask("PING").await.is_ok_and(|answer| answer == "+PONG") {
+        while !self.answers().await {
             let alive = self.process.is_alive().await;
+            if !alive && was_taken(&self.process.log()) {
+                return false;
+            }
             assert!(
                 alive && begun.elapsed() < START_TIMEOUT,
                 "Redis does not answer; its log:\n{}",
@@ -97,6 +111,13 @@ impl Redis {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        true
+    }
+
+    /// Whoever has its port may be silent.
+    async fn answers(&self) -> bool {
+        let answer = tokio::time::timeout(Duration::from_secs(5), self.ask("PING")).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer == "+PONG"))
     }
 
     /// One inline command, answered by a simple string: all that tests say to the server itself.
@@ -106,5 +127,17 @@ impl Redis {
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).await?;
         Ok(answer.trim_end().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_noticed() {
+        let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let server = Redis::on(taken.local_addr().expect("an address").port());
+        assert!(!server.has_started().await);
     }
 }

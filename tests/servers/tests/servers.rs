@@ -158,7 +158,7 @@ fn tell(line: &str) {
 
 #[tokio::test]
 async fn a_process_says_lines_dies_and_is_noticed() {
-    let command = ["sh", "-c", "echo ready at noon; echo trouble >&2; exec sleep 600"].map(Into::into).to_vec();
+    let command = ["sh", "-c", "echo trouble >&2; echo ready at noon; exec sleep 600"].map(Into::into).to_vec();
     let process = Process::new("augur-test", command);
     assert!(!process.is_alive().await, "not started yet");
     process.start().await;

@@ -100,3 +100,18 @@ fn who_has_nothing_waiting_is_forgotten() {
     counted(&admission, &[], 10.0);
     assert_eq!((known(), admission.queue().all.lines.len()), (0, 0));
 }
+
+#[test]
+fn long_counts_are_rare_and_one_hiccup_is_soon_forgotten() {
+    let seconds = Duration::from_secs_f64;
+    for (is_idle, took, expected) in [
+        (false, 0.001, 0.25),
+        (true, 0.001, 1.0),
+        (false, 0.1, 2.0),
+        (true, 0.1, 2.0),
+        (false, 3.0, 5.0),
+        (true, 1e9, 5.0),
+    ] {
+        assert_eq!(pause(is_idle, seconds(took)), seconds(expected));
+    }
+}

@@ -8,7 +8,7 @@ use queue::Notice;
 use store::CancelResult;
 
 use super::{answer, schema::PredictionSchema};
-use crate::{api::Api, docs::CancelProblems, extract::Segments, keys::Caller, patience::from_store, problem::Problem};
+use crate::{api::Api, docs::CancelProblems, extract::Segments, keys::Caller, problem::Problem};
 
 /// Cancel a prediction.
 ///
@@ -41,7 +41,7 @@ pub(super) async fn cancel(
 }
 
 async fn cancel_and_tell(api: &Api, caller: &Caller, id: PredictionId) -> Result<CancelResult, Problem> {
-    let result = from_store(api.store.cancel(caller.tenant(), id)).await?;
+    let result = api.in_time(api.store.cancel(caller.tenant(), id)).await?;
     if let CancelResult::Canceled(prediction) = &result {
         api.queue.tell(Notice::Canceled(Arc::new([id]))).await;
         api.queue.tell(Notice::Finished(Arc::new([id]))).await;

@@ -19,7 +19,6 @@ use crate::{
     docs::ListProblems,
     keys::Caller,
     pages::Asked,
-    patience::from_store,
     problem::{Kind, Problem},
     query::{self, Parameters},
 };
@@ -58,7 +57,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) 
     let mut parameters = Parameters::read(&uri)?;
     let filter = read_filter(&mut parameters)?;
     let asked: Asked<'_, Cursor> = Asked::read(&api, &caller, parameters, "/v1/predictions", written(&filter)).await?;
-    let page = from_store(api.store.list(caller.tenant(), &filter, asked.position, asked.limit)).await?;
+    let page = api.in_time(api.store.list(caller.tenant(), &filter, asked.position, asked.limit)).await?;
     let mut results = Vec::with_capacity(page.predictions.len());
     for prediction in page.predictions {
         results.push(with_urls(prediction, &api).await);

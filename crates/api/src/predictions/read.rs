@@ -17,7 +17,6 @@ use crate::{
     extract::Segments,
     headers::{LONGEST_WAIT, PREFERENCE_APPLIED, Prefer},
     keys::Caller,
-    patience::from_store,
     problem::Problem,
     query::Parameters,
 };
@@ -77,7 +76,7 @@ async fn place(api: &Api, prediction: &Prediction) -> Option<QueuePlace> {
     if prediction.status != Status::Starting {
         return None;
     }
-    let position = from_store(api.store.position(prediction.id, POSITION_BOUND)).await.ok()??;
+    let position = api.in_time(api.store.position(prediction.id, POSITION_BOUND)).await.ok()??;
     let rate = api.admission.rate(&(prediction.model.clone(), prediction.version.clone())).expected();
     // Its own turn comes after those before it.
     let eta_seconds = rate.map(|rate| (position + 1) as f64 / rate);

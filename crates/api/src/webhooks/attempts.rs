@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::deliveries::{self, ErrorView};
 use crate::{
     api::Api, cursor::Position, docs::AttemptListProblems, extract::Segments, keys::Caller, pages::Asked,
-    patience::from_store, problem::Problem, query::Parameters,
+    problem::Problem, query::Parameters,
 };
 
 /// One attempt at delivering.
@@ -90,7 +90,7 @@ pub(super) async fn list(
     let delivery = deliveries::find(&api, &caller, &id).await?;
     let (before, after) = bounds(asked.position, asked.limit);
     let mut attempts =
-        from_store(api.store.delivery_attempts(caller.tenant(), delivery.id, before, asked.limit)).await?;
+        api.in_time(api.store.delivery_attempts(caller.tenant(), delivery.id, before, asked.limit)).await?;
     attempts.retain(|(number, _)| *number > after);
     // They are numbered from 1 without gaps, and none is ever removed alone.
     let (last, first) = (attempts.first().map(|(number, _)| *number), attempts.last().map(|(number, _)| *number));

@@ -24,7 +24,6 @@ use crate::{
     extract::Segments,
     keys::Caller,
     pages::Asked,
-    patience::from_store,
     problem::Problem,
     query::{self, Parameters},
 };
@@ -150,7 +149,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) 
     };
     let asked: Asked<'_, Place<DeliveryId>> =
         Asked::read(&api, &caller, parameters, "/v1/webhooks/deliveries", written(&filter)).await?;
-    let page = from_store(api.store.deliveries(caller.tenant(), &filter, asked.position, asked.limit)).await?;
+    let page = api.in_time(api.store.deliveries(caller.tenant(), &filter, asked.position, asked.limit)).await?;
     Ok(Json(DeliveryPage {
         next: asked.address(page.next),
         previous: asked.address(page.previous),
@@ -180,7 +179,7 @@ pub(super) async fn read(
 /// The caller's delivery that a path names.
 pub(super) async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Delivery, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found())?;
-    from_store(api.store.delivery(caller.tenant(), id)).await?.ok_or_else(Problem::not_found)
+    api.in_time(api.store.delivery(caller.tenant(), id)).await?.ok_or_else(Problem::not_found)
 }
 
 fn written(filter: &DeliveryFilter) -> String {

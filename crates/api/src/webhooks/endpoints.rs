@@ -28,7 +28,6 @@ use crate::{
     fields::{Fields, text},
     keys::Caller,
     pages::Asked,
-    patience::from_store,
     problem::Problem,
     query::Parameters,
 };
@@ -99,7 +98,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) 
     api.webhooks()?;
     let asked: Asked<'_, Place<Uuid>> =
         Asked::read(&api, &caller, Parameters::read(&uri)?, "/v1/webhooks/endpoints", String::new()).await?;
-    let page = from_store(api.store.endpoints(caller.tenant(), asked.position, asked.limit)).await?;
+    let page = api.in_time(api.store.endpoints(caller.tenant(), asked.position, asked.limit)).await?;
     Ok(Json(EndpointPage {
         next: asked.address(page.next),
         previous: asked.address(page.previous),
@@ -139,7 +138,7 @@ pub(super) async fn add(
     // A task of its own: once it is remembered it gets its secret, even if the caller is gone by then.
     let work = Arc::clone(&api);
     let adding = api.tasks.spawn(async move {
-        let (endpoint, is_new) = from_store(work.store.add_endpoint(caller.tenant(), &endpoint, form)).await?;
+        let (endpoint, is_new) = work.in_time(work.store.add_endpoint(caller.tenant(), &endpoint, form)).await?;
         if is_new {
             secrets::add(&work, &caller, &endpoint.url).await?;
         }
@@ -200,7 +199,7 @@ pub(super) async fn change(
     let is_disabled = fields.take("disabled", "true or false", Value::as_bool);
     let change = fields.finish(Some(EndpointChange { body, is_disabled }))?;
     let endpoint =
-        from_store(api.store.change_endpoint(caller.tenant(), id, change)).await?.ok_or_else(Problem::not_found)?;
+        api.in_time(api.store.change_endpoint(caller.tenant(), id, change)).await?.ok_or_else(Problem::not_found)?;
     Ok(Json(EndpointView::new(endpoint, &api.base)).into_response())
 }
 
@@ -221,7 +220,7 @@ pub(super) async fn forget(
 ) -> Result<Response, Problem> {
     api.webhooks()?;
     let id = read_id(&id)?;
-    if from_store(api.store.forget_endpoint(caller.tenant(), id)).await? {
+    if api.in_time(api.store.forget_endpoint(caller.tenant(), id)).await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
         Err(Problem::not_found())
@@ -230,7 +229,7 @@ pub(super) async fn forget(
 
 /// The caller's endpoint that a path names.
 pub(super) async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Endpoint, Problem> {
-    from_store(api.store.endpoint(caller.tenant(), read_id(id)?)).await?.ok_or_else(Problem::not_found)
+    api.in_time(api.store.endpoint(caller.tenant(), read_id(id)?)).await?.ok_or_else(Problem::not_found)
 }
 
 /// Reads the hyphenated form only, as with predictions.

@@ -20,7 +20,6 @@ use crate::{
     extract::{Segments, json_body},
     fields::Fields,
     keys::Caller,
-    patience::from_store,
     problem::{Kind, Problem},
 };
 
@@ -121,7 +120,7 @@ pub(super) async fn rotate(
 /// Gives an endpoint a secret of its own, unless it has one.
 pub(super) async fn add(api: &Api, caller: &Caller, endpoint: &str) -> Result<(), Problem> {
     let sealed = api.webhooks()?.sealer.seal(&Secret::generate(), caller.tenant(), endpoint);
-    from_store(api.store.add_secret(caller.tenant(), endpoint, &sealed)).await.map(|_| ())
+    api.in_time(api.store.add_secret(caller.tenant(), endpoint, &sealed)).await.map(|_| ())
 }
 
 async fn current(api: &Api, caller: &Caller, endpoint: &str) -> Result<Json<SecretView>, Problem> {
@@ -143,7 +142,7 @@ async fn replace(api: &Api, caller: &Caller, endpoint: &str, grace: Duration) ->
     let instead = if has_own { None } else { Some(sealer.seal(&open(api, current)?, caller.tenant(), endpoint)) };
     let new = Secret::generate();
     let sealed = sealer.seal(&new, caller.tenant(), endpoint);
-    from_store(api.store.rotate_secret(caller.tenant(), endpoint, &sealed, instead.as_deref(), grace)).await?;
+    api.in_time(api.store.rotate_secret(caller.tenant(), endpoint, &sealed, instead.as_deref(), grace)).await?;
     Ok(Json(SecretView { key: new.reveal() }))
 }
 
@@ -153,11 +152,11 @@ async fn signing(api: &Api, caller: &Caller, endpoint: &str) -> Result<Vec<Seale
     api.webhooks()?;
     let of = [(caller.tenant(), endpoint), (caller.tenant(), DEFAULT)];
     let of = if endpoint == DEFAULT { &of[1..] } else { &of[..] };
-    let found = from_store(api.store.secrets(of)).await?;
+    let found = api.in_time(api.store.secrets(of)).await?;
     let found = if found.is_empty() {
         // Whoever else makes one at the same time, one of them is stored.
         add(api, caller, DEFAULT).await?;
-        from_store(api.store.secrets(of)).await?
+        api.in_time(api.store.secrets(of)).await?
     } else {
         found
     };

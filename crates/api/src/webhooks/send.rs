@@ -20,7 +20,6 @@ use crate::{
     extract::{Segments, json_body},
     fields::{Fields, text},
     keys::Caller,
-    patience::from_store,
     problem::Problem,
 };
 
@@ -46,7 +45,7 @@ pub(super) async fn redeliver(
 ) -> Result<Response, Problem> {
     api.webhooks()?;
     let id: DeliveryId = id.parse().map_err(|_| Problem::not_found())?;
-    let delivery = from_store(api.store.redeliver(caller.tenant(), id)).await?.ok_or_else(Problem::not_found)?;
+    let delivery = api.in_time(api.store.redeliver(caller.tenant(), id)).await?.ok_or_else(Problem::not_found)?;
     Ok(due(&api, delivery).await)
 }
 
@@ -75,7 +74,7 @@ pub(super) async fn test(
     let url = fields.need("url", "a string", text);
     let url = fields.finish(url)?;
     let webhook = vet(&api, "/url", &url, [Event::Test].into_iter().collect()).await?;
-    let delivery = from_store(api.store.add_test(caller.tenant(), PredictionId::generate(), &webhook)).await?;
+    let delivery = api.in_time(api.store.add_test(caller.tenant(), PredictionId::generate(), &webhook)).await?;
     Ok(due(&api, delivery).await)
 }
 

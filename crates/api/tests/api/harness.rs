@@ -8,7 +8,7 @@ use prediction::{Limits, ModelName, ModelSpec, Offer, PredictionId, Version, Wor
 use queue::{Notice, Queue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json, value::RawValue};
-use store::{Outcome, Run, RunMetrics, Store};
+use store::{Outcome, Run, RunMetrics, Store, StoreError};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -44,6 +44,7 @@ pub(crate) fn config() -> Config {
         require_keys: false,
         read_timeout: Duration::from_secs(30),
         write_timeout: Duration::from_secs(60),
+        store_patience: PATIENCE,
         retention: Duration::from_secs(3600),
         queue_unserved: false,
         grace: Duration::from_secs(20),
@@ -125,7 +126,7 @@ impl Server {
         config: Config,
         directory: Option<tempfile::TempDir>,
     ) -> Self {
-        let store = Store::open(location).await.unwrap();
+        let store = open(location).await;
         store.migrate().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -208,6 +209,17 @@ impl Server {
     pub(crate) async fn raw(&self, request: &str) -> String {
         rest(&mut self.connect(request).await).await
     }
+}
+
+/// Opens a store; a busy server may not let anybody in at once.
+pub(crate) async fn open(location: &store::Location) -> Store {
+    let opened = until(|| async {
+        match Store::open(location).await {
+            Err(StoreError::Unavailable(_)) => None,
+            opened => Some(opened),
+        }
+    });
+    opened.await.unwrap()
 }
 
 /// Everything until the server closes the connection.

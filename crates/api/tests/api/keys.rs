@@ -2,7 +2,7 @@
 
 use crate::{
     documents::CALLS,
-    harness::{Server, config, digits, echo, header, id_of, json_of, problem, until},
+    harness::{Server, config, digits, echo, header, id_of, json_of, open, problem, until},
 };
 use api::PlainKey;
 use prediction::PredictionId;
@@ -20,7 +20,7 @@ pub(crate) async fn keyed(url: Option<String>, config: api::Config, shares: &[Op
             (Location::Sqlite { path: directory.path().join("augur.sqlite") }, Some(directory))
         }
     };
-    let store = Store::open(&location).await.unwrap();
+    let store = open(&location).await;
     store.migrate().await.unwrap();
     let mut keys = Vec::new();
     for (number, share) in shares.iter().enumerate() {

@@ -1,13 +1,12 @@
 //! A key's share of the queue: what it may fill, what it is told beyond that, and that others are served meanwhile.
 
-use std::collections::HashMap;
-
 use crate::{
     harness::{Server, config, header, id_of, json_of, problem, until},
     keys::{Asking, keyed},
 };
 use api::PlainKey;
 use futures::future::join_all;
+use prediction::PredictionId;
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -22,6 +21,19 @@ fn body(value: u32) -> Value {
 
 async fn post(asking: Asking<'_>, value: u32) -> Response {
     asking.post("/v1/predictions", &body(value)).send().await.unwrap()
+}
+
+/// Sends until one is accepted: for a moment, what arrives while the queue is counted may be counted twice.
+async fn accepted(asking: Asking<'_>) -> PredictionId {
+    until(|| async {
+        let response = post(asking, 7).await;
+        match response.status().as_u16() {
+            202 => Some(id_of(&json_of(response, 202).await)),
+            429 | 503 => None,
+            status => panic!("{status}"),
+        }
+    })
+    .await
 }
 
 /// Checks a refusal, whose headers must agree.
@@ -44,8 +56,8 @@ async fn a_key_fills_its_share_and_no_more(server: &Server, keys: &[PlainKey]) {
     let keyed = small.post("/v1/predictions", &body(0)).header("idempotency-key", "a").send().await.unwrap();
     let first = id_of(&json_of(keyed, 202).await);
     let mut ids = vec![first];
-    for value in 1..5 {
-        ids.push(small.create(&body(value)).await);
+    for _ in 1..5 {
+        ids.push(accepted(small).await);
     }
     for _ in 0..3 {
         refused(post(small, 9).await, SHARE_FULL, ("share", 5)).await;
@@ -59,16 +71,13 @@ async fn a_key_fills_its_share_and_no_more(server: &Server, keys: &[PlainKey]) {
     refused(named.send().await.unwrap(), SHARE_FULL, ("share", 5)).await;
 
     // The other key is served, up to a half, as the server is set.
-    for value in 0..10 {
-        usual.create(&body(value)).await;
+    for _ in 0..10 {
+        accepted(usual).await;
     }
     refused(post(usual, 9).await, SHARE_FULL, ("share", 10)).await;
     // What runs or is over does not wait any more.
     server.claim(ids[1]).await;
     server.finish(ids[2]).await;
-    let accepted = async |asking: Asking<'_>| {
-        until(|| async { (post(asking, 7).await.status() == 202).then_some(()) }).await;
-    };
     accepted(small).await;
     accepted(small).await;
     refused(post(small, 9).await, SHARE_FULL, ("share", 5)).await;
@@ -76,8 +85,8 @@ async fn a_key_fills_its_share_and_no_more(server: &Server, keys: &[PlainKey]) {
 
     // The third fills what is left; then the queue is full for all but those who are told of their own shares.
     let large = Asking { server, key: &keys[2] };
-    for value in 0..5 {
-        large.create(&body(value)).await;
+    for _ in 0..5 {
+        accepted(large).await;
     }
     refused(post(large, 9).await, QUEUE_FULL, ("queue", 20)).await;
     refused(post(small, 9).await, SHARE_FULL, ("share", 5)).await;
@@ -87,19 +96,21 @@ async fn a_key_fills_its_share_and_no_more(server: &Server, keys: &[PlainKey]) {
 async fn a_flood_with_one_key_keeps_nobody_else_out(server: &Server, keys: &[PlainKey]) {
     let [flooding, other] = [0, 1].map(|index| Asking { server, key: &keys[index] });
     let flood = async {
-        let mut answers: HashMap<u16, usize> = HashMap::new();
-        for response in join_all((0..200).map(|value| post(flooding, value))).await {
-            *answers.entry(response.status().as_u16()).or_default() += 1;
-        }
-        answers
+        let answers = join_all((0..200).map(|value| post(flooding, value))).await;
+        answers.iter().filter(|response| response.status() == 202).count()
     };
     let others = async {
-        for value in 0..10 {
-            other.create(&body(value)).await;
+        for _ in 0..10 {
+            accepted(other).await;
         }
     };
-    let (answers, ()) = tokio::join!(flood, others);
-    assert_eq!(answers, HashMap::from([(202, 5), (429, 195)]));
+    let (let_in, ()) = tokio::join!(flood, others);
+    assert!(let_in <= 5, "{let_in}");
+    assert_eq!(flooding.read("/v1/predictions").await["results"].as_array().unwrap().len(), let_in);
+    for _ in let_in..5 {
+        accepted(flooding).await;
+    }
+    refused(post(flooding, 9).await, SHARE_FULL, ("share", 5)).await;
     assert_eq!(flooding.read("/v1/queue").await["depth"], 15);
 }
 
@@ -134,8 +145,8 @@ async fn apis_that_share_a_database_see_what_a_key_has_elsewhere() {
     let url = servers::database().await;
     let (one, keys) = keyed(Some(url.clone()), limited(), &[Some(0.1)]).await;
     let (other, _) = keyed(Some(url), limited(), &[]).await;
-    for value in 0..2 {
-        Asking { server: &one, key: &keys[0] }.create(&body(value)).await;
+    for _ in 0..2 {
+        accepted(Asking { server: &one, key: &keys[0] }).await;
     }
     let other = Asking { server: &other, key: &keys[0] };
     until(|| async { (post(other, 3).await.status() == 429).then_some(()) }).await;

@@ -32,14 +32,15 @@ async fn the_queue_is_described_per_version() {
     let rate = line["service_rate_per_second"].as_f64().unwrap();
     // One in the last minute, and in the moments after which the API began to count.
     assert!((1.0 / 120.0..=1.0 / 60.0).contains(&rate), "{rate}");
-    assert!((line["seconds_of_work"].as_f64().unwrap() - 1.0 / rate).abs() < 1e-6);
-    // Two in at most two minutes by one worker: four to eight for half a minute.
-    assert!((4..=8).contains(&line["workers_wanted"].as_u64().unwrap()), "{line}");
+    // As long as that at most: seen to be at work for long enough, its worker is known to be faster.
+    assert!((0.0..=1.0 / rate + 1e-6).contains(&line["seconds_of_work"].as_f64().unwrap()), "{line}");
+    // Two in at most two minutes by one worker: eight for half a minute at most.
+    assert!((1..=8).contains(&line["workers_wanted"].as_u64().unwrap()), "{line}");
     assert!(line["oldest_age_seconds"].as_f64().unwrap() >= 0.0);
     assert_eq!((&view["depth"], &view["processing"]), (&json!(1), &json!(1)));
     let place = server.read(&format!("/v1/predictions/{waiting}")).await["queue"].clone();
     assert_eq!(place["position"], 0);
-    assert!((60.0..=120.0).contains(&place["eta_seconds"].as_f64().unwrap()), "{place}");
+    assert!((0.0..=120.0).contains(&place["eta_seconds"].as_f64().unwrap()), "{place}");
 }
 
 #[tokio::test]

@@ -101,6 +101,7 @@ fn plan(settings: &Demo, listen: ListenSettings, directory: &Path) -> Result<Pla
             require_keys: false,
             read_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
+            store_patience: api::STORE_PATIENCE,
             retention: Duration::from_secs(3600),
             queue_unserved: false,
             grace,

@@ -1,7 +1,9 @@
 //! One consumer of the group: what it holds, and the tasks that read, renew and settle for it.
 
 use super::{
-    acker, lease,
+    acker,
+    connection::Client,
+    lease,
     link::Link,
     names::{GROUP, Names, RETURNED, RETURNED_SILENCE, StreamNames},
     reader::Reader,
@@ -9,7 +11,7 @@ use super::{
 };
 use crate::{Handled, backend::TicketBackend};
 use prediction::StreamKey;
-use redis::{Client, Pipeline};
+use redis::Pipeline;
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

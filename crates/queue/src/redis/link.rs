@@ -1,8 +1,8 @@
 //! The connection that everything but reading shares: kept up by a task, and known to be down without trying.
 
-use super::connection::{self, Backoff};
+use super::connection::{self, Backoff, Client, Connection};
 use crate::QueueError;
-use redis::{Client, FromRedisValue, Pipeline, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{FromRedisValue, Pipeline, RedisError, RedisResult};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ enum State {
 struct Live {
     /// Which connection this is, so that a late failure of an old one does not end its successor.
     number: u64,
-    connection: MultiplexedConnection,
+    connection: Connection,
 }
 
 impl Link {
@@ -66,7 +66,7 @@ impl Link {
     /// Sends commands together, or fails at once when Redis is known to be away.
     pub(crate) async fn query<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, QueueError> {
         let Some(mut live) = self.live() else { return Err(QueueError::Unavailable("not connected".to_owned())) };
-        connection::query(&mut live.connection, pipeline).await.map_err(|error| {
+        live.connection.query(pipeline).await.map_err(|error| {
             if !connection::is_refusal(&error) {
                 self.lose(live.number, &error);
             }
@@ -100,9 +100,9 @@ impl Link {
         }
     }
 
-    async fn connect(&self, client: &Client) -> RedisResult<MultiplexedConnection> {
-        let mut connection = connection::connect(client).await?;
-        connection::query::<()>(&mut connection, &self.probe).await?;
+    async fn connect(&self, client: &Client) -> RedisResult<Connection> {
+        let mut connection = client.connect().await?;
+        connection.query::<()>(&self.probe).await?;
         Ok(connection)
     }
 
@@ -112,7 +112,7 @@ impl Link {
                 () = self.down() => return,
                 () = tokio::time::sleep(PROBE_EVERY) => {
                     if let Some(mut live) = self.live()
-                        && let Err(error) = connection::query::<()>(&mut live.connection, &self.probe).await
+                        && let Err(error) = live.connection.query::<()>(&self.probe).await
                     {
                         self.lose(live.number, &error);
                     }

@@ -13,12 +13,13 @@ mod reader;
 mod scripts;
 
 use crate::{Config, Depth, Handler, Notice, Piece, QueueError, backend, pieces::Readers};
+use connection::Client;
 use consumer::Consumer;
 use link::Link;
 use names::{GROUP, Names};
 use notices::Notices;
 use prediction::{StreamKey, Ticket};
-use redis::{Client, Pipeline, Value};
+use redis::{Pipeline, Value};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -56,7 +57,7 @@ impl RedisQueue {
         config: Config,
         readers: &Arc<Readers>,
     ) -> Result<Self, QueueError> {
-        let client = connection::client(url)?;
+        let client = Client::new(url, config.call_timeout)?;
         let names = Names::new(namespace);
         let link = Link::new(&names.probe());
         let keeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep(client.clone())));

@@ -1,15 +1,15 @@
 //! Notices and pieces over Redis's publish and subscribe: notices are sent together by one task, both are received by another.
 
 use super::{
-    connection::{self, Backoff},
+    connection::{Backoff, Client},
     link::Link,
     messages::{self, Message},
     names::Names,
     parcels::Parcels,
 };
 use crate::{NOTICES_KEPT, Notice, Piece, pieces::Readers};
-use futures::StreamExt;
-use redis::{Client, Pipeline, RedisResult, Value};
+use futures::{FutureExt as _, StreamExt as _};
+use redis::{Pipeline, RedisResult, Value};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -42,7 +42,7 @@ impl Notices {
         let subscriber = AbortOnDropHandle::new(tokio::spawn(subscriber.run(Arc::clone(link), subscribed)));
         if link.is_up() {
             // Late is no error: listeners look into the store as well.
-            let _ = tokio::time::timeout(connection::CALL_TIMEOUT, is_subscribed).await;
+            let _ = client.within(is_subscribed.map(Ok)).await;
         }
         Self { heard, outgoing, origin, names: names.clone(), parcels, _subscriber: subscriber }
     }
@@ -101,12 +101,7 @@ impl Subscriber {
 
     /// Receives until the connection is gone.
     async fn receive(&self, subscribed: &mut Option<oneshot::Sender<()>>, backoff: &mut Backoff) -> RedisResult<()> {
-        let subscription = async {
-            let mut connection = self.client.get_async_pubsub().await?;
-            connection.subscribe(&self.channels).await?;
-            Ok(connection.split())
-        };
-        let (mut sink, mut messages) = connection::within(subscription).await?;
+        let (mut sink, mut messages) = self.client.subscribe(&self.channels).await?;
         backoff.reset();
         if let Some(subscribed) = subscribed.take() {
             // Nobody waits for it any more when it took long.
@@ -123,7 +118,7 @@ impl Subscriber {
                         None => {}
                     }
                 }
-                () = tokio::time::sleep(PING_EVERY) => drop(connection::within(sink.ping::<Value>()).await?),
+                () = tokio::time::sleep(PING_EVERY) => drop(self.client.within(sink.ping::<Value>()).await?),
             }
         }
     }

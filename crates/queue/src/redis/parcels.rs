@@ -1,8 +1,8 @@
 //! Pieces on their way to Redis: so many bytes at most, on a connection of their own, so that nothing else waits behind them. What
 //! finds no room is dropped; whoever misses it asks again.
 
-use super::connection::{self, Backoff};
-use redis::{Client, Pipeline, RedisResult, aio::MultiplexedConnection};
+use super::connection::{Backoff, Client, Connection};
+use redis::{Pipeline, RedisResult};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -57,14 +57,14 @@ async fn carry(client: Client, mut queued: mpsc::UnboundedReceiver<Parcel>) {
     }
 }
 
-async fn publish(client: &Client, connected: &mut Option<MultiplexedConnection>, parcel: &Parcel) -> RedisResult<()> {
+async fn publish(client: &Client, connected: &mut Option<Connection>, parcel: &Parcel) -> RedisResult<()> {
     let connection = match connected {
         Some(connection) => connection,
-        none => none.insert(connection::connect(client).await?),
+        none => none.insert(client.connect().await?),
     };
     let mut pipeline = Pipeline::new();
     pipeline.cmd("PUBLISH").arg(&parcel.channel).arg(&parcel.message).ignore();
-    connection::query(connection, &pipeline).await
+    connection.query(&pipeline).await
 }
 
 #[cfg(test)]
@@ -84,14 +84,12 @@ mod tests {
                 tokio::spawn(async move { while stream.read_u8().await.is_ok() {} });
             }
         });
-        let parcels = Parcels::open(connection::client(&url).expect("a good URL"));
+        let client = Client::new(&url, Duration::from_millis(100)).expect("a good URL");
+        let parcels = Parcels::open(client.clone());
         let taken = (0..100).filter(|_| parcels.send("to".to_owned(), vec![0; 1 << 20])).count();
         assert_eq!(taken, MOST_WAITING >> 20);
         assert!(!parcels.send("to".to_owned(), vec![0]));
-        assert!(
-            !Parcels::open(connection::client(&url).expect("a good URL"))
-                .send("to".to_owned(), vec![0; MOST_WAITING + 1])
-        );
+        assert!(!Parcels::open(client).send("to".to_owned(), vec![0; MOST_WAITING + 1]));
         // What cannot be sent makes room for what is written later.
         while parcels.room.available_permits() < MOST_WAITING {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -2,14 +2,14 @@
 
 use super::{
     STREAM_KEPT,
-    connection::{self, Backoff},
+    connection::{Backoff, Client, Connection},
     consumer::{Consumer, Entry, Settled},
     names::{GROUP, ID},
     scripts,
 };
 use crate::{Handled, MOST_TOGETHER, Slots, delivery::Delivery};
 use prediction::{PredictionId, Ticket};
-use redis::{Client, RedisResult, aio::MultiplexedConnection};
+use redis::RedisResult;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -68,7 +68,7 @@ impl Reader {
         let mut backoff = Backoff::new();
         let mut is_first_failure = true;
         while !self.stop.is_cancelled() {
-            let failure = match connection::connect(&client).await {
+            let failure = match client.connect().await {
                 Ok(mut connection) => loop {
                     match self.read(&mut connection).await {
                         Ok(()) if self.stop.is_cancelled() => return,
@@ -95,7 +95,7 @@ impl Reader {
 
     /// Takes what there is, or waits for it. While the streams are drained it waits at once: a script that finds what has come
     /// since costs Redis more than the wait that is ended by it.
-    async fn read(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    async fn read(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let slots = &self.consumer.slots;
         if slots.available_permits() == 0 {
             // Meanwhile tickets gather, and then it matters which are first.
@@ -129,7 +129,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn take(&mut self, connection: &mut MultiplexedConnection, room: usize) -> RedisResult<Vec<Taken>> {
+    async fn take(&mut self, connection: &mut Connection, room: usize) -> RedisResult<Vec<Taken>> {
         let silent = if self.look_at <= Instant::now() {
             self.look_at = Instant::now() + LONGEST_UNTIL_LOOK.min(self.consumer.lease / 3);
             // Zero would mean not to look.
@@ -152,7 +152,7 @@ impl Reader {
             .arg(silent)
             .arg(own)
             .arg(STREAM_KEPT);
-        let (taken,): (Vec<(usize, String, Vec<u8>)>,) = connection::query(connection, &pipeline).await?;
+        let (taken,): (Vec<(usize, String, Vec<u8>)>,) = connection.query(&pipeline).await?;
         self.may_have_lost = false;
         self.is_drained = taken.len() < room;
         let taken = taken.into_iter();
@@ -161,7 +161,7 @@ impl Reader {
 
     /// Waits for the next tickets that come to any stream, up to `share` of each. (There may be more of them than slots when
     /// `share` is the least, or when slots have gone to others; those for which there is none wait here.)
-    async fn wait(&mut self, connection: &mut MultiplexedConnection, share: usize) -> RedisResult<Vec<Taken>> {
+    async fn wait(&mut self, connection: &mut Connection, share: usize) -> RedisResult<Vec<Taken>> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("XREADGROUP").arg("GROUP").arg(GROUP).arg(&self.consumer.name);
         pipeline.arg("COUNT").arg(share).arg("BLOCK").arg(BLOCK).arg("STREAMS");
@@ -172,7 +172,7 @@ impl Reader {
             pipeline.arg(">");
         }
         type Read = Option<Vec<(String, Vec<(String, Fields)>)>>;
-        let (read,): (Read,) = connection::query(connection, &pipeline).await?;
+        let (read,): (Read,) = connection.query(&pipeline).await?;
         let mut entries = Vec::new();
         self.is_drained = true;
         for (key, of_stream) in read.unwrap_or_default() {

@@ -36,8 +36,10 @@ async fn nothing_is_left_of_finished_work() {
         assert_eq!(connection.xpending(&key, "workers").await.expect("it answers").count(), 0);
         assert_eq!(consumers(&mut connection, &key).await, []);
     }
-    let keys: HashSet<String> =
+    let mut keys: HashSet<String> =
         connection.keys(format!("{namespace}:*")).await.expect("it answers").into_iter().collect();
+    // The queue tries with it whether Redis takes anything; it lives for a millisecond.
+    keys.remove(&format!("{namespace}:probe"));
     let expected =
         streams.iter().flat_map(|stream| ["tickets", "generation"].map(|kind| format!("{namespace}:{kind}:{stream}")));
     assert_eq!(keys, expected.collect());

@@ -5,7 +5,7 @@ use futures::{
     future::{BoxFuture, join_all},
 };
 use prediction::{PredictionId, Priority, StreamKey, Ticket};
-use queue::{Handled, Handler, Queue, Slots};
+use queue::{Config, Handled, Handler, Queue, Slots};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -15,6 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for what must happen: so long that only what never happens takes it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A queue whose Redis may be as slow as a busy machine is.
+pub(crate) fn config() -> Config {
+    Config { call_timeout: PATIENCE / 2, ..Config::default() }
+}
 
 pub(crate) fn stream(priority: Priority) -> StreamKey {
     let model = "augur/echo".parse().expect("a good name");

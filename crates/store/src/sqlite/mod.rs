@@ -108,8 +108,11 @@ impl Sqlite {
     pub(crate) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
-        // Unlocks the file, after the last write.
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // After the last write. Closing it is not enough: a child that was forked and has not become another program yet has it
+        // open too, and the lock with it.
+        if let Some(file) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = file.unlock();
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use prediction::{DeliveryId, DeliveryStatus, Event, PredictionId};
 use store::{
-    ClaimedDelivery, Delivery, DeliveryFilter, NewPrediction, NextStep, PageOf, Place, SweptDeliveries, Written,
+    ClaimedDelivery, Delivery, DeliveryFilter, Location, NewPrediction, NextStep, PageOf, Place, SweptDeliveries,
+    Written,
 };
 
 use crate::fixture::{Fixture, LEASE, eventually, new, told, webhook};
@@ -123,9 +124,13 @@ async fn every_status_can_be_sent_again(fixture: Fixture) {
 
     // A new round has all its time again.
     let given_up = fixture.deliveries("").await[0];
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let long_ago = match fixture.location {
+        Location::Postgres { .. } => "begun_at - interval '25 hours'",
+        Location::Sqlite { .. } => "begun_at - 90000000000",
+    };
+    fixture.execute(format!("UPDATE deliveries SET begun_at = {long_ago}")).await.unwrap();
     fixture.store.redeliver("", given_up).await.unwrap();
-    let swept = fixture.store.sweep_deliveries(Duration::from_millis(300), 10).await.unwrap();
+    let swept = fixture.store.sweep_deliveries(LEASE, 10).await.unwrap();
     assert_eq!(swept, SweptDeliveries::default());
 }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool, sqlite::SqliteConnectOptions, types::Uuid};
 use store::{
     Answer, Attempt, Claimed, ClaimedDelivery, DeliveryFilter, Location, NewPrediction, NextStep, Room, Run, Settled,
-    Store, Sweep, Webhook, Written,
+    Store, StoreError, Sweep, Webhook, Written,
 };
 use tempfile::TempDir;
 
@@ -64,7 +64,7 @@ impl Fixture {
     }
 
     async fn migrated(location: Location, raw: Raw) -> Self {
-        let store = Store::open(&location).await.expect("the database answers");
+        let store = open(&location).await;
         store.migrate().await.expect("the migrations apply");
         Self { store, location, worker: WorkerId::generate(), raw }
     }
@@ -151,6 +151,15 @@ impl Fixture {
     pub(crate) async fn claim_suspect(&self, lease: Duration) -> Option<Claimed> {
         self.store.claim_suspect(self.worker, &serves(), lease).await.expect("the claim is answered")
     }
+}
+
+/// Opens a store; a busy server may not let anybody in at once.
+pub(crate) async fn open(location: &Location) -> Store {
+    let opened = eventually(async || match Store::open(location).await {
+        Err(StoreError::Unavailable(_)) => None,
+        opened => Some(opened),
+    });
+    opened.await.expect("the store opens")
 }
 
 /// The model of all these predictions.

@@ -3,7 +3,7 @@
 use prediction::{PredictionId, WorkerId};
 use store::{Location, Outcome, RunMetrics, Store};
 
-use crate::fixture::{Fixture, LEASE, SWEEP, eventually, json, new};
+use crate::fixture::{Fixture, LEASE, SWEEP, eventually, json, new, open};
 
 const MANY: usize = 3_000;
 const BATCH: usize = 10;
@@ -34,6 +34,7 @@ async fn no_batch_reads_the_whole_table() {
 #[tokio::test]
 async fn calls_in_turn_share_a_connection() {
     let fixture = Fixture::postgres().await;
+    migrated(&fixture).await;
     for _ in 0..20 {
         let ids = accept(&fixture.store, 1).await;
         work(&fixture.store, &ids).await;
@@ -46,6 +47,7 @@ async fn calls_in_turn_share_a_connection() {
 async fn connections_that_died_while_idle_are_replaced() {
     let fixture = Fixture::postgres().await;
     let ids = accept(&fixture.store, 1).await;
+    migrated(&fixture).await;
     const KILL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'augur'";
     assert_eq!(fixture.number(KILL).await, 1);
@@ -53,9 +55,14 @@ async fn connections_that_died_while_idle_are_replaced() {
     work(&fixture.store, &ids).await;
 }
 
+/// Waits until the session that migrated is gone.
+async fn migrated(fixture: &Fixture) {
+    eventually(async || (fixture.number(SESSIONS).await == 1).then_some(())).await;
+}
+
 async fn one_connection(fixture: &Fixture) -> Store {
     let Location::Postgres { url, .. } = &fixture.location else { unreachable!("only Postgres plans") };
-    Store::open(&Location::Postgres { url: url.clone(), max_connections: 1 }).await.unwrap()
+    open(&Location::Postgres { url: url.clone(), max_connections: 1 }).await
 }
 
 async fn accept(store: &Store, count: usize) -> Vec<PredictionId> {
