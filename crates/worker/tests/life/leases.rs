@@ -1,12 +1,13 @@
 //! Leases that end: the fence refuses late results, and what was held runs again, alone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prediction::{Status, WorkerId};
 use serde_json::json;
 use store::CancelResult;
+use tokio::time::sleep;
 
-use crate::stage::{Stage, until};
+use crate::stage::{PATIENCE, Stage, until};
 
 on_both!(a_late_result_is_refused_and_counted, suspects_run_alone);
 
@@ -33,8 +34,14 @@ async fn suspects_run_alone(stage: Stage) {
     let claim = stage.store.claim(dead, &suspects, Duration::from_millis(1)).await.unwrap();
     assert_eq!(claim.claimed.len(), suspects.len());
 
-    let worker = stage.worker(|config| config.lease = Duration::from_secs(10)).await;
-    let others = stage.send((0..40).map(|n| json!({"value": n, "sleep_ms": 50})).collect(), |_| {}).await;
+    let worker = stage.worker(|config| config.lease = Duration::from_secs(5)).await;
+    // Others come all the time: the suspects have their turn only a lease later.
+    let (begun, mut others) = (Instant::now(), Vec::new());
+    while !stage.get(&suspects).await.iter().all(|one| one.status == Status::Succeeded) {
+        assert!(begun.elapsed() < PATIENCE, "the suspects have no turn");
+        others.push(stage.send_sleeper(50).await);
+        sleep(Duration::from_millis(20)).await;
+    }
     let others = stage.wait_for(&others, Status::Succeeded).await;
     let mut ended = Vec::new();
     for suspect in stage.wait_for(&suspects, Status::Succeeded).await {
