@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::{Journal, Load, PATIENCE, Tripwire, Webhooks, audit, outbox, program};
+use crate::{Journal, Load, PATIENCE, Tripwire, Webhooks, answered, audit, outbox, program};
 
 /// A cluster fills a small machine, so tests of one program take turns.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -176,14 +176,12 @@ impl Cluster {
         tokio::spawn(load.send(self.address.clone(), seed))
     }
 
-    /// `GET` of a path: status and JSON body.
+    /// `GET` of a path, as [`answered`]: status and JSON body.
     ///
     /// # Panics
     /// When the API does not answer with JSON.
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        let response = self.client.get(format!("{}{path}", self.address)).send().await.expect("the API answers");
-        let status = response.status().as_u16();
-        (status, response.json().await.expect("the API answers with JSON"))
+        answered(self.client.get(format!("{}{path}", self.address))).await
     }
 
     /// Completions that the fence refused, as `GET /v1/queue` tells.

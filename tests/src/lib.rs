@@ -1,6 +1,7 @@
 //! The harness of the system tests: a [`Cluster`] of real programs on real servers, a [`Load`] of predictions whose results are
 //! known beforehand, an audit kept by the database, and a [`Verdict`] on what came of it all.
 
+mod answered;
 mod audit;
 mod cluster;
 mod load;
@@ -13,6 +14,7 @@ mod senders;
 mod tripwire;
 mod verdict;
 
+pub use answered::answered;
 pub use cluster::{Cluster, Plan};
 pub use load::{EVENTS, Entry, Journal, Load};
 pub use outbox::{Outbox, Recorded};

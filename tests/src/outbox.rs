@@ -113,15 +113,6 @@ impl Cluster {
             .collect()
     }
 
-    /// How many attempts were recorded in all.
-    ///
-    /// # Panics
-    /// When Postgres does not answer.
-    pub async fn attempts(&self) -> i64 {
-        let count = sqlx::query("SELECT count(*) FROM delivery_attempts").fetch_one(&self.database).await;
-        count.expect("Postgres answers").get(0)
-    }
-
     /// When a delivery is due, by the database's clock.
     ///
     /// # Panics
@@ -202,6 +193,16 @@ impl Cluster {
         moved.execute(&self.database).await.expect("the plan has a fake clock");
     }
 
+    /// Makes a second of the database's clock, for the programs, last so many seconds from now on.
+    ///
+    /// # Panics
+    /// When it is not a fake one.
+    pub async fn slow_clock(&self, times: f64) {
+        let slowed =
+            sqlx::query("UPDATE fake.clock SET since = pg_catalog.clock_timestamp(), slowness = $1").bind(times);
+        slowed.execute(&self.database).await.expect("the plan has a fake clock");
+    }
+
     async fn describe_outbox(&self) -> String {
         let rows = sqlx::query("SELECT to_jsonb(d)::text FROM deliveries d WHERE status < 2 ORDER BY due_at LIMIT 5");
         let rows = rows.fetch_all(&self.database).await.expect("Postgres answers");
@@ -212,13 +213,14 @@ impl Cluster {
 /// Whose the predictions are: requests need no key.
 const TENANT: &str = "";
 
-/// A clock that goes `ahead` of the real one. Postgres takes this function for its own where `pg_catalog` comes last.
+/// A clock that goes `ahead` of the real one, and `slowness` times as slow `since` some moment. Postgres takes this function for
+/// its own where `pg_catalog` comes last.
 const CLOCK: &str = "
     CREATE SCHEMA fake;
-    CREATE TABLE fake.clock (ahead interval NOT NULL);
-    INSERT INTO fake.clock VALUES (interval '0');
+    CREATE TABLE fake.clock (ahead interval NOT NULL, since timestamptz NOT NULL, slowness float8 NOT NULL);
+    INSERT INTO fake.clock VALUES (interval '0', pg_catalog.clock_timestamp(), 1);
     CREATE FUNCTION fake.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
-    RETURN (SELECT pg_catalog.clock_timestamp() + ahead FROM fake.clock);
+    RETURN (SELECT since + (pg_catalog.clock_timestamp() - since) / slowness + ahead FROM fake.clock);
 ";
 
 /// Gives the database a clock that [`Cluster::advance`] moves, and returns the address at which programs see it.

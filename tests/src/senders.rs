@@ -4,8 +4,9 @@ use std::ffi::OsString;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use crate::{Cluster, PATIENCE};
+use crate::{Cluster, PATIENCE, answered};
 
 /// The key that secrets are stored under, for all programs of all clusters.
 pub const KEY: &str = "dGhlIGtleSBvZiB0aGUgdGVzdHMgb2Ygd2ViaG9va3M=";
@@ -69,15 +70,13 @@ impl Cluster {
         self.api_command.clone()
     }
 
-    /// A request with a JSON body: status and JSON body of the answer.
+    /// A request with a JSON body, as [`answered`]: status and JSON body. A prediction is made once.
     ///
     /// # Panics
     /// When the API does not answer with JSON.
     pub async fn ask(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
         let request = self.client.request(method, format!("{}{path}", self.address)).json(body);
-        let response = request.send().await.expect("the API answers");
-        let status = response.status().as_u16();
-        (status, response.json().await.expect("the API answers with JSON"))
+        answered(request.header("Idempotency-Key", Uuid::new_v4().to_string())).await
     }
 
     /// Sends a prediction that answers with `value`, of which `webhook` is told every event; returns its id.

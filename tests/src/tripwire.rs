@@ -69,14 +69,13 @@ impl Tripwire {
     }
 
     /// Waits for the next push and holds it up; returns the predictions whose tickets it has. Nothing passes on its connection
-    /// from then on.
+    /// from then on. Whoever waited before waits no longer.
     ///
     /// # Panics
-    /// When somebody else waits already.
+    /// When somebody else waits from now on.
     pub async fn next_push(&self, catch: Catch) -> Vec<Uuid> {
         let (caught, ids) = oneshot::channel();
-        let before = self.lock().replace(Armed { catch, caught });
-        assert!(before.is_none(), "one waits at a time");
+        *self.lock() = Some(Armed { catch, caught });
         ids.await.expect("a push is told before it is forgotten")
     }
 

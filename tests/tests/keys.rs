@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
-use serde_json::{Value, json};
+use serde_json::json;
 use servers::Process;
 use sqlx::{AssertSqlSafe, PgPool};
-use tests::{PATIENCE, program};
+use tests::{PATIENCE, answered, program};
 use tokio::time::{sleep, timeout};
 
 const PREDICTIONS: &str = "/v1/models/augur/echo/predictions";
@@ -30,7 +30,7 @@ async fn start(name: &str, database: &str, arguments: &[&str], ready: &str) -> (
 }
 
 async fn status(request: RequestBuilder) -> u16 {
-    request.send().await.expect("the API answers").status().as_u16()
+    answered(request).await.0
 }
 
 /// Asks until that is the answer.
@@ -78,14 +78,13 @@ async fn every_api_heeds_keys_that_nothing_holds() {
             until(|| send(address).bearer_auth(key), 202).await;
         }
     }
-    let made = send(&address).bearer_auth(&web).header("Prefer", "wait").send().await.expect("the API answers");
-    assert_eq!(made.status(), 201);
-    let made: Value = made.json().await.expect("JSON");
+    let (status_of_made, made) = answered(send(&address).bearer_auth(&web).header("Prefer", "wait")).await;
+    assert_eq!(status_of_made, 201, "{made}");
     let get = |key: &str| {
         let id = made["id"].as_str().expect("an id");
         http.get(format!("{other_address}/v1/predictions/{id}")).bearer_auth(key)
     };
-    let read: Value = get(&web).send().await.expect("the API answers").json().await.expect("JSON");
+    let (_, read) = answered(get(&web)).await;
     assert_eq!((&read["status"], &read["output"]), (&json!("succeeded"), &json!(7)), "{read}");
     assert_eq!(status(get(&batch)).await, 404);
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tests::{Cluster, PATIENCE, Plan};
+use tests::{Cluster, PATIENCE, Plan, answered};
 use tokio::{sync::Mutex, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -30,9 +30,7 @@ fn flower() -> Value {
 /// Asks for one prediction; whether it was accepted.
 async fn ask(client: &reqwest::Client, address: &str, accepted: &Accepted) -> bool {
     let url = format!("{address}/v1/models/{MODEL}/predictions");
-    let response = client.post(url).json(&flower()).send().await.expect("the API answers");
-    let status = response.status().as_u16();
-    let answer: Value = response.json().await.expect("JSON");
+    let (status, answer) = answered(client.post(url).json(&flower())).await;
     if status != 202 {
         assert!(matches!(status, 404 | 503), "{status}: {answer}");
         return false;
@@ -170,8 +168,7 @@ async fn answer(cluster: &Cluster, target: &str) -> (String, Value) {
     let mut body = flower();
     body["version"] = target.into();
     let call = reqwest::Client::new().post(format!("{}/v1/predictions", cluster.address)).header("Prefer", "wait=60");
-    let response = call.json(&body).send().await.expect("the API answers");
-    let prediction: Value = response.json().await.expect("JSON");
+    let (_, prediction) = answered(call.json(&body)).await;
     assert_eq!(prediction["status"], "succeeded", "{prediction}");
     (prediction["version"].as_str().expect("a version").to_owned(), prediction["output"]["label"].clone())
 }
@@ -246,9 +243,8 @@ async fn versions_stand_beside_each_other_and_each_pinned_prediction_gets_its_ow
     loop {
         let body = json!({"version": new, "input": flower()["input"]});
         let call = reqwest::Client::new().post(format!("{}/v1/predictions", cluster.address)).json(&body);
-        let response = call.send().await.expect("the API answers");
-        if response.status() == 503 {
-            let refused: Value = response.json().await.expect("JSON");
+        let (status, refused) = answered(call).await;
+        if status == 503 {
             let said = format!("No worker serves {MODEL}:{} now, but {MODEL}:{}.", &new[..12], &old[..12]);
             assert_eq!(
                 (&refused["error"]["code"], refused["detail"].as_str()),

@@ -11,12 +11,14 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 /// The most that wait.
 const QUEUE_LIMIT: u32 = 200;
-/// How long each prediction runs; four run at once, so forty are served each second at best.
-const SLEEP_MS: u64 = 100;
+/// How long each prediction runs; four run at once, so twenty are served each second at best.
+const SLEEP_MS: u64 = 200;
 const SLOTS: u32 = 4;
-/// Ten times that.
+/// Ten times that, and as much again for a machine that is too busy to send them all.
 const PER_SECOND: u32 = 400;
 const SECONDS: u64 = 20;
+/// Far longer than a machine stands still: what comes back from a lease that ended waits beside the most that may.
+const LEASE: Duration = Duration::from_secs(20);
 /// Names another number of seconds, such as 600.
 const SECONDS_VARIABLE: &str = "AUGUR_TEST_OVERLOAD_SECONDS";
 /// Requests under way at once. Beyond them the sender waits, which a machine that keeps up never sees.
@@ -29,13 +31,17 @@ const MOST_MEMORY: f64 = 64.0;
 /// What one request came to.
 enum Answered {
     Accepted(Entry),
-    Refused { retry_after: u32 },
+    Refused {
+        retry_after: u32,
+    },
+    /// The store was slower than the API waits for it; what was asked for may have been done.
+    Unknown,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(clippy::print_stderr, reason = "the test runner shows it when the test fails")]
 async fn ten_times_what_can_be_done_is_refused_and_nothing_accepted_is_lost() {
-    let plan = Plan { workers: 1, slots: SLOTS, queue_limit: Some(QUEUE_LIMIT), ..Plan::default() };
+    let plan = Plan { workers: 1, slots: SLOTS, lease: LEASE, queue_limit: Some(QUEUE_LIMIT), ..Plan::default() };
     let cluster = Cluster::start(plan).await;
     let memory =
         || [("API", &cluster.api), ("worker", &cluster.workers[0])].map(|(name, it)| (name, it.resident_mib()));
@@ -69,27 +75,32 @@ async fn ten_times_what_can_be_done_is_refused_and_nothing_accepted_is_lost() {
     let answers = requests.join_all().await;
     let after = memory();
 
-    let (mut journal, mut waits) = (Journal::default(), Vec::new());
+    let (mut journal, mut waits, mut unknown) = (Journal::default(), Vec::new(), 0);
     for answered in answers {
         match answered {
             Answered::Accepted(entry) => journal.entries.push(entry),
             Answered::Refused { retry_after } => waits.push(retry_after),
+            Answered::Unknown => unknown += 1,
         }
     }
     let (accepted, refused) = (journal.entries.len(), waits.len());
     let (shortest_wait, longest_wait) = (waits.iter().min(), waits.iter().max());
     eprintln!(
-        "{accepted} accepted, {refused} refused in {:.1} s; at most {longest} seen waiting; Retry-After {shortest_wait:?} to \
+        "{accepted} accepted, {refused} refused, {unknown} unknown in {:.1} s; at most {longest} seen waiting; Retry-After {shortest_wait:?} to \
          {longest_wait:?}; memory before {before:?}, after {after:?}",
         begun.elapsed().as_secs_f64()
     );
-    let verdict = cluster.verdict(&journal).await;
+    let mut verdict = cluster.verdict(&journal).await;
+    // What was asked for without being told an id.
+    let untold = std::mem::take(&mut verdict.unexpected);
+    assert!(untold.len() <= unknown, "{unknown} requests made {} predictions", untold.len());
     verdict.assert_sound(&journal, u32::try_from(accepted).expect("some thousands"));
 
     assert!(longest <= u64::from(QUEUE_LIMIT), "{longest} waited");
     // So many fit into the queue at once; what was served while requests came must have made room for more.
-    assert!(accepted > QUEUE_LIMIT as usize * 3 / 2, "{accepted} were accepted");
+    assert!(accepted > QUEUE_LIMIT as usize * 5 / 4, "{accepted} were accepted");
     assert!(refused > accepted, "{refused} were refused");
+    assert!(unknown < (accepted + refused) / 10, "{unknown} were told that the store is unavailable");
     assert!(waits.iter().all(|seconds| (1..=60).contains(seconds)), "{shortest_wait:?} to {longest_wait:?}");
     for (name, mib) in after {
         assert!(mib.is_none_or(|mib| mib < MOST_MEMORY), "the {name} holds {mib:?} MiB");
@@ -111,6 +122,7 @@ async fn send(client: &reqwest::Client, url: &str, number: u32) -> Answered {
         503 if answer["error"]["code"] == "queue_full" => {
             Answered::Refused { retry_after: retry_after.expect("a refusal says when to come back") }
         }
+        503 if answer["error"]["code"] == "store_unavailable" => Answered::Unknown,
         _ => panic!("a sound request is answered with {status}: {answer}"),
     }
 }

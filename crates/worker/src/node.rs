@@ -10,7 +10,7 @@ use inference::{Audience, Models};
 use prediction::WorkerId;
 use queue::Queue;
 use store::{Claimed, Store, StoreError};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -36,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) audience: Audience,
     pub(crate) outcomes: Outcomes,
     pub(crate) finished: Finished,
+    /// Held while what is served is told, so that no older word comes after a newer one.
+    pub(crate) publishing: Mutex<()>,
     /// Deliveries were made due.
     pub(crate) due: Notify,
     pub(crate) outage: Outage,
@@ -74,6 +76,7 @@ impl Node {
             stale: AtomicU64::new(0),
             other_versions: Notify::new(),
             suspects: Notify::new(),
+            publishing: Mutex::new(()),
             due: Notify::new(),
             hand_back: CancellationToken::new(),
             over: CancellationToken::new(),

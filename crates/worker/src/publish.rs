@@ -47,6 +47,7 @@ pub(crate) async fn withdraw(node: &Node) {
 
 /// Says what is served now.
 pub(crate) async fn publish(node: &Node) -> Result<(), StoreError> {
+    let _turn = node.publishing.lock().await;
     let stale = node.stale.load(Ordering::Relaxed);
     node.store.publish(node.id, &node.config.host, &node.models.offers(), stale).await
 }

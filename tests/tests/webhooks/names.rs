@@ -167,7 +167,7 @@ async fn the_guard_refuses_what_a_name_server_says_later() {
 }
 
 /// What starts a program where the system's resolver asks the name server at `$0`. The mount is seen by nobody else.
-const ASKING: &str = r#"printf 'nameserver %s\noptions timeout:2 attempts:2\n' "$0" >resolv.conf
+const ASKING: &str = r#"printf 'nameserver %s\noptions timeout:5 attempts:2\n' "$0" >resolv.conf
 mount --bind resolv.conf /etc/resolv.conf && exec "$@""#;
 
 fn asking(server: &NameServer, command: Vec<OsString>) -> Vec<OsString> {
@@ -203,10 +203,17 @@ async fn programs_refuse_what_a_name_server_says_later() {
     cluster.start_api().await;
     let receiver = Receiver::well().await;
 
-    server.set("private.example", "10.0.0.1");
-    let private = json!({ "url": receiver.url_at("private.example", "/hook") });
-    let (status, refusal) = cluster.ask(Method::POST, "/v1/webhooks/test", &private).await;
-    assert_eq!(status, 422, "{refusal}");
+    // A name server that is slow is no reason to refuse: then another name is tried, until one is known in time.
+    for number in 0.. {
+        let name = format!("private-{number}.example");
+        server.set(&name, "10.0.0.1");
+        let private = json!({ "url": receiver.url_at(&name, "/hook") });
+        let (status, answer) = cluster.ask(Method::POST, "/v1/webhooks/test", &private).await;
+        if status == 422 {
+            break;
+        }
+        assert!(status == 202 && number < 20, "{answer}");
+    }
     let mut tests: Vec<DeliveryId> = Vec::new();
     for (name, registered, later) in NAMES {
         server.set(name, registered);
@@ -220,14 +227,17 @@ async fn programs_refuse_what_a_name_server_says_later() {
     receiver
         .until("the allowed one", |received| received.iter().any(|webhook| webhook.id() == allowed).then_some(()))
         .await;
-    let tried = async {
-        while cluster.attempts().await <= i64::try_from(tests.len()).expect("few") {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    assert!(timeout(PATIENCE, tried).await.is_ok(), "each is tried: {}", sender.log());
     for (test, (name, ..)) in tests.into_iter().zip(NAMES) {
-        let first = cluster.recorded(test).await.into_iter().next().unwrap_or_else(|| panic!("{name} was not tried"));
+        let tried = async {
+            loop {
+                if let Some(first) = cluster.recorded(test).await.into_iter().next() {
+                    return first;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let tried = timeout(PATIENCE, tried).await;
+        let first = tried.unwrap_or_else(|_| panic!("{name} was not tried: {}", sender.log()));
         let message = first.message.as_deref().unwrap_or_default();
         assert_eq!(first.error.as_deref(), Some("refused"), "{name}: {first:?}");
         assert!(message.starts_with("webhooks may not go to"), "{name}: {message}");

@@ -69,6 +69,8 @@ async fn official_verifiers_accept_every_webhook_and_refuse_altered_ones() {
             expected.extend(EVENTS.map(|event| format!("{id}_{event}")));
         }
     }
+    // Until then there are events that have not happened.
+    cluster.until_finished().await;
     cluster.until_told().await;
     let received = receiver.received();
     let mut ids: Vec<&str> = received.iter().map(Received::id).collect();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use servers::Process;
 
-use crate::once::augur;
+use crate::{once::augur, served::answered};
 
 #[tokio::test]
 async fn the_demo_shows_real_predictions_and_ends_well() {
@@ -42,7 +42,7 @@ async fn kept_it_serves_on_and_its_curl_lines_work() {
         line.split_once("-d '").and_then(|(_, body)| body.strip_suffix('\'')).expect("it sends a body").to_owned();
     let url = format!("{address}/v1/models/augur/digits/predictions");
     let call = reqwest::Client::new().post(url).header("Content-Type", "application/json").body(body);
-    assert_eq!(call.send().await.expect("it serves on").status(), 202);
+    assert_eq!(answered(call).await.0, 202);
     assert_eq!(process.end("INT").await, Some(0), "{}", process.log());
 }
 

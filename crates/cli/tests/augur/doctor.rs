@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::{
-    once::augur,
+    once::{augur, well},
     served::{MODELS, flag, serve},
 };
 
@@ -11,7 +11,7 @@ use crate::{
 async fn a_fresh_installation_is_well() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = directory.path().join("deep").join("data");
-    let ran = augur(&["doctor", &flag("data-dir", &data), "--models-dir", MODELS, "--listen=127.0.0.1:0"]).await;
+    let ran = well(&["doctor", &flag("data-dir", &data), "--models-dir", MODELS, "--listen=127.0.0.1:0"]).await;
     assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
     assert!(ran.out.lines().count() == 7 && ran.out.lines().all(|line| line.starts_with("ok ")), "{}", ran.out);
     assert!(ran.out.contains("augur/digits"), "{}", ran.out);

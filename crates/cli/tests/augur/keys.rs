@@ -5,8 +5,8 @@ use std::{fs, path::Path, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    once::{Ran, augur, command, ended},
-    served::{Served, flag, serve},
+    once::{Ran, augur, command, once_stored},
+    served::{Served, answered, flag, serve},
 };
 
 async fn keys(place: &str, arguments: &[&str]) -> Ran {
@@ -36,7 +36,7 @@ async fn submit(served: &Served, key: Option<&str>) -> u16 {
     let url = format!("{}/v1/models/augur/echo/predictions", served.address);
     let call = reqwest::Client::new().post(url).json(&json!({"input": {"value": 1}}));
     let call = if let Some(key) = key { call.bearer_auth(key) } else { call };
-    call.send().await.expect("the server answers").status().as_u16()
+    answered(call).await.0
 }
 
 /// Waits until that is answered so.
@@ -138,13 +138,14 @@ async fn a_running_server_heeds_them_and_nothing_holds_a_key() {
     until(&served, None, 401).await;
     assert_eq!(submit(&served, Some(&key)).await, 202);
 
-    let predict = async |variable: Option<&str>| {
+    let asking = |variable: Option<&str>| {
         let mut predict = command(&["predict", "--server", &served.address, "echo", r#"{"value": 5}"#]);
         if let Some(key) = variable {
             predict.env("AUGUR_API_KEY", key);
         }
-        ended(predict, "").await
+        predict
     };
+    let predict = async |variable: Option<&str>| once_stored(|| asking(variable)).await;
     let predicted = predict(Some(&key)).await;
     assert_eq!((predicted.status, predicted.out.as_str()), (Some(0), "5\n"), "{predicted:?}");
     let without = predict(None).await;
@@ -172,10 +173,7 @@ async fn a_running_server_heeds_them_and_nothing_holds_a_key() {
         assert!(!answer.contains(&key), "{answer}");
     }
     // The same key with another text sees what it made before.
-    let read = async |path: &str, key: &str| -> Value {
-        let response = http.get(url(path)).bearer_auth(key).send().await.expect("the server answers");
-        response.json().await.expect("JSON")
-    };
+    let read = async |path: &str, key: &str| -> Value { answered(http.get(url(path)).bearer_auth(key)).await.1 };
     let made = read("/v1/predictions", &key).await["results"][0].clone();
     // First with an overlap, in which both texts are good; then without one, which ends that too.
     let between = shown(&data, &["rotate", "web", "--overlap", "1h"]).await;

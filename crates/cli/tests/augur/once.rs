@@ -1,6 +1,11 @@
 //! `augur` run to its end.
 
-use std::{env, process::Stdio, time::Duration};
+use std::{
+    env,
+    future::Future,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
@@ -52,6 +57,29 @@ pub(crate) async fn ended(mut command: Command, input: &str) -> Ran {
         timeout(PATIENCE, child.wait_with_output()).await.expect("it ends in time").expect("it can be waited for");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
     Ran { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Runs such a command, which asks a server, until that is told something else than that the store is unavailable, as on a busy
+/// machine.
+pub(crate) async fn once_stored(command: impl Fn() -> Command) -> Ran {
+    until(|| ended(command(), ""), |ran| !ran.err.contains("The database does not answer")).await
+}
+
+/// Runs `augur doctor` with these arguments until it finds all to be well, or for a minute: it gives each part of a system a few
+/// seconds, and a busy machine may be slower.
+pub(crate) async fn well(arguments: &[&str]) -> Ran {
+    until(|| augur(arguments), |ran| ran.status == Some(0)).await
+}
+
+/// Does it until it ends so, or for a minute; returns the last run.
+pub(crate) async fn until<F: Future<Output = Ran>>(mut run: impl FnMut() -> F, is_so: impl Fn(&Ran) -> bool) -> Ran {
+    let begun = Instant::now();
+    loop {
+        let ran = run().await;
+        if is_so(&ran) || begun.elapsed() > Duration::from_secs(60) {
+            return ran;
+        }
+    }
 }
 
 /// Runs `augur` with these arguments to its end.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    once::augur,
+    once::{augur, well},
     served::{MODELS, serve},
 };
 
@@ -36,7 +36,7 @@ async fn with_redis_it_serves_too() {
     let prediction = served.finished(prediction["id"].as_str().expect("it has an id")).await;
     assert_eq!(prediction["output"], "kept", "{prediction}");
 
-    let doctor = augur(&["doctor", &database, &redis, "--models-dir", MODELS, "--listen=127.0.0.1:0"]).await;
+    let doctor = well(&["doctor", &database, &redis, "--models-dir", MODELS, "--listen=127.0.0.1:0"]).await;
     assert_eq!((doctor.status, doctor.err.as_str()), (Some(0), ""), "{doctor:?}");
     assert_eq!(doctor.out.lines().filter(|line| line.starts_with("ok ")).count(), 6, "{}", doctor.out);
     served.stop().await;

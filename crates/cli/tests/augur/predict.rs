@@ -5,14 +5,14 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::{
-    once::{Ran, augur, command, ended},
+    once::{Ran, augur, command, ended, once_stored},
     served::{Served, serve},
 };
 
 async fn predict(served: &Served, arguments: &[&str]) -> Ran {
     let mut all = vec!["predict", "--server", &served.address];
     all.extend(arguments);
-    augur(&all).await
+    once_stored(|| command(&all)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

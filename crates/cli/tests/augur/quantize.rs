@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::{
     once::{Ran, command, ended},
-    served::{MODELS, flag, serve},
+    served::{MODELS, answered, flag, serve},
     tiny, tiny_image,
 };
 
@@ -184,8 +184,7 @@ async fn what_is_in_blocks_is_served_and_writes_what_a_reference_writes() {
             let input = json!({"prompt": told["prompt"], "max_tokens": text.len(), "temperature": 0});
             let call = json!({"version": format!("test/wide:{version}"), "input": input});
             let url = format!("{}/v1/predictions", served.address);
-            let made = reqwest::Client::new().post(url).json(&call).send().await.expect("the server answers");
-            let made: Value = made.json().await.expect("JSON");
+            let (_, made) = answered(reqwest::Client::new().post(url).json(&call)).await;
             let finished = served.finished(made["id"].as_str().unwrap_or_else(|| panic!("{made}"))).await;
             assert_eq!(finished["output"]["text"], text, "{form}: {finished}");
         }

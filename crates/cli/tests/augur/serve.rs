@@ -13,15 +13,17 @@ use crate::{
 async fn what_was_accepted_survives_sigkill() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = flag("data-dir", &directory.path().join("data"));
-    let settings = [data.as_str(), "--lease=1s", "--slots=8"];
+    let settings = [data.as_str(), "--lease=3s", "--slots=8"];
     let served = serve(&settings).await;
     let mut accepted = Vec::new();
-    for value in 0..108 {
-        let sleep_ms = if value < 100 { 10 } else { 1000 };
+    // The last of them lasts until the process dies.
+    for value in 0..=100 {
+        let sleep_ms = if value < 100 { 10 } else { 10_000 };
         let prediction = served.submit(&json!({ "value": value, "sleep_ms": sleep_ms })).await;
         accepted.push((value, prediction["id"].as_str().expect("it has an id").to_owned()));
     }
     served.finished(&accepted[0].1).await;
+    served.begun(&accepted[100].1).await;
     assert_eq!(served.process.end("KILL").await, Some(128 + 9));
 
     let served = serve(&settings).await;

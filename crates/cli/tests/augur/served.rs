@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
+use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use servers::Process;
 
@@ -52,9 +53,18 @@ impl Served {
     /// Sends something to a model and returns the answer's status and body.
     pub(crate) async fn submit_to(&self, model: &str, input: &Value) -> (u16, Value) {
         let url = format!("{}/v1/models/{model}/predictions", self.address);
-        let call = reqwest::Client::new().post(url).json(&json!({ "input": input }));
-        let response = call.send().await.expect("the server answers");
-        (response.status().as_u16(), response.json().await.expect("the answer is JSON"))
+        answered(reqwest::Client::new().post(url).json(&json!({ "input": input }))).await
+    }
+
+    /// Asks for a prediction until it runs, or has run.
+    pub(crate) async fn begun(&self, id: &str) {
+        let url = format!("{}/v1/predictions/{id}", self.address);
+        let asked = async {
+            while answered(reqwest::Client::new().get(&url)).await.1["status"] == "starting" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("it begins to run in time");
     }
 
     /// Asks for a prediction until it is terminal.
@@ -63,8 +73,7 @@ impl Served {
         let asked = async {
             loop {
                 let call = reqwest::Client::new().get(&url).header("Prefer", "wait=30");
-                let prediction: Value =
-                    call.send().await.expect("the server answers").json().await.expect("the answer is JSON");
+                let (_, prediction) = answered(call).await;
                 if !matches!(prediction["status"].as_str(), Some("starting" | "processing")) {
                     return prediction;
                 }
@@ -78,6 +87,22 @@ impl Served {
         let status = self.process.end("TERM").await;
         assert_eq!(status, Some(0), "{}", self.process.log());
     }
+}
+
+/// Sends a request until its answer is another than that the store is unavailable, as on a busy machine; status and body.
+pub(crate) async fn answered(call: RequestBuilder) -> (u16, Value) {
+    let asked = async {
+        loop {
+            let response = call.try_clone().expect("its body is in memory").send().await.expect("the server answers");
+            let status = response.status().as_u16();
+            let answer: Value = response.json().await.expect("the answer is JSON");
+            if answer["error"]["code"] != "store_unavailable" {
+                return (status, answer);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.expect("the store is there in time")
 }
 
 /// A flag with a path.

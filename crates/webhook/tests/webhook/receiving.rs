@@ -93,14 +93,11 @@ async fn statuses_decide() {
 
 #[tokio::test]
 async fn a_receiver_that_is_not_there_fails() {
-    let receiver = Receiver::saying("").await;
-    let (url, address) = (receiver.url(), receiver.address);
-    drop(receiver);
-    // Its listener goes with its task, which ends when the runtime comes to it.
-    while std::net::TcpListener::bind(address).is_err() {
-        tokio::task::yield_now().await;
-    }
-    let attempt = send_to_loopback(&url, PATIENT).await;
+    // Nobody else takes this port: other listeners are at other addresses.
+    let listener = std::net::TcpListener::bind("127.0.0.2:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let attempt = send_to_loopback(&format!("http://{address}/hook"), PATIENT).await;
     let error = std::io::ErrorKind::ConnectionRefused;
     assert_eq!(attempt.outcome, Err(Failed::Connect { address, error }));
     assert_eq!(attempt.health(), Health::Ill);

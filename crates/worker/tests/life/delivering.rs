@@ -1,6 +1,6 @@
 //! How events arrive: each once it has happened, signed, in the form that its endpoint wants, whoever sends it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
 use prediction::{BodyForm, DeliveryStatus, Event, Events, PredictionId, Status};
@@ -128,10 +128,13 @@ async fn receivers_that_hold_on_to_large_bodies_leave_memory_to_others(stage: St
     arrive(send(vec![to_healthy.clone()]).await).await;
 
     let tarpits = (1..=6).map(|host| tarpit.webhook_on(&format!("127.0.1.{host}"), [Event::Completed]));
+    let begun = Instant::now();
     send(tarpits.collect()).await;
     until(async || !tarpit.requests().is_empty()).await;
     arrive(send(vec![to_healthy; 10]).await).await;
-    assert_eq!(tarpit.requests().len(), 1, "the first of them still holds on to its body, and the rest wait for it");
+    // The first of them holds on to its body for as long as an attempt may take, and the rest wait for it.
+    let (tried, rounds) = (tarpit.requests().len(), 1 + begun.elapsed().as_secs() / 15);
+    assert!(tried as u64 <= rounds, "{tried} held on to their bodies in {rounds} times an attempt's duration");
     sender.stop().await;
     worker.stop().await;
 }

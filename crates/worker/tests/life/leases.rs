@@ -1,12 +1,13 @@
 //! Leases that end: the fence refuses late results, and what was held runs again, alone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use prediction::{PredictionId, Status, WorkerId};
+use prediction::{Status, WorkerId};
 use serde_json::json;
 use store::CancelResult;
+use tokio::time::sleep;
 
-use crate::stage::{Stage, until};
+use crate::stage::{PATIENCE, Stage, until};
 
 on_both!(a_late_result_is_refused_and_counted, suspects_run_alone);
 
@@ -34,21 +35,27 @@ async fn suspects_run_alone(stage: Stage) {
     assert_eq!(claim.claimed.len(), suspects.len());
 
     let worker = stage.worker(|config| config.lease = Duration::from_secs(5)).await;
-    let others = stage.send((0..40).map(|n| json!({"value": n, "sleep_ms": 50})).collect(), |_| {}).await;
-    let all = [suspects.clone(), others].concat();
-    until(async || {
-        let found = stage.get(&all).await;
-        let runs: Vec<PredictionId> =
-            found.iter().filter(|one| one.status == Status::Processing && one.attempt > 0).map(|one| one.id).collect();
-        let swept: Vec<_> = found.iter().filter(|one| suspects.contains(&one.id) && one.attempt > 1).collect();
-        if swept.iter().any(|one| one.status == Status::Processing) {
-            assert_eq!(runs.len(), 1, "{runs:?}");
-        }
-        found.iter().all(|one| one.status == Status::Succeeded)
-    })
-    .await;
-    for prediction in stage.get(&suspects).await {
-        assert_eq!(prediction.attempt, 2);
+    // Others come all the time: the suspects have their turn only a lease later.
+    let (begun, mut others) = (Instant::now(), Vec::new());
+    while !stage.get(&suspects).await.iter().all(|one| one.status == Status::Succeeded) {
+        assert!(begun.elapsed() < PATIENCE, "the suspects have no turn");
+        others.push(stage.send_sleeper(50).await);
+        sleep(Duration::from_millis(20)).await;
     }
+    let others = stage.wait_for(&others, Status::Succeeded).await;
+    let mut ended = Vec::new();
+    for suspect in stage.wait_for(&suspects, Status::Succeeded).await {
+        assert_eq!(suspect.attempt, 2);
+        // The latest that it can have begun to run, and the end of what is kept from the others.
+        let completed_at = suspect.completed_at.unwrap();
+        let begun_at = completed_at - Duration::from_secs_f64(suspect.metrics.predict_time.unwrap());
+        for other in &others {
+            let started_at = other.started_at.unwrap();
+            assert!(!(begun_at..completed_at).contains(&started_at), "{other:?} was begun beside {suspect:?}");
+        }
+        ended.push((completed_at, begun_at));
+    }
+    ended.sort();
+    assert!(ended.windows(2).all(|pair| pair[0].0 <= pair[1].1), "one suspect ran beside another: {ended:?}");
     worker.stop().await;
 }

@@ -13,12 +13,12 @@ use crate::stage::Stage;
 async fn runs_outlive_a_postgres_that_is_away_for_longer_than_their_lease() {
     let mut postgres = servers::Postgres::start().await;
     let stage = Stage::on_postgres(postgres.create_database().await, Location::InProcess).await;
-    let lease = Duration::from_secs(4);
+    let lease = Duration::from_secs(10);
     let worker = stage.worker(|config| config.lease = lease).await;
-    let ids = stage.send(vec![json!({"value": 1, "sleep_ms": 3000}); 20], |_| {}).await;
+    let ids = stage.send(vec![json!({"value": 1, "sleep_ms": 9000}); 20], |_| {}).await;
     stage.wait_for(&ids, Status::Processing).await;
     postgres.stop_immediately().await;
-    sleep(lease * 2).await;
+    sleep(lease * 3 / 2).await;
     postgres.start_again().await;
     for prediction in stage.wait_for(&ids, Status::Succeeded).await {
         assert_eq!(prediction.attempt, 1);

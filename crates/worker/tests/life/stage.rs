@@ -97,7 +97,11 @@ impl Stage {
 
     /// Waits until all of them have the status.
     pub(crate) async fn wait_for(&self, ids: &[PredictionId], status: Status) -> Vec<Prediction> {
-        let all = async || self.get(ids).await.iter().all(|prediction| prediction.status == status);
+        let all = async || match self.store.get("", ids).await {
+            Ok(found) => found.len() == ids.len() && found.iter().all(|prediction| prediction.status == status),
+            Err(StoreError::Unavailable(_)) => false,
+            Err(error) => panic!("{error}"),
+        };
         if time::timeout(PATIENCE, until(all)).await.is_err() {
             let statuses: Vec<_> = self.get(ids).await.iter().map(|found| (found.status, found.attempt)).collect();
             panic!("not all {status}: {statuses:?}");
@@ -157,9 +161,10 @@ impl Stage {
 
     /// Waits until the delivery stands so, with so many attempts.
     pub(crate) async fn wait_for_delivery(&self, id: DeliveryId, status: DeliveryStatus, attempts: u32) -> Delivery {
-        let stands_so = async || {
-            let delivery = self.store.delivery("", id).await.unwrap();
-            delivery.is_some_and(|delivery| delivery.status == status && delivery.attempts == attempts)
+        let stands_so = async || match self.store.delivery("", id).await {
+            Ok(delivery) => delivery.is_some_and(|found| found.status == status && found.attempts == attempts),
+            Err(StoreError::Unavailable(_)) => false,
+            Err(error) => panic!("{error}"),
         };
         if time::timeout(PATIENCE, until(stands_so)).await.is_err() {
             panic!("not {status:?} after {attempts} attempts: {:?}", self.store.delivery("", id).await);

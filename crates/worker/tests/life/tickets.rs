@@ -30,6 +30,8 @@ async fn an_emptied_redis_is_filled_again() {
     let dispatcher = stage.worker_of(digits(), |_| {}).await;
     let undelivered = async |least| stage.undelivered().await.is_some_and(|undelivered| undelivered >= least);
 
+    // Before there is a link, tickets are refused, and come once instead of twice.
+    until(async || undelivered(0).await).await;
     let mut ids = set(&stage.send(vec![json!({"value": 1}); 10], |_| {}).await);
     // A dispatcher that sees a stream for the first time trusts no ticket in it: each is doubled, once.
     until(async || undelivered(20).await).await;
@@ -50,6 +52,8 @@ async fn a_claim_that_a_crash_of_postgres_took_back_has_a_ticket_again() {
     let dispatcher = stage.worker_of(digits(), |_| {}).await;
     let undelivered = async |least| stage.undelivered().await.is_some_and(|undelivered| undelivered >= least);
 
+    // Before there is a link, tickets are refused, and come once instead of twice.
+    until(async || undelivered(0).await).await;
     // Their tickets stay where they are, each doubled once.
     stage.send(vec![json!({"value": 1}); 10], |_| {}).await;
     until(async || undelivered(20).await).await;
