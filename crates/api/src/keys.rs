@@ -179,7 +179,12 @@ impl Keys {
             let keys = self.patience.in_time(self.store.valid_api_keys()).await?;
             // Before the question: a text ends rather a moment too early than too late.
             let now = Instant::now();
-            let former = self.patience.in_time(self.store.former_api_keys()).await?;
+            let former = match self.patience.in_time(self.store.former_api_keys()).await {
+                Ok(former) => former,
+                // The door is open: that there are keys now must close it, whatever else is not known.
+                Err(_) if keys.is_some() && self.known.latest().is_some_and(|known| !known.are_required) => Vec::new(),
+                Err(problem) => return Err(problem),
+            };
             Ok(Known {
                 are_required: self.are_required() || keys.is_some(),
                 valid: by_digest(keys.unwrap_or_default(), &former, now, self.usual_share),

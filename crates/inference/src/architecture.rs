@@ -1,4 +1,4 @@
-//! What every architecture provides: a description of its model, reading an input off the engine thread, its cost, and
+//! What every architecture provides: a description of its model, reading an input off the engine's threads, its cost, and
 //! running a batch.
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -43,7 +43,7 @@ pub(crate) trait Architecture: Send + Sync + 'static {
     /// An input, read and ready to run.
     type Item: Send + 'static;
 
-    /// Reads one input (which fits the schema); runs off the engine thread, for many inputs at once.
+    /// Reads one input (which fits the schema); runs off the engine's threads, for many inputs at once.
     fn prepare(&self, input: &RawValue) -> Result<Self::Item, Failure>;
 
     /// The longest input, in bytes, that is read where it is: handing it to another thread would take longer.
@@ -81,7 +81,7 @@ pub(crate) trait Architecture: Send + Sync + 'static {
         1
     }
 
-    /// Runs one batch on the engine thread: one result per item, in order. An `Err` for the whole means that the batch failed as
+    /// Runs one batch on a thread of the engine: one result per item, in order. An `Err` for the whole means that the batch failed as
     /// one; the engine then splits it until the guilty item stands alone.
     fn run(
         &self,

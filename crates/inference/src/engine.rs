@@ -1,6 +1,6 @@
 //! Dynamic batching: one batch after the other of whatever is ready, as much as one may hold, without ever waiting for more. A
 //! failing batch is split until the guilty item stands alone. Where an architecture computes with several threads, the next batch
-//! begins when the first of them has nothing left to do.
+//! begins when so little of one is left that some would have nothing to do.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -112,7 +112,11 @@ impl<A: Architecture> Engine<A> {
                 }
                 passes
             };
-            self.run(&items, &mut waiters, &mut Turn::new(&mut pass));
+            if let Err(failure) = self.run(&items, &mut waiters, &mut Turn::new(&mut pass)) {
+                // Its halves are not to wait for a batch each.
+                let _turn = held.unwrap_or_else(|| self.wait_for_turn());
+                self.split(&items, &mut waiters, failure);
+            }
         }
     }
 
@@ -169,10 +173,15 @@ impl<A: Architecture> Engine<A> {
         fitting.max(1).min(window.len())
     }
 
-    /// Runs one batch and answers its waiters; halves it when it fails as a whole.
-    fn run(&self, batch: &[(A::Item, Abandon)], waiters: &mut [Option<Waiter>], turn: &mut Turn<'_>) {
+    /// Runs one batch and answers its waiters, unless it fails as a whole.
+    fn run(
+        &self,
+        batch: &[(A::Item, Abandon)],
+        waiters: &mut [Option<Waiter>],
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Failure> {
         let started = Instant::now();
-        let failure = match catch_unwind(AssertUnwindSafe(|| self.architecture.run(batch, turn))) {
+        match catch_unwind(AssertUnwindSafe(|| self.architecture.run(batch, turn))) {
             Ok(Ok(results)) if results.len() == batch.len() => {
                 let predict_time = started.elapsed();
                 let batch_size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
@@ -180,7 +189,7 @@ impl<A: Architecture> Engine<A> {
                     let tokens = waiter.as_ref().and_then(|waiter| waiter.tokens);
                     answer(waiter, result.map(|value| Output { value, predict_time, batch_size, tokens }));
                 }
-                return;
+                Ok(())
             }
             Ok(Ok(results)) => {
                 tracing::error!(
@@ -189,14 +198,18 @@ impl<A: Architecture> Engine<A> {
                     answered = results.len(),
                     "answers do not match"
                 );
-                Failure::new(FailureCode::ModelError, "the model gave no answer to this input")
+                Err(Failure::new(FailureCode::ModelError, "the model gave no answer to this input"))
             }
-            Ok(Err(failure)) => failure,
+            Ok(Err(failure)) => Err(failure),
             Err(_) => {
                 tracing::error!(model = self.name, batch = batch.len(), "a batch panicked");
-                Failure::new(FailureCode::ModelError, "the model crashed on this input")
+                Err(Failure::new(FailureCode::ModelError, "the model crashed on this input"))
             }
-        };
+        }
+    }
+
+    /// Runs the halves of a batch that failed as a whole, until the guilty item stands alone.
+    fn split(&self, batch: &[(A::Item, Abandon)], waiters: &mut [Option<Waiter>], failure: Failure) {
         if let [waiter] = waiters {
             answer(waiter, Err(failure));
             return;
@@ -204,8 +217,11 @@ impl<A: Architecture> Engine<A> {
         tracing::warn!(model = self.name, batch = batch.len(), %failure, "a batch failed and is split");
         let middle = batch.len() / 2;
         let (first, second) = waiters.split_at_mut(middle);
-        self.run(&batch[..middle], first, turn);
-        self.run(&batch[middle..], second, turn);
+        for (half, waiters) in [(&batch[..middle], first), (&batch[middle..], second)] {
+            if let Err(failure) = self.run(half, waiters, &mut Turn::kept()) {
+                self.split(half, waiters, failure);
+            }
+        }
     }
 }
 

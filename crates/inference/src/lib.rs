@@ -1,5 +1,5 @@
 //! Models, read by candle and run by it or by our own kernels: found in directories, checked, memory-mapped, loaded once, warmed, and each driven in
-//! dynamic batches by a thread of its own.
+//! dynamic batches by threads of its own.
 
 mod abandon;
 mod architecture;

@@ -85,9 +85,10 @@ impl Model {
         self.device
     }
 
-    /// Reads the input (off the engine thread), joins a batch and waits for its result. A failure of one never touches the
+    /// Reads the input (off the engine's threads), joins a batch and waits for its result. A failure of one never touches the
     /// others of its batch. Abandoned ones end with code `canceled`, at once; so do ones whose future is dropped, unseen.
-    /// The time limit of the specification counts from the beginning of its batch: waiting in line costs nothing.
+    /// The time limit of the specification counts from the beginning of its batch: waiting in line costs
+    /// nothing but, where the batch before still ends, the last it has to do.
     ///
     /// # Errors
     /// When the input is too large or cannot be read, when the model fails on it, when it takes too long, and when it is

@@ -8,7 +8,7 @@ use serde_json::{Value, value::to_raw_value};
 
 use crate::{Abandon, LoadError, Model, architecture::Architecture, turn::Turn};
 
-/// Runs the example once, checks that it and its result fit the schemas, and starts the model's thread.
+/// Runs the example once, checks that it and its result fit the schemas, and starts the model's engine.
 ///
 /// # Errors
 /// When the example does not run, a schema is none, or the system gives no thread.

@@ -41,8 +41,8 @@ struct Shared {
 struct Place {
     /// Held by the caller whose piece it is, until all is done.
     taken: Mutex<()>,
-    /// The piece's number, in the upper half, so that no two are taken for each other; in the lower, how many of its parts
-    /// nobody has taken yet.
+    /// The piece's number, in the upper half, by which the older one is told; in the lower, how many of its parts nobody has
+    /// taken yet.
     open: AtomicU64,
     /// Written by the caller while no part is open or being done.
     work: UnsafeCell<Option<Work>>,
@@ -134,7 +134,7 @@ impl Team {
 
     /// The same. From when fewer parts are left than there are members, before each part that it would take the caller asks
     /// `leaves` whether to leave them to the others, and then only waits: another caller takes its place, who does parts of both.
-    /// So nobody has to wait for the last part while there is more work.
+    /// So nobody has to wait for the last part while there is more work. Neither `leaves` nor a part may call.
     ///
     /// # Panics
     /// As [`share`](Self::share), and with what `leaves` panics with.
@@ -152,9 +152,16 @@ impl Team {
         }
         let (count, members, parts) = (parts.len(), Items(members.as_mut_ptr()), Items(parts.as_mut_ptr()));
         let (members, parts) = (&members, &parts);
-        // SAFETY: a member is one thread, which does one part at a time; each part is taken once; there are so many of both.
+        // SAFETY: a member is one thread, which does one part at a time, or whoever holds `last`, which is one caller after the
+        // other; each part is taken once; there are so many of both.
         let call = |member: usize, part: usize| unsafe { work(members.get(member), parts.get(part)) };
         self.run(&call, count, leaves);
+    }
+
+    /// Does what is open of a piece that its caller has left to the others; returns when every part of it is at least being done.
+    pub fn help(&self) {
+        let _last = lock(&self.shared.last);
+        while self.shared.does_one(0) {}
     }
 
     fn run(&self, call: &(dyn Fn(usize, usize) + Sync), parts: usize, mut leaves: impl FnMut() -> bool) {
@@ -175,12 +182,14 @@ impl Team {
         place.open.store(u64::from(*last) << 32 | u64::from(left), Ordering::SeqCst);
         let mut under_way = UnderWay { place, parts, spins: true };
         // Costs next to nothing for those who do not sleep.
-        self.helpers.iter().take(parts - 1).for_each(|helper| helper.thread().unpark());
-        while under_way.spins {
+        self.helpers.iter().take(parts).for_each(|helper| helper.thread().unpark());
+        loop {
             if left_in(place.open.load(Ordering::SeqCst)) < self.members() && leaves() {
                 // Whoever takes the place of this thread wants its processor, too.
                 under_way.spins = false;
-            } else if !shared.does_one(0) {
+                break;
+            }
+            if !shared.does_one(0) {
                 break;
             }
         }

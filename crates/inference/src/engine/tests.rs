@@ -18,6 +18,8 @@ enum Does {
     WaitAtGate,
     /// The same, once its turn is another's.
     PassThenWait,
+    /// Passes the turn of a batch that it then fails.
+    PassThenFail,
     /// Answers whether its turn was passed.
     TryToPass,
 }
@@ -59,6 +61,12 @@ impl Architecture for Toy {
         self.batches.lock().expect("a lock").push(batch.clone());
         while batch.contains(&Does::PassThenWait) && !turn.pass() {
             thread::yield_now();
+        }
+        if batch.contains(&Does::PassThenFail) {
+            while batch.len() > 1 && !turn.pass() {
+                thread::yield_now();
+            }
+            return Err(Failure::new(FailureCode::ModelError, "the batch failed"));
         }
         if batch.contains(&Does::WaitAtGate) || batch.contains(&Does::PassThenWait) {
             self.gate.lock().expect("a lock").recv().expect("the gate opens");
@@ -220,4 +228,13 @@ async fn a_turn_is_not_passed_while_nothing_waits() {
         let alone = send(&jobs, Does::TryToPass, false).await.await.expect("an answer").expect("no failure");
         assert_eq!(alone.value.get(), "false");
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_after_its_turn_is_split_like_any_other() {
+    use Does::{Answer, PassThenFail};
+    let (results, batches) = run(2, &wanted(&[PassThenFail, Answer(1), Answer(9)])).await;
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(batches[0], [PassThenFail, Answer(1)]);
+    assert_eq!(batches.len(), 4, "{batches:?}");
 }

@@ -66,7 +66,7 @@ impl Runner {
     }
 
     /// What `finish` makes of what the model's head gives of each text, told by its place; `None` when `stop` said so between two
-    /// layers. On the processor the turn is passed once a thread would have nothing to do.
+    /// layers. On the processor the turn is passed as [`Room::run`](crate::transformer::Room::run) does.
     ///
     /// # Errors
     /// When a device fails.

@@ -71,12 +71,16 @@ impl<S: Default + Send> Room<S> {
                 parts.into_iter().for_each(|(group, found)| put(&group, found));
             }
             Deal::Together(groups) => {
-                // Waits for the last group of the batch before.
+                // What is left of the batch before is done first, by whoever is free: its desks are needed.
+                self.team.help();
                 let mut states = mem::take(&mut self.desk(0).states);
                 let mut scratch: Vec<_> =
                     self.members().map(|member| mem::take(&mut self.desk(member).scratch)).collect();
                 let mut crew = self.crew(Some(&self.team), &mut scratch);
-                groups.into_iter().for_each(|group| put(&group, forward(&group, &mut crew, &mut states)));
+                for group in groups {
+                    let Some(found) = forward(&group, &mut crew, &mut states) else { break };
+                    put(&group, Some(found));
+                }
                 self.desk(0).states = states;
                 self.members().zip(scratch).for_each(|(member, scratch)| self.desk(member).scratch = scratch);
             }
