@@ -113,8 +113,6 @@ impl<A: Architecture> Engine<A> {
                 passes
             };
             if let Err(failure) = self.run(&items, &mut waiters, &mut Turn::new(&mut pass)) {
-                // Its halves are not to wait for a batch each.
-                let _turn = held.unwrap_or_else(|| self.wait_for_turn());
                 self.split(&items, &mut waiters, failure);
             }
         }
