@@ -56,8 +56,8 @@ impl<S: Default + Send> Room<S> {
         forward: impl Fn(&[usize], &mut Crew<'_>, &mut S) -> Option<Vec<T>> + Sync,
     ) -> Option<Vec<T>> {
         let mut results: Vec<Option<T>> = lengths.iter().map(|_| None).collect();
-        let mut put = |group: &[usize], found: Option<Vec<T>>| {
-            group.iter().zip(found.into_iter().flatten()).for_each(|(item, result)| results[*item] = Some(result));
+        let mut put = |group: &[usize], found: Vec<T>| {
+            group.iter().zip(found).for_each(|(item, result)| results[*item] = Some(result));
         };
         match deal(lengths, self.team.members()) {
             Deal::Apart(groups) => {
@@ -68,7 +68,9 @@ impl<S: Default + Send> Room<S> {
                     *found = forward(group, &mut self.crew(None, array::from_mut(scratch)), states);
                 };
                 self.team.share_until(&mut members, &mut parts, work, || turn.pass());
-                parts.into_iter().for_each(|(group, found)| put(&group, found));
+                for (group, found) in parts {
+                    put(&group, found?);
+                }
             }
             Deal::Together(groups) => {
                 // What is left of the batch before is done first, by whoever is free: its desks are needed.
@@ -79,7 +81,7 @@ impl<S: Default + Send> Room<S> {
                 let mut crew = self.crew(Some(&self.team), &mut scratch);
                 for group in groups {
                     let Some(found) = forward(&group, &mut crew, &mut states) else { break };
-                    put(&group, Some(found));
+                    put(&group, found);
                 }
                 self.desk(0).states = states;
                 self.members().zip(scratch).for_each(|(member, scratch)| self.desk(member).scratch = scratch);
