@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::{
     Sqlite,
     clock::{self, Stamp},
-    id_list, slices,
-    writer::{Turn, first},
+    id_list, padded,
+    writer::Script,
 };
 use crate::{
     Accepted, NewPrediction, StoreError,
@@ -27,12 +27,11 @@ const READ_KEYS: &str = "
     FROM json_each(?1) AS wanted
     CROSS JOIN idempotency_keys AS held ON held.tenant = wanted.value ->> 0 AND held.key = wanted.value ->> 1";
 
-const READ_TAKEN: &str = first!(
-    "SELECT predictions.id, tenant, fingerprint
+const READ_TAKEN: &str = "
+    SELECT predictions.id, tenant, fingerprint
     FROM json_each(?1) AS wanted
     CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
-    LEFT JOIN inputs ON prediction_id = predictions.id"
-);
+    LEFT JOIN inputs ON prediction_id = predictions.id";
 
 type Key = (String, String);
 
@@ -44,7 +43,32 @@ struct Fresh<'a> {
 
 impl Sqlite {
     pub(crate) async fn accept(&self, batch: &[NewPrediction]) -> Result<Vec<Accepted>, StoreError> {
-        let mut transaction = self.writer.turn().await?;
+        match self.accept_as_new(batch).await? {
+            Some(answers) => Ok(answers),
+            None => self.accept_any(batch).await,
+        }
+    }
+
+    /// Accepts a batch of which nothing is known to the store yet, as most are, without asking it; nothing of any other.
+    async fn accept_as_new(&self, batch: &[NewPrediction]) -> Result<Option<Vec<Accepted>>, StoreError> {
+        let mut fresh = Vec::with_capacity(batch.len());
+        for new in batch {
+            let Some(version) = self.versions.get(&new.model, &new.version) else { return Ok(None) };
+            fresh.push(Fresh { new, version: Some(version) });
+        }
+        let fresh_keys: Vec<_> = batch.iter().filter(|new| new.idempotency_key.is_some()).collect();
+        let turn = self.writer.turn().await?;
+        let now = clock::now();
+        match turn.finish(insertion(Script::whole(), now, &fresh, &fresh_keys)).await {
+            Ok(_) => batch.iter().map(|new| created(new, now)).collect::<Result<_, _>>().map(Some),
+            // An id or a key is taken, or stands twice in the batch. What was begun is undone by the next turn.
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn accept_any(&self, batch: &[NewPrediction]) -> Result<Vec<Accepted>, StoreError> {
+        let mut transaction = self.writer.begin().await?;
         let mut taken = read_taken(&mut transaction, batch).await?;
         let now = clock::now();
         let numbered = number_versions(&mut transaction, &self.versions, batch).await?;
@@ -72,18 +96,22 @@ impl Sqlite {
                     Accepted::Replayed { id: new.id }
                 } else {
                     fresh.push(Fresh { new, version: version(new) });
-                    let deadline_at = new.deadline.map(|deadline| moment(now.plus(micros(deadline)))).transpose()?;
-                    Accepted::Created { created_at: moment(now)?, deadline_at }
+                    created(new, now)?
                 }
             });
         }
-        insert(transaction, now, &fresh, &fresh_keys).await?;
+        transaction.finish(insertion(Script::rest(), now, &fresh, &fresh_keys)).await?;
         // Known only now that they are committed.
         for (model, version, number) in &numbered {
             self.versions.insert(model, version, *number);
         }
         Ok(answers)
     }
+}
+
+fn created(new: &NewPrediction, now: Stamp) -> Result<Accepted, StoreError> {
+    let deadline_at = new.deadline.map(|deadline| moment(now.plus(micros(deadline)))).transpose()?;
+    Ok(Accepted::Created { created_at: moment(now)?, deadline_at })
 }
 
 type Owner = (String, Option<Vec<u8>>);
@@ -132,58 +160,82 @@ async fn read_taken(
     Ok(taken.into_iter().map(|(id, tenant, fingerprint)| (PredictionId(id), (tenant, fingerprint))).collect())
 }
 
-/// Stores these, and commits.
-async fn insert(
-    mut transaction: Turn,
-    now: Stamp,
-    fresh: &[Fresh<'_>],
-    fresh_keys: &[&NewPrediction],
-) -> sqlx::Result<()> {
-    for rows in slices(fresh_keys) {
-        let mut query =
-            QueryBuilder::new("INSERT INTO idempotency_keys (tenant, key, prediction_id, fingerprint, created_at) ");
-        query.push_values(rows, |mut row, new| {
-            row.push_bind(new.tenant.clone())
-                .push_bind(new.idempotency_key.clone())
-                .push_bind(new.id.0)
-                .push_bind(new.fingerprint.to_vec())
-                .push_bind(now);
-        });
-        query.build().execute(&mut *transaction).await?;
+/// What stores these.
+fn insertion(mut script: Script, now: Stamp, fresh: &[Fresh<'_>], fresh_keys: &[&NewPrediction]) -> Script {
+    for (place, rows) in padded(fresh).enumerate() {
+        if place > 0 {
+            script.next_message();
+        }
+        push_predictions(script.message(), now, &rows);
+        push_inputs(script.message(), &rows);
     }
-    let predictions = |rows: &[Fresh<'_>]| {
-        let mut query = QueryBuilder::new(
-            "INSERT INTO predictions
-                 (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
-                  webhook_events) ",
-        );
-        query.push_values(rows, |mut row, Fresh { new, version }| {
-            row.push_bind(new.id.0)
-                .push_bind(new.tenant.clone())
-                .push_bind(*version)
-                .push_bind(new.priority.code())
-                .push_bind(count(new.max_retries))
-                .push_bind(now)
-                .push_bind(now)
-                .push_bind(new.queued.then_some(now))
-                .push_bind(new.deadline.map(|deadline| now.plus(micros(deadline))))
-                .push_bind(micros(new.retention))
-                .push_bind(new.webhook_events().bits());
-        });
-        query.push(
-            "; INSERT INTO inputs
-                 (prediction_id, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin) ",
-        );
-        query.push_values(rows, |mut row, Fresh { new, .. }| {
-            row.push_bind(new.id.0)
-                .push_bind(new.input.get().to_owned())
-                .push_bind(new.metadata.as_ref().map(|metadata| metadata.get().to_owned()))
-                .push_bind(new.fingerprint.to_vec())
-                .push_bind(new.webhook.as_ref().map(|webhook| webhook.url.clone()))
-                .push_bind(new.webhook.as_ref().map(|webhook| webhook.endpoint.clone()))
-                .push_bind(new.webhook.as_ref().map(|webhook| webhook.origin.clone()));
-        });
-        query
-    };
-    transaction.commit_with(fresh, predictions).await
+    for (place, rows) in padded(fresh_keys).enumerate() {
+        if place > 0 {
+            script.next_message();
+        }
+        push_keys(script.message(), now, rows);
+    }
+    script
+}
+
+/// The rows of a statement, but those that only fill it up.
+const FILLED: &str = ") WHERE column1 IS NOT NULL; ";
+
+fn push_predictions(query: &mut QueryBuilder<sqlx::Sqlite>, now: Stamp, rows: &[Option<&Fresh<'_>>]) {
+    query.push(
+        "INSERT INTO predictions
+             (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
+              webhook_events)
+         SELECT * FROM (",
+    );
+    query.push_values(rows, |mut row, fresh| {
+        let new = fresh.map(|fresh| fresh.new);
+        row.push_bind(new.map(|new| new.id.0))
+            .push_bind(new.map(|new| new.tenant.clone()))
+            .push_bind(fresh.and_then(|fresh| fresh.version))
+            .push_bind(new.map(|new| new.priority.code()))
+            .push_bind(new.map(|new| count(new.max_retries)))
+            .push_bind(now)
+            .push_bind(now)
+            .push_bind(new.and_then(|new| new.queued.then_some(now)))
+            .push_bind(new.and_then(|new| new.deadline).map(|deadline| now.plus(micros(deadline))))
+            .push_bind(new.map(|new| micros(new.retention)))
+            .push_bind(new.map(|new| new.webhook_events().bits()));
+    });
+    query.push(FILLED);
+}
+
+fn push_inputs(query: &mut QueryBuilder<sqlx::Sqlite>, rows: &[Option<&Fresh<'_>>]) {
+    query.push(
+        "INSERT INTO inputs
+             (prediction_id, input, metadata, fingerprint, webhook_url, webhook_endpoint, webhook_origin)
+         SELECT * FROM (",
+    );
+    query.push_values(rows, |mut row, fresh| {
+        let new = fresh.map(|fresh| fresh.new);
+        let webhook = new.and_then(|new| new.webhook.as_ref());
+        row.push_bind(new.map(|new| new.id.0))
+            .push_bind(new.map(|new| new.input.get().to_owned()))
+            .push_bind(new.and_then(|new| new.metadata.as_ref()).map(|metadata| metadata.get().to_owned()))
+            .push_bind(new.map(|new| new.fingerprint.to_vec()))
+            .push_bind(webhook.map(|webhook| webhook.url.clone()))
+            .push_bind(webhook.map(|webhook| webhook.endpoint.clone()))
+            .push_bind(webhook.map(|webhook| webhook.origin.clone()));
+    });
+    query.push(FILLED);
+}
+
+fn push_keys(query: &mut QueryBuilder<sqlx::Sqlite>, now: Stamp, rows: Vec<Option<&&NewPrediction>>) {
+    query.push(
+        "INSERT INTO idempotency_keys (tenant, key, prediction_id, fingerprint, created_at)
+         SELECT * FROM (",
+    );
+    query.push_values(rows, |mut row, new| {
+        row.push_bind(new.map(|new| new.tenant.clone()))
+            .push_bind(new.and_then(|new| new.idempotency_key.clone()))
+            .push_bind(new.map(|new| new.id.0))
+            .push_bind(new.map(|new| new.fingerprint.to_vec()))
+            .push_bind(now);
+    });
+    query.push(FILLED);
 }

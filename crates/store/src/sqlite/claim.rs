@@ -1,17 +1,18 @@
 //! Claiming and renewing: leases by the database's clock, each under a new epoch.
 
-use std::{collections::HashSet, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, time::Duration};
 
-use prediction::{Event, Events, ModelName, PredictionId, Version, WorkerId};
-use sqlx::SqliteConnection;
+use prediction::{ModelName, PredictionId, Version, WorkerId};
+use sqlx::{FromRow, QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
     Sqlite,
     clock::{self, Stamp},
     id_list,
-    outbox::Outbox,
-    writer::{Turn, commit, first_unsynced},
+    outbox::tell,
+    push_wanted,
+    writer::{Script, Turn},
 };
 use crate::{
     Claim, Claimed, Run, StoreError,
@@ -19,44 +20,23 @@ use crate::{
     rows::{self, ClaimedRow},
 };
 
-/// Those among the ids that wait. The claim does not wait for the disk: a suspect is named by it, not taken.
-const WAITING_AMONG: &str = first_unsynced!(
-    "SELECT predictions.id, suspect, priority, not_before, attempts, webhook_events
-    FROM json_each(?1) AS wanted
-    CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
-    WHERE status = 0 AND not_before <= ?2 AND (deadline_at IS NULL OR deadline_at > ?2)"
-);
+/// That a prediction waits and is due: none is claimed before, and none whose deadline has passed.
+const WAITS: &str = "status = 0 AND not_before <= now AND (deadline_at IS NULL OR deadline_at > now)";
 
 /// The front of one version's line.
 const WAITING_NEXT: &str = "
-    SELECT id, suspect, priority, not_before, attempts, webhook_events FROM predictions
+    SELECT id, priority, not_before FROM predictions
     WHERE version_id = (SELECT id FROM versions WHERE model = ?1 AND version = ?2) AND status = 0 AND NOT suspect
       AND not_before <= ?3 AND (deadline_at IS NULL OR deadline_at > ?3)
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
 
 const WAITING_SUSPECTS: &str = "
-    SELECT id, suspect, priority, not_before, attempts, webhook_events FROM predictions
+    SELECT id, priority, not_before FROM predictions
     WHERE version_id = (SELECT id FROM versions WHERE model = ?1 AND version = ?2) AND status = 0 AND suspect = 1
       AND not_before <= ?3 AND (deadline_at IS NULL OR deadline_at > ?3)
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
-
-/// Takes predictions, reads what was taken, and commits.
-const TAKE: &str = concat!(
-    "UPDATE predictions
-    SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = ?2, lease_until = ?3, solo = suspect,
-        claimed_at = ?4, started_at = COALESCE(started_at, ?4)
-    WHERE id IN (SELECT unhex(value) FROM json_each(?1));
-    SELECT predictions.id, epoch, model, version, input, retries, max_retries, deadline_at - ?4 AS deadline_micros,
-           webhook_events, attempts
-    FROM json_each(?1) AS wanted
-    CROSS JOIN predictions ON predictions.id = unhex(wanted.value)
-    JOIN versions ON versions.id = version_id
-    JOIN inputs ON prediction_id = predictions.id
-    ORDER BY priority DESC, not_before, predictions.id; ",
-    commit!()
-);
 
 const RENEW: &str = "
     UPDATE predictions SET lease_until = ?1
@@ -64,15 +44,26 @@ const RENEW: &str = "
       AND (id, epoch) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?3))
     RETURNING id";
 
-/// A prediction that waits, as it is before it is taken.
+/// A prediction that waits, and its place in line.
 #[derive(sqlx::FromRow)]
 struct Waiting {
     id: Uuid,
-    suspect: bool,
     priority: i16,
     not_before: Stamp,
-    attempts: i32,
-    webhook_events: i16,
+}
+
+impl Waiting {
+    fn place(&self) -> (Reverse<i16>, Stamp, Uuid) {
+        (Reverse(self.priority), self.not_before, self.id)
+    }
+}
+
+/// A claim of predictions by their ids, within one transaction.
+struct Taking {
+    ids: String,
+    worker: WorkerId,
+    now: Stamp,
+    lease: Duration,
 }
 
 impl Sqlite {
@@ -82,13 +73,15 @@ impl Sqlite {
         ids: &[PredictionId],
         lease: Duration,
     ) -> Result<Claim, StoreError> {
-        let mut transaction = self.writer.turn().await?;
-        let now = clock::now();
-        let waiting: Vec<Waiting> =
-            sqlx::query_as(WAITING_AMONG).bind(id_list(ids)).bind(now).fetch_all(&mut *transaction).await?;
-        let (suspects, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| waiting.suspect);
-        let claimed = take(transaction, now, worker, &free, lease).await?;
-        Ok(Claim { claimed, suspects: named(&suspects) })
+        let turn = self.writer.turn().await?;
+        let taking = Taking { ids: id_list(ids), worker, now: clock::now(), lease };
+        let mut script = Script::whole_unsynced();
+        taking.take(script.message(), "NOT suspect");
+        taking.name_suspects(script.message());
+        let (suspects, claimed): (Vec<_>, Vec<_>) =
+            turn.finish(script).await?.into_iter().partition(|row| row.len() == 1);
+        let suspects = suspects.iter().map(|row| row.try_get("id")).collect::<sqlx::Result<_>>()?;
+        Ok(Claim { claimed: in_order(claimed)?, suspects: rows::ids(suspects) })
     }
 
     pub(crate) async fn claim_next(
@@ -98,12 +91,12 @@ impl Sqlite {
         limit: u32,
         lease: Duration,
     ) -> Result<Claim, StoreError> {
-        let mut transaction = self.writer.begin().await?;
+        let mut turn = self.writer.begin().await?;
         let now = clock::now();
-        let next = front(&mut transaction, WAITING_NEXT, serves, now, limit).await?;
-        let suspects = front(&mut transaction, WAITING_SUSPECTS, serves, now, limit).await?;
-        let claimed = take(transaction, now, worker, &next, lease).await?;
-        Ok(Claim { claimed, suspects: named(&suspects) })
+        let next = front(&mut turn, WAITING_NEXT, serves, now, limit).await?;
+        let suspects = front(&mut turn, WAITING_SUSPECTS, serves, now, limit).await?;
+        let taking = Taking { ids: id_list(&next), worker, now, lease };
+        Ok(Claim { claimed: taking.take_those(turn, "NOT suspect").await?, suspects })
     }
 
     pub(crate) async fn claim_suspect(
@@ -112,10 +105,11 @@ impl Sqlite {
         serves: &[(ModelName, Version)],
         lease: Duration,
     ) -> Result<Option<Claimed>, StoreError> {
-        let mut transaction = self.writer.begin().await?;
+        let mut turn = self.writer.begin().await?;
         let now = clock::now();
-        let suspect = front(&mut transaction, WAITING_SUSPECTS, serves, now, 1).await?;
-        Ok(take(transaction, now, worker, &suspect, lease).await?.pop())
+        let suspect = front(&mut turn, WAITING_SUSPECTS, serves, now, 1).await?;
+        let taking = Taking { ids: id_list(&suspect), worker, now, lease };
+        Ok(taking.take_those(turn, "suspect").await?.pop())
     }
 
     pub(crate) async fn renew(
@@ -146,7 +140,7 @@ async fn front(
     serves: &[(ModelName, Version)],
     now: Stamp,
     limit: u32,
-) -> sqlx::Result<Vec<Waiting>> {
+) -> sqlx::Result<Vec<PredictionId>> {
     let mut front = Vec::new();
     for (model, version) in serves {
         let waiting: Vec<Waiting> = sqlx::query_as(line)
@@ -158,39 +152,58 @@ async fn front(
             .await?;
         front.extend(waiting);
     }
-    front.sort_unstable_by_key(|waiting| (-waiting.priority, waiting.not_before, waiting.id));
+    front.sort_unstable_by_key(Waiting::place);
     front.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(front)
+    Ok(front.into_iter().map(|waiting| PredictionId(waiting.id)).collect())
 }
 
-fn named(waiting: &[Waiting]) -> Vec<PredictionId> {
-    waiting.iter().map(|waiting| PredictionId(waiting.id)).collect()
+impl Taking {
+    /// Takes those that wait and are `of_kind`, and returns them; the first claim of a prediction is its start.
+    fn take(&self, query: &mut QueryBuilder<sqlx::Sqlite>, of_kind: &str) {
+        tell(query, |query| {
+            query.push("SELECT predictions.id, 1 AS event, tenant, now AS at FROM ");
+            push_wanted(query, &self.ids, self.now);
+            query.push(
+                " CROSS JOIN predictions ON predictions.id = wanted.id WHERE attempts = 0 AND webhook_events & 2 AND ",
+            );
+            query.push(of_kind).push(" AND ").push(WAITS);
+        });
+        query.push("UPDATE predictions SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = ");
+        query.push_bind(self.worker.0).push(", lease_until = now + ").push_bind(micros(self.lease));
+        query.push(", solo = suspect, claimed_at = now, started_at = COALESCE(started_at, now) FROM ");
+        push_wanted(query, &self.ids, self.now);
+        query.push(" WHERE predictions.id = wanted.id AND ").push(of_kind).push(" AND ").push(WAITS);
+        query.push(
+            " RETURNING predictions.id, epoch, retries, max_retries, deadline_at - claimed_at AS deadline_micros,
+                 webhook_events, attempts, priority, not_before,
+                 (SELECT model FROM versions WHERE versions.id = version_id) AS model,
+                 (SELECT version FROM versions WHERE versions.id = version_id) AS version,
+                 COALESCE((SELECT input FROM inputs WHERE prediction_id = predictions.id), '') AS input; ",
+        );
+    }
+
+    /// Returns the ids of those that wait and must run alone.
+    fn name_suspects(&self, query: &mut QueryBuilder<sqlx::Sqlite>) {
+        query.push("SELECT predictions.id FROM ");
+        push_wanted(query, &self.ids, self.now);
+        query.push(" CROSS JOIN predictions ON predictions.id = wanted.id WHERE suspect AND ").push(WAITS).push("; ");
+    }
+
+    /// Takes them at the end of a transaction.
+    async fn take_those(&self, turn: Turn, of_kind: &str) -> Result<Vec<Claimed>, StoreError> {
+        let mut script = Script::rest();
+        self.take(script.message(), of_kind);
+        in_order(turn.finish(script).await?)
+    }
 }
 
-/// Takes these, and commits. The first claim is the prediction's start.
-async fn take(
-    mut transaction: Turn,
-    now: Stamp,
-    worker: WorkerId,
-    waiting: &[Waiting],
-    lease: Duration,
-) -> Result<Vec<Claimed>, StoreError> {
-    if waiting.is_empty() {
-        transaction.commit().await?;
-        return Ok(Vec::new());
+/// What was claimed, in the order in which it is served.
+fn in_order(rows: Vec<SqliteRow>) -> Result<Vec<Claimed>, StoreError> {
+    let mut claimed = Vec::with_capacity(rows.len());
+    for row in rows {
+        let waited = Waiting::from_row(&row)?;
+        claimed.push((waited.place(), ClaimedRow::<Vec<u8>>::from_row(&row)?.into_claimed()?));
     }
-    let mut outbox = Outbox::default();
-    for waiting in waiting.iter().filter(|waiting| waiting.attempts == 0) {
-        outbox.add(PredictionId(waiting.id), Events::from_bits(waiting.webhook_events), [Event::Start]);
-    }
-    outbox.tell(&mut transaction, now).await?;
-    let rows: Vec<ClaimedRow<Vec<u8>>> = sqlx::query_as(TAKE)
-        .bind(id_list(&named(waiting)))
-        .bind(worker.0)
-        .bind(now.plus(micros(lease)))
-        .bind(now)
-        .fetch_all(&mut *transaction)
-        .await?;
-    transaction.committed();
-    rows.into_iter().map(ClaimedRow::into_claimed).collect()
+    claimed.sort_unstable_by_key(|(place, _)| *place);
+    Ok(claimed.into_iter().map(|(_, claimed)| claimed).collect())
 }

@@ -26,12 +26,13 @@ use std::{
 
 use prediction::PredictionId;
 use sqlx::{
-    SqlitePool,
+    QueryBuilder, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use time::OffsetDateTime;
 
+use clock::Stamp;
 use writer::{TURN_TIMEOUT, Writer};
 
 use crate::{Schema, StoreError, rows::VersionIds};
@@ -147,15 +148,19 @@ fn id_list<'a>(ids: impl IntoIterator<Item = &'a PredictionId>) -> String {
     list
 }
 
-/// Rows in slices of few different lengths, for statements of many rows: each length is a statement that is prepared once,
-/// and none binds more values than SQLite allows (32,766).
-fn slices<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
-    const LENGTHS: [usize; 3] = [128, 16, 1];
-    std::iter::from_fn(move || {
-        let length = LENGTHS.into_iter().find(|length| *length <= rows.len())?;
-        let (slice, rest) = rows.split_at(length);
-        rows = rest;
-        Some(slice)
+/// The predictions with these ids (an [`id_list`]) as a table `wanted`; each has the time as its `now`.
+fn push_wanted(query: &mut QueryBuilder<sqlx::Sqlite>, ids: &str, now: Stamp) {
+    query.push("(SELECT unhex(value) AS id, ").push_bind(now).push(" AS now FROM json_each(");
+    query.push_bind(ids.to_owned()).push(")) AS wanted");
+}
+
+/// Rows for as few statements as may be, filled up with none to one of few lengths: each length is a statement that is prepared
+/// once, and none binds more values than SQLite allows (32,766).
+fn padded<T>(rows: &[T]) -> impl Iterator<Item = Vec<Option<&T>>> {
+    const LENGTHS: [usize; 3] = [1, 16, 128];
+    rows.chunks(LENGTHS[2]).map(|rows| {
+        let length = LENGTHS.into_iter().find(|length| rows.len() <= *length).unwrap_or(rows.len());
+        rows.iter().map(Some).chain(std::iter::repeat(None)).take(length).collect()
     })
 }
 
@@ -164,10 +169,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_cover_everything_in_order() {
-        let rows: Vec<usize> = (0..300).collect();
-        let lengths: Vec<usize> = slices(&rows).map(<[_]>::len).collect();
-        assert_eq!(lengths[..4], [128, 128, 16, 16]);
-        assert_eq!(slices(&rows).flatten().copied().collect::<Vec<_>>(), rows);
+    fn statements_have_few_lengths_and_all_rows_in_order() {
+        for (count, expected) in
+            [(0, vec![]), (1, vec![1]), (2, vec![16]), (17, vec![128]), (129, vec![128, 1]), (300, vec![128, 128, 128])]
+        {
+            let rows: Vec<usize> = (0..count).collect();
+            assert_eq!(padded(&rows).map(|rows| rows.len()).collect::<Vec<_>>(), expected);
+            assert_eq!(padded(&rows).flatten().flatten().copied().collect::<Vec<_>>(), rows);
+        }
     }
 }

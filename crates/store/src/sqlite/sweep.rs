@@ -4,7 +4,7 @@ use prediction::{PredictionId, Status};
 use uuid::Uuid;
 
 use super::{Sqlite, clock, complete::fail};
-use crate::{StoreError, Sweep, Swept, failures, numbers::count};
+use crate::{StoreError, Sweep, Swept, failures, numbers::count, rows};
 
 /// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
 /// a strike, and the last strike is the end.
@@ -15,7 +15,7 @@ const SWEEP_LEASES: &str = "
         completed_at = CASE WHEN solo AND crashes + 1 >= ?2 THEN ?1 END,
         expires_at = CASE WHEN solo AND crashes + 1 >= ?2 THEN ?1 + retention END
     WHERE id IN (SELECT id FROM predictions WHERE status = 1 AND lease_until < ?1 ORDER BY lease_until LIMIT ?3)
-    RETURNING id, status, webhook_events";
+    RETURNING id, status";
 
 const SWEEP_DEADLINES: &str = "
     UPDATE predictions
@@ -27,40 +27,31 @@ const SWEEP_DEADLINES: &str = "
         ORDER BY deadline_at
         LIMIT ?2
     )
-    RETURNING id, webhook_events";
+    RETURNING id";
 
 impl Sqlite {
     pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
-        let mut ended = Vec::new();
         let mut transaction = self.writer.begin().await?;
         let now = clock::now();
         if sweep.leases {
-            let rows: Vec<(Uuid, i16, i16)> = sqlx::query_as(SWEEP_LEASES)
+            let rows: Vec<(Uuid, i16)> = sqlx::query_as(SWEEP_LEASES)
                 .bind(now)
                 .bind(count(sweep.max_crashes))
                 .bind(sweep.limit)
                 .fetch_all(&mut *transaction)
                 .await?;
-            let mut poison = Vec::new();
-            for (id, status, wanted) in rows {
-                let id = PredictionId(id);
-                if status == Status::Starting.code() {
-                    swept.requeued.push(id);
-                } else {
-                    poison.push((id, wanted));
-                }
+            for (id, status) in rows {
+                let swept = if status == Status::Starting.code() { &mut swept.requeued } else { &mut swept.ended };
+                swept.push(PredictionId(id));
             }
-            fail(&mut transaction, now, &poison, &failures::poison(sweep.max_crashes)).await?;
-            ended.extend(poison);
+            fail(&mut transaction, now, &swept.ended, &failures::poison(sweep.max_crashes)).await?;
         }
-        let late: Vec<(Uuid, i16)> =
-            sqlx::query_as(SWEEP_DEADLINES).bind(now).bind(sweep.limit).fetch_all(&mut *transaction).await?;
-        let late: Vec<_> = late.into_iter().map(|(id, wanted)| (PredictionId(id), wanted)).collect();
+        let late = sqlx::query_scalar(SWEEP_DEADLINES).bind(now).bind(sweep.limit).fetch_all(&mut *transaction).await?;
+        let late = rows::ids(late);
         fail(&mut transaction, now, &late, &failures::deadline_exceeded()).await?;
-        ended.extend(late);
         transaction.commit().await?;
-        swept.ended.extend(ended.into_iter().map(|(id, _)| id));
+        swept.ended.extend(late);
         Ok(swept)
     }
 }

@@ -9,44 +9,24 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{ConnectOptions, Connection, QueryBuilder, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteRow},
+};
 use tokio::{
     runtime::Handle,
     sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard},
     time::timeout,
 };
 
-use super::slices;
 use crate::StoreError;
 
-/// A statement that begins the transaction it is the first of. The write lock is taken at once, so that nothing read can change.
-macro_rules! first {
-    ($statement:expr) => {
-        concat!("BEGIN IMMEDIATE; ", $statement)
-    };
-}
-pub(super) use first;
-
-/// As [`first`], of a transaction that does not wait for the disk when it commits: of claims, which promise nothing (see
-/// `postgres/claim.rs`), and which no process can have made that outlives what takes them back, a crash of this machine. What
-/// commits later takes it along.
-macro_rules! first_unsynced {
-    ($statement:expr) => {
-        concat!("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ", $statement)
-    };
-}
-pub(super) use first_unsynced;
-
-/// Commits, and lets the next transaction wait for the disk again.
-macro_rules! commit {
-    () => {
-        "COMMIT; PRAGMA synchronous = FULL"
-    };
-}
-pub(super) use commit;
-
-const BEGIN: &str = "BEGIN IMMEDIATE";
+/// The write lock is taken at once, so that nothing read can change.
+const BEGIN: &str = "BEGIN IMMEDIATE; ";
+const UNSYNCED: &str = "PRAGMA synchronous = NORMAL; ";
 const SYNCED: &str = "PRAGMA synchronous = FULL";
+/// Also lets the next transaction wait for the disk again.
+const COMMIT: &str = "COMMIT; PRAGMA synchronous = FULL";
 
 /// How long a call waits for its turn.
 pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,7 +67,7 @@ impl Writer {
         Ok(turn)
     }
 
-    /// Waits for a turn, whose first statement is to be one of [`first`] or [`first_unsynced`].
+    /// Waits for a turn, whose first message is to begin its transaction.
     pub(super) async fn turn(&self) -> Result<Turn, StoreError> {
         let place = timeout(TURN_TIMEOUT, self.undone()).await;
         let mut place = place.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
@@ -124,33 +104,23 @@ impl Writer {
 impl Turn {
     /// Makes what was written last.
     pub(super) async fn commit(mut self) -> sqlx::Result<()> {
-        sqlx::query(commit!()).execute(&mut *self).await?;
+        sqlx::query(COMMIT).execute(&mut *self).await?;
         self.committed();
         Ok(())
     }
 
-    /// Executes what `statement` makes of the rows, slice by slice, and commits with the last of them.
-    pub(super) async fn commit_with<T: Sync>(
-        mut self,
-        rows: &[T],
-        statement: impl Fn(&[T]) -> QueryBuilder<sqlx::Sqlite> + Send,
-    ) -> sqlx::Result<()> {
-        let mut slices = slices(rows).peekable();
-        if slices.peek().is_none() {
-            return self.commit().await;
-        }
-        while let Some(rows) = slices.next() {
-            let mut query = statement(rows);
-            if slices.peek().is_none() {
-                query.push(concat!("; ", commit!()));
-            }
-            query.build().execute(&mut *self).await?;
+    /// Sends what is left of the transaction, commits with the last message, and returns the rows of all statements.
+    pub(super) async fn finish(mut self, mut script: Script) -> sqlx::Result<Vec<SqliteRow>> {
+        script.message().push(COMMIT);
+        let mut rows = Vec::new();
+        for mut message in script.messages {
+            rows.extend(message.build().fetch_all(&mut *self).await?);
         }
         self.committed();
-        Ok(())
+        Ok(rows)
     }
 
-    /// Its last statement, which ended with [`commit`], succeeded.
+    /// Its last message, which ended with [`COMMIT`], succeeded.
     pub(super) fn committed(mut self) {
         self.place.is_in_doubt = false;
     }
@@ -165,6 +135,41 @@ impl Drop for Turn {
             let writer = self.writer.clone();
             runtime.spawn(async move { writer.undone().await.map(drop) });
         }
+    }
+}
+
+/// Statements of one transaction, in as few messages as may be.
+pub(super) struct Script {
+    messages: Vec<QueryBuilder<Sqlite>>,
+}
+
+impl Script {
+    /// A whole transaction.
+    pub(super) fn whole() -> Self {
+        Self { messages: vec![QueryBuilder::new(BEGIN)] }
+    }
+
+    /// A whole transaction that does not wait for the disk when it commits: a claim, which promises nothing (see
+    /// `postgres/claim.rs`), and which no process can have made that outlives what takes it back, a crash of this machine. What
+    /// commits later takes it along.
+    pub(super) fn whole_unsynced() -> Self {
+        Self { messages: vec![QueryBuilder::new(format!("{UNSYNCED}{BEGIN}"))] }
+    }
+
+    /// The rest of one that has begun.
+    pub(super) fn rest() -> Self {
+        Self { messages: vec![QueryBuilder::default()] }
+    }
+
+    /// The message that is being written; each of its statements ends with a semicolon.
+    pub(super) fn message(&mut self) -> &mut QueryBuilder<Sqlite> {
+        let last = self.messages.len() - 1;
+        &mut self.messages[last]
+    }
+
+    /// Ends the message: what follows is another one.
+    pub(super) fn next_message(&mut self) {
+        self.messages.push(QueryBuilder::default());
     }
 }
 
@@ -189,8 +194,8 @@ mod tests {
     use super::*;
 
     /// What `PRAGMA synchronous` calls NORMAL and FULL.
-    const UNSYNCED: i64 = 1;
-    const SYNCED: i64 = 2;
+    const NORMAL: i64 = 1;
+    const FULL: i64 = 2;
 
     async fn synchronous(connection: &mut SqliteConnection) -> i64 {
         sqlx::query_scalar("PRAGMA synchronous").fetch_one(connection).await.expect("a number")
@@ -204,16 +209,17 @@ mod tests {
         let writer = Writer::open(options).await.expect("a new file");
         for is_committed in [true, false] {
             let mut turn = writer.turn().await.expect("nobody else writes");
-            sqlx::query(first_unsynced!("SELECT 1")).execute(&mut *turn).await.expect("no rows are wanted");
-            assert_eq!(synchronous(&mut turn).await, UNSYNCED);
             if is_committed {
-                turn.commit().await.expect("nothing to refuse");
+                turn.finish(Script::whole_unsynced()).await.expect("nothing to refuse");
             } else {
+                let mut script = Script::whole_unsynced();
+                script.message().build().execute(&mut *turn).await.expect("nobody else writes");
+                assert_eq!(synchronous(&mut turn).await, NORMAL);
                 drop(turn);
             }
             assert_eq!(
                 synchronous(&mut writer.turn().await.expect("nobody else writes")).await,
-                SYNCED,
+                FULL,
                 "committed: {is_committed}"
             );
         }
