@@ -23,10 +23,11 @@ use crate::StoreError;
 
 /// The write lock is taken at once, so that nothing read can change.
 const BEGIN: &str = "BEGIN IMMEDIATE; ";
-const UNSYNCED: &str = "PRAGMA synchronous = NORMAL; ";
+const COMMIT: &str = "COMMIT";
+/// Transactions wait for the disk again when they commit.
 const SYNCED: &str = "PRAGMA synchronous = FULL";
-/// Also lets the next transaction wait for the disk again.
-const COMMIT: &str = "COMMIT; PRAGMA synchronous = FULL";
+const BEGIN_UNSYNCED: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ";
+const COMMIT_UNSYNCED: &str = "COMMIT; PRAGMA synchronous = FULL";
 
 /// How long a call waits for its turn.
 pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,24 +106,20 @@ impl Turn {
     /// Makes what was written last.
     pub(super) async fn commit(mut self) -> sqlx::Result<()> {
         sqlx::query(COMMIT).execute(&mut *self).await?;
-        self.committed();
+        self.place.is_in_doubt = false;
         Ok(())
     }
 
     /// Sends what is left of the transaction, commits with the last message, and returns the rows of all statements.
     pub(super) async fn finish(mut self, mut script: Script) -> sqlx::Result<Vec<SqliteRow>> {
-        script.message().push(COMMIT);
+        let end = script.end;
+        script.message().push(end);
         let mut rows = Vec::new();
         for mut message in script.messages {
             rows.extend(message.build().fetch_all(&mut *self).await?);
         }
-        self.committed();
-        Ok(rows)
-    }
-
-    /// Its last message, which ended with [`COMMIT`], succeeded.
-    pub(super) fn committed(mut self) {
         self.place.is_in_doubt = false;
+        Ok(rows)
     }
 }
 
@@ -141,24 +138,25 @@ impl Drop for Turn {
 /// Statements of one transaction, in as few messages as may be.
 pub(super) struct Script {
     messages: Vec<QueryBuilder<Sqlite>>,
+    end: &'static str,
 }
 
 impl Script {
     /// A whole transaction.
     pub(super) fn whole() -> Self {
-        Self { messages: vec![QueryBuilder::new(BEGIN)] }
+        Self { messages: vec![QueryBuilder::new(BEGIN)], end: COMMIT }
     }
 
     /// A whole transaction that does not wait for the disk when it commits: a claim, which promises nothing (see
     /// `postgres/claim.rs`), and which no process can have made that outlives what takes it back, a crash of this machine. What
     /// commits later takes it along.
     pub(super) fn whole_unsynced() -> Self {
-        Self { messages: vec![QueryBuilder::new(format!("{UNSYNCED}{BEGIN}"))] }
+        Self { messages: vec![QueryBuilder::new(BEGIN_UNSYNCED)], end: COMMIT_UNSYNCED }
     }
 
     /// The rest of one that has begun.
     pub(super) fn rest() -> Self {
-        Self { messages: vec![QueryBuilder::default()] }
+        Self { messages: vec![QueryBuilder::default()], end: COMMIT }
     }
 
     /// The message that is being written; each of its statements ends with a semicolon.
