@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use prediction::{Failure, FailureCode, PredictionId, Status, WorkerId};
-use store::{CancelResult, Outcome, Run, RunMetrics, Written};
+use prediction::{Event, Failure, FailureCode, PredictionId, Status, WorkerId};
+use store::{Accepted, CancelResult, NewPrediction, Outcome, Run, RunMetrics, Written};
 
-use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves};
+use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves, told};
 
 on_both!(
     a_success_is_kept_whole,
@@ -16,6 +16,7 @@ on_both!(
     a_result_after_the_sweep_is_stale,
     what_another_worker_says_of_a_run_is_stale,
     mixed_batches_are_answered_in_order,
+    large_batches_are_many_small_ones,
     cancel_ends_what_waits_and_what_runs,
 );
 
@@ -95,6 +96,57 @@ async fn only_the_first_outcome_counts(fixture: Fixture) {
     assert_eq!((found.status, found.failure), (Status::Succeeded, None));
     assert_eq!(fixture.number("SELECT count(*) FROM outputs").await, 1);
     assert!(fixture.store.complete(fixture.worker, Vec::new()).await.unwrap().is_empty());
+}
+
+async fn large_batches_are_many_small_ones(fixture: Fixture) {
+    let keyed = |place: usize| NewPrediction {
+        input: json(&place.to_string()),
+        idempotency_key: (place % 2 == 0).then(|| format!("key {place}")),
+        ..told(&[Event::Completed])
+    };
+    let news: Vec<NewPrediction> = (0..300).map(keyed).collect();
+    let accepted = fixture.store.accept(news.clone()).await.unwrap();
+    assert!(accepted.iter().all(|answer| matches!(answer, Accepted::Created { .. })), "{accepted:?}");
+    // One that is known makes the rest no less new.
+    let others = news[..1].iter().cloned().chain((300..450).map(keyed)).collect::<Vec<_>>();
+    let accepted = fixture.store.accept(others).await.unwrap();
+    assert!(matches!(accepted[0], Accepted::Replayed { id } if id == news[0].id), "{:?}", accepted[0]);
+    assert!(accepted[1..].iter().all(|answer| matches!(answer, Accepted::Created { .. })), "{accepted:?}");
+
+    let ids: Vec<_> = news.iter().map(|new| new.id).collect();
+    let claim = fixture.store.claim(fixture.worker, &ids, LEASE).await.unwrap();
+    assert_eq!(claim.claimed.len(), 300);
+    let outcomes = claim.claimed.iter().enumerate().map(|(place, claimed)| match place % 4 {
+        0 => Outcome::Released { run: claimed.run },
+        1 => Outcome::Failed {
+            run: claimed.run,
+            failure: Failure::new(FailureCode::ModelError, claimed.input.as_ref().unwrap().get()),
+            metrics: RunMetrics::default(),
+        },
+        2 => succeeded(Run { epoch: claimed.run.epoch + 1, ..claimed.run }),
+        _ => Outcome::Succeeded {
+            run: claimed.run,
+            output: claimed.input.clone().unwrap(),
+            metrics: RunMetrics::default(),
+        },
+    });
+    let written = fixture.store.complete(fixture.worker, outcomes.collect::<Vec<_>>()).await.unwrap();
+    for (place, written) in written.into_iter().enumerate() {
+        assert_eq!(written, if place % 4 == 2 { Written::Stale } else { Written::Applied }, "{place}");
+    }
+    for (place, claimed) in claim.claimed.iter().enumerate() {
+        let found = fixture.store.get("", &[claimed.run.id]).await.unwrap().remove(0);
+        let input = claimed.input.as_ref().unwrap().get();
+        let (status, output, error) = match place % 4 {
+            0 => (Status::Starting, None, None),
+            1 => (Status::Failed, None, Some(input)),
+            2 => (Status::Processing, None, None),
+            _ => (Status::Succeeded, Some(input), None),
+        };
+        assert_eq!(found.status, status);
+        assert_eq!((found.output.as_ref().map(|output| output.get()), found.error.as_deref()), (output, error));
+    }
+    assert_eq!(fixture.number("SELECT count(*) FROM deliveries").await, 150);
 }
 
 async fn a_result_after_the_sweep_is_stale(fixture: Fixture) {
