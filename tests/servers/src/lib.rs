@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 pub use port::free_port;
-pub use postgres::Postgres;
+pub use postgres::{Postgres, execute};
 pub use process::Process;
 pub use redis::Redis;
 

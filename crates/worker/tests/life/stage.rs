@@ -212,6 +212,12 @@ pub(crate) fn echo() -> ModelSpec {
     Models::load(&config).unwrap().specs().pop().unwrap()
 }
 
+/// What the shipped digits publish.
+pub(crate) async fn spec_of_digits() -> ModelSpec {
+    let load = || Models::load(&digits()).unwrap().specs().pop().unwrap();
+    tokio::task::spawn_blocking(load).await.unwrap()
+}
+
 /// A prediction with its ticket about to be queued.
 pub(crate) fn new(spec: &ModelSpec, input: &Value, change: impl Fn(&mut NewPrediction)) -> NewPrediction {
     let mut new = NewPrediction {
