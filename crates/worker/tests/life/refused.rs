@@ -1,19 +1,27 @@
 //! What the database refuses harms nothing else, and is done once it is refused no more.
 
-use prediction::{PredictionId, Status};
+use prediction::{PredictionId, Priority, Status};
 use queue::Location;
 use serde_json::json;
 
-use crate::stage::{Stage, digits, spec_of_digits};
+use crate::{
+    stage::{Stage, digits, set, spec_of_digits},
+    tickets::seen_by_a_consumer,
+};
 
-/// From now on the database refuses to let anybody take this prediction.
-async fn refuse_to_give(database: &str, id: PredictionId) {
+/// From now on the database refuses to change this column of this prediction.
+async fn refuse_to_change(database: &str, column: &str, id: PredictionId) {
     let trigger = format!(
-        "CREATE TRIGGER guilty BEFORE UPDATE OF worker ON predictions FOR EACH ROW WHEN (NEW.id = '{}')
+        "CREATE TRIGGER guilty BEFORE UPDATE OF {column} ON predictions FOR EACH ROW WHEN (NEW.id = '{}')
          EXECUTE FUNCTION refuse_change('as the test wants it')",
         id.0
     );
     servers::execute(database, &trigger).await;
+}
+
+/// From now on nobody can take this prediction.
+async fn refuse_to_give(database: &str, id: PredictionId) {
+    refuse_to_change(database, "worker", id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,4 +61,23 @@ async fn nor_other_versions_where_there_is_no_queue() {
     servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
     stage.wait_for(&guilty, Status::Succeeded).await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prediction_that_cannot_have_a_ticket_keeps_no_other_stream_waiting() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let of_priority = async |priority| {
+        let sent = stage.send(vec![json!({"value": 1})], |new| (new.queued, new.priority) = (false, priority)).await;
+        sent[0]
+    };
+    let guilty = of_priority(Priority::Normal).await;
+    let innocent = [of_priority(Priority::Low).await, of_priority(Priority::High).await];
+    refuse_to_change(&database, "queued_at", guilty).await;
+    // It does not serve echo: it is the dispatcher alone.
+    let dispatcher = stage.worker_of(digits(), |_| {}).await;
+    seen_by_a_consumer(&stage, &set(&innocent)).await;
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    seen_by_a_consumer(&stage, &set(&[guilty])).await;
+    dispatcher.stop().await;
 }

@@ -62,7 +62,7 @@ async fn a_claim_that_a_crash_of_postgres_took_back_has_a_ticket_again() {
 }
 
 /// Takes tickets of echo until all of these have come.
-async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
+pub(crate) async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
     let (seen, stop) = (Arc::new(Mutex::new(HashSet::new())), CancellationToken::new());
     let look = {
         let seen = Arc::clone(&seen);
@@ -72,7 +72,8 @@ async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
         })
     };
     let spec = echo();
-    let streams = vec![stream(spec.name, spec.version, Priority::Normal)];
+    let of_priority = |priority| stream(spec.name.clone(), spec.version.clone(), priority);
+    let streams = Priority::ALL.into_iter().map(of_priority).collect();
     let consuming = tokio::spawn({
         let (queue, stop) = (stage.queue.clone(), stop.clone());
         async move { queue.consume(streams, Arc::new(Semaphore::new(16)), look, stop).await }
