@@ -1,7 +1,6 @@
 //! The harness of the system tests: a [`Cluster`] of real programs on real servers, a [`Load`] of predictions whose results are
 //! known beforehand, an audit kept by the database, and a [`Verdict`] on what came of it all.
 
-mod answered;
 mod audit;
 mod cluster;
 mod load;
@@ -14,7 +13,6 @@ mod senders;
 mod tripwire;
 mod verdict;
 
-pub use answered::answered;
 pub use cluster::{Cluster, Plan};
 pub use load::{EVENTS, Entry, Journal, Load};
 pub use outbox::{Outbox, Recorded};
@@ -23,6 +21,7 @@ pub use receiver::{Conduct, Received, Receiver};
 pub use recovery::{Kill, percentile};
 pub use seed::seed;
 pub use senders::{KEY, Webhooks};
+pub use servers::answered;
 pub use tripwire::{Catch, Tripwire};
 pub use verdict::Verdict;
 

@@ -34,7 +34,7 @@ pub(crate) struct Served {
     pub(crate) workers: u32,
     /// Those of them that say that the model's name alone means it.
     pub(crate) default_workers: u32,
-    /// When a worker last began to say that.
+    /// When it was last declared.
     default_at: Option<OffsetDateTime>,
 }
 
@@ -122,11 +122,13 @@ impl Catalog {
 }
 
 /// The version that the model's name alone means, of all that the model has, newest first: of those that a live worker says it of,
-/// the newest; when there is none, the one that it was last said of.
+/// the one of which it was declared last, and not the newest, which a worker may say that was killed a moment ago; when there is
+/// none, the one of which it was declared last of all.
 pub(crate) fn default_of<'a>(of_model: &[&'a Served]) -> Option<&'a Served> {
-    let live = of_model.iter().find(|served| served.default_workers > 0);
-    let last = || of_model.iter().filter(|served| served.default_at.is_some()).max_by_key(|served| served.default_at);
-    live.or_else(last).copied()
+    let rank = |served: &Served| (served.default_workers > 0, served.default_at);
+    // Of equals the newest.
+    let versions = of_model.iter().rev().copied();
+    versions.filter(|served| rank(served) > (false, None)).max_by_key(|served| rank(served))
 }
 
 /// Versions as callers name them.

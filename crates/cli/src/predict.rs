@@ -69,9 +69,9 @@ impl Waiting {
             }
             answer = match self.client.get(&answer.id, Some(left)).await {
                 Ok(answer) => answer,
-                // It was accepted, so it is kept; a server that restarts will know it.
-                Err(ClientError::Unreachable { .. }) => {
-                    sleep(RETRY.min(left)).await;
+                // It was accepted, so it is kept; a server that restarts, or whose store is away, will know it.
+                Err(error) if error.is_passing() => {
+                    sleep(error.retry_after().unwrap_or(RETRY).min(left)).await;
                     answer
                 }
                 Err(error) => return Err(not_asked(error)),

@@ -80,12 +80,13 @@ pub(crate) struct Owner {
     clashes_with: Option<PathBuf>,
 }
 
-/// The owners' directories in a directory of models, by name.
+/// The owners' directories in a directory of models, by name. One in which nothing lies is nobody's, and clashes with none.
 ///
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn owners(models_dir: &Path) -> Result<Vec<Owner>, LoadError> {
-    let dirs = directories(models_dir)?;
+    let mut dirs = directories(models_dir)?;
+    dirs.retain(|dir| !is_empty(dir));
     let own = |dir: &Path| dir.file_name().unwrap_or_default().to_ascii_lowercase();
     let mut by_name: BTreeMap<_, Vec<&PathBuf>> = BTreeMap::new();
     dirs.iter().for_each(|dir| by_name.entry(own(dir)).or_default().push(dir));
@@ -174,6 +175,11 @@ pub(crate) fn directories(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut directories: Vec<_> = paths.into_iter().filter(|path| path.is_dir() && !is_hidden(path)).collect();
     directories.sort();
     Ok(directories)
+}
+
+/// Whether nothing lies there but what is hidden.
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|entries| entries.flatten().all(|entry| is_hidden(&entry.path())))
 }
 
 pub(crate) fn is_hidden(path: &Path) -> bool {

@@ -259,6 +259,10 @@ fn two_owners_that_are_called_the_same_are_refused() {
     home.put("iris@new", "new");
     let models = Models::load(&home.config()).expect("they load");
     let (before, old) = (served(&models), home.version("iris"));
+    fs::create_dir_all(home.0.path().join("AUGUR/.made")).expect("makes a directory");
+    let changes = models.look(Look::AtOnce);
+    assert!(changes.is_empty() && changes.faults.is_empty(), "one with nothing in it is nobody's: {changes:?}");
+    assert_eq!(versions(home.0.path(), &iris()).expect("one owner has it").all.len(), 2);
     let other = Home::new();
     other.put("iris@newer", "newer");
     other.declare("newer");

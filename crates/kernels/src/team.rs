@@ -4,7 +4,7 @@
 
 use std::{
     any::Any,
-    cell::UnsafeCell,
+    cell::{RefCell, UnsafeCell},
     hint::spin_loop,
     io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -101,6 +101,27 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+thread_local! {
+    /// The teams whose parts this thread is doing, by their addresses: a part may call another team's.
+    static WITHIN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A thread that does parts of a team, for as long as this lives.
+struct Within;
+
+impl Within {
+    fn enter(team: &Shared) -> Self {
+        WITHIN.with_borrow_mut(|within| within.push(team.address()));
+        Self
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        WITHIN.with_borrow_mut(Vec::pop);
+    }
+}
+
 impl Team {
     /// A team of so many members, at least one; the caller is one of them.
     ///
@@ -124,7 +145,8 @@ impl Team {
     }
 
     /// Does every part once, each by whichever member is free, in their order; returns when all are done. Each member has
-    /// an item of `members` to itself. Another caller waits for its turn; a part must not call.
+    /// an item of `members` to itself. Another caller waits for its turn. A part that calls does its piece alone, on its own thread:
+    /// it could only wait for itself. (A part must not have another team's helper call for it.)
     ///
     /// # Panics
     /// When there are fewer items than members, and with what a part panics with, after all others are done.
@@ -134,7 +156,7 @@ impl Team {
 
     /// The same. From when fewer parts are left than there are members, before each part that it would take the caller asks
     /// `leaves` whether to leave them to the others, and then only waits: another caller takes its place, who does parts of both.
-    /// So nobody has to wait for the last part while there is more work. Neither `leaves` nor a part may call.
+    /// So nobody has to wait for the last part while there is more work.
     ///
     /// # Panics
     /// As [`share`](Self::share), and with what `leaves` panics with.
@@ -146,7 +168,7 @@ impl Team {
         leaves: impl FnMut() -> bool,
     ) {
         assert!(members.len() >= self.members(), "{} items for {} members", members.len(), self.members());
-        if self.helpers.is_empty() || parts.len() < 2 {
+        if self.helpers.is_empty() || parts.len() < 2 || self.shared.is_within() {
             parts.iter_mut().for_each(|part| work(&mut members[0], part));
             return;
         }
@@ -158,9 +180,14 @@ impl Team {
         self.run(&call, count, leaves);
     }
 
-    /// Does what is open of a piece that its caller has left to the others; returns when every part of it is at least being done.
+    /// Does what is open of a piece that its caller has left to the others; returns when every part of it is at least being done, or
+    /// at once in a part.
     pub fn help(&self) {
+        if self.shared.is_within() {
+            return;
+        }
         let _last = lock(&self.shared.last);
+        let _within = Within::enter(&self.shared);
         while self.shared.does_one(0) {}
     }
 
@@ -183,6 +210,7 @@ impl Team {
         let mut under_way = UnderWay { place, parts, spins: true };
         // Costs next to nothing for those who do not sleep.
         self.helpers.iter().take(parts).for_each(|helper| helper.thread().unpark());
+        let within = Within::enter(shared);
         loop {
             if left_in(place.open.load(Ordering::SeqCst)) < self.members() && leaves() {
                 // Whoever takes the place of this thread wants its processor, too.
@@ -193,6 +221,7 @@ impl Team {
                 break;
             }
         }
+        drop(within);
         drop(last);
         drop(under_way);
         let panic = lock(&place.panic).take();
@@ -217,6 +246,7 @@ impl Drop for Team {
 impl Shared {
     /// What a helper does all its life.
     fn help(&self, member: usize) {
+        let _within = Within::enter(self);
         let mut idle = Instant::now();
         while !self.ends.load(Ordering::SeqCst) {
             if self.does_one(member) {
@@ -229,6 +259,16 @@ impl Shared {
                 idle = Instant::now();
             }
         }
+    }
+
+    /// Whether the caller is doing one of the team's parts.
+    fn is_within(&self) -> bool {
+        WITHIN.with_borrow(|within| within.contains(&self.address()))
+    }
+
+    /// Tells teams apart.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Takes a part and does it, if one is open: of the older piece first.

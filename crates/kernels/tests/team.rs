@@ -172,6 +172,39 @@ fn callers_take_turns() {
 }
 
 #[test]
+fn a_part_that_calls_does_its_piece_alone() {
+    let [team, other] = [3, 2].map(|members| Team::new(members).expect("threads"));
+    let arrived = AtomicUsize::new(0);
+    team.share(&mut [(); 3], &mut [(); 9], |(), ()| {
+        // Each member is in a part when it calls.
+        arrived.fetch_add(1, Ordering::SeqCst);
+        while arrived.load(Ordering::SeqCst) < 3 {
+            thread::yield_now();
+        }
+        assert_eq!(double(&team, 5), [5, 0, 0]);
+        team.help();
+        team.share_until(&mut [(); 3], &mut [(); 3], |(), ()| assert_eq!(double(&team, 5), [5, 0, 0]), || false);
+        other.share(&mut [true, false], &mut [(); 4], |is_caller, ()| {
+            if *is_caller {
+                assert_eq!(double(&team, 5), [5, 0, 0], "through another team's part");
+            }
+        });
+        assert_eq!(double(&team, 5), [5, 0, 0], "as before it called another team");
+    });
+    // What `leaves` calls, too.
+    team.share_until(
+        &mut [(); 3],
+        &mut [(); 9],
+        |(), ()| (),
+        || {
+            assert_eq!(double(&team, 5), [5, 0, 0]);
+            false
+        },
+    );
+    double(&team, 20);
+}
+
+#[test]
 fn a_caller_that_panics_waits_for_its_parts() {
     let team = Team::new(2).expect("threads");
     let mut parts = [0; 6];

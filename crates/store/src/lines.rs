@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap};
 
-use crate::{DeliveryClaim, Line, Room, numbers::count};
+use crate::{Line, Room, StoreError, numbers::count};
 
 /// A claim looks at so many lines, so that thousands in which nothing is due do not make each claim slow.
 pub(crate) const LOOKS: u32 = 256;
@@ -20,7 +20,7 @@ pub(crate) struct Front<T> {
 /// room for; first come the first of its lines, then the second. Among those the endpoint with the most to spare goes first: one
 /// that was found ill has a single attempt, and would otherwise use up the single attempt of an origin in doubt each time.
 /// Turns that go off the room that origins share end where that ends, and leave the rest to those known to be well.
-pub(crate) fn shares<'a, T: Ord>(fronts: &'a [Front<T>], room: &Room, limit: u32) -> Vec<(&'a Line, i32)> {
+pub(crate) fn shares<'a, T: Ord>(fronts: &'a [Front<T>], room: &Room, limit: u32) -> Vec<Share<'a>> {
     let mut waiting: Vec<_> = fronts
         .iter()
         .flat_map(|Front { line, due }| {
@@ -55,16 +55,55 @@ pub(crate) fn shares<'a, T: Ord>(fronts: &'a [Front<T>], room: &Room, limit: u32
     shares.into_values().map(|(line, number)| (line, count(number))).collect()
 }
 
+/// How many to take from a line.
+pub(crate) type Share<'a> = (&'a Line, i32);
+
+/// Shares that are still to be taken, all together unless the database refuses that.
+pub(crate) struct Parts<'a>(Vec<&'a [Share<'a>]>);
+
+impl<'a> Parts<'a> {
+    pub(crate) fn of(shares: &'a [Share<'a>]) -> Self {
+        Self(if shares.is_empty() { Vec::new() } else { vec![shares] })
+    }
+
+    /// What is to be taken next.
+    pub(crate) fn next(&mut self) -> Option<&'a [Share<'a>]> {
+        self.0.pop()
+    }
+
+    /// Notes that this could not be taken. What was refused is halved until the line that the database refuses stands alone: it
+    /// waits, and the others go on.
+    ///
+    /// # Errors
+    /// Any other, unless something `was_taken` before, which the caller is to have.
+    pub(crate) fn failed(
+        &mut self,
+        part: &'a [Share<'a>],
+        error: StoreError,
+        was_taken: bool,
+    ) -> Result<(), StoreError> {
+        match (error, part) {
+            (StoreError::Refused(error), [(line, _)]) => {
+                tracing::error!(%error, origin = line.origin, "no delivery of an endpoint can be claimed");
+            }
+            (StoreError::Refused(_), _) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                self.0.extend([second, first]);
+            }
+            (error, _) if was_taken => {
+                tracing::warn!(%error, "not all that is due was claimed");
+                self.0.clear();
+            }
+            (error, _) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
 /// Where the next claim goes on, when this one has not come to the last line.
 pub(crate) fn looked_to<T>(fronts: Vec<Front<T>>) -> Option<Line> {
     let all = fronts.len() < LOOKS as usize;
     fronts.into_iter().next_back().map(|front| front.line).filter(|_| !all)
-}
-
-impl DeliveryClaim {
-    pub(crate) fn nothing(looked_to: Option<Line>) -> Self {
-        Self { claimed: Vec::new(), looked_to }
-    }
 }
 
 #[cfg(test)]

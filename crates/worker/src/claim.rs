@@ -8,7 +8,7 @@ use std::{
 
 use prediction::{ModelName, PredictionId, Version};
 use queue::{Handled, Handler};
-use store::{Claim, Claimed, gather};
+use store::{Claimed, gather};
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
@@ -17,6 +17,7 @@ use tokio::sync::{
 use crate::{
     backoff::Backoff,
     node::Node,
+    outage::Trouble,
     slots::{Slots, Taken},
 };
 
@@ -57,10 +58,8 @@ pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceive
         // A doubled ticket has a slot too many.
         ids.sort_unstable();
         ids.dedup();
-        let Some((claim, claimed_at)) = claim(&node, &ids).await else { return };
-        start(&node, claim.claimed, claimed_at, slots);
-        if !claim.suspects.is_empty() {
-            node.suspects.notify_one();
+        if !claim(&node, &ids, &mut by_version(slots)).await {
+            return;
         }
         // What was not claimed is finished, taken, not due, or a suspect that is found without a ticket.
         for handled in waiting {
@@ -70,35 +69,64 @@ pub(crate) async fn claim_tickets(node: Arc<Node>, mut tickets: UnboundedReceive
     }
 }
 
-/// Runs what was claimed together, each version on its own slots.
-pub(crate) fn start(node: &Arc<Node>, claimed: Vec<Claimed>, claimed_at: Instant, slots: Vec<Taken>) {
-    let mut slots_of: HashMap<(ModelName, Version), Taken> = HashMap::new();
+/// The slots of each version.
+pub(crate) type ByVersion = HashMap<(ModelName, Version), Taken>;
+
+pub(crate) fn by_version(slots: Vec<Taken>) -> ByVersion {
+    let mut of_versions = ByVersion::new();
     for taken in slots {
-        match slots_of.entry(taken.version().clone()) {
+        match of_versions.entry(taken.version().clone()) {
             Entry::Occupied(mut entry) => entry.get_mut().merge(taken),
             Entry::Vacant(entry) => drop(entry.insert(taken)),
         }
     }
+    of_versions
+}
+
+/// Runs what was claimed together, each version on its own slots.
+pub(crate) fn start(node: &Arc<Node>, claimed: Vec<Claimed>, claimed_at: Instant, slots: &mut ByVersion) {
     let mut together: HashMap<(ModelName, Version), Vec<Claimed>> = HashMap::new();
     for claimed in claimed {
         together.entry((claimed.model.clone(), claimed.version.clone())).or_default().push(claimed);
     }
     for (version, claimed) in together {
-        let slots = slots_of.get_mut(&version).and_then(|slots| slots.split(claimed.len()));
+        let slots = slots.get_mut(&version).and_then(|slots| slots.split(claimed.len()));
         node.start(claimed, claimed_at, slots);
     }
 }
 
-/// Tries until the store answers; none when the worker stops first.
-async fn claim(node: &Node, ids: &[PredictionId]) -> Option<(Claim, Instant)> {
+/// Claims and runs them, however long the store is away; false when the worker stops first. A refused claim is halved until the
+/// prediction that the store refuses stands alone: it goes on waiting without a ticket, which it will be given again.
+async fn claim(node: &Arc<Node>, ids: &[PredictionId], slots: &mut ByVersion) -> bool {
     let mut backoff = Backoff::for_store();
-    loop {
+    let mut parts = vec![ids];
+    while let Some(part) = parts.pop() {
         let claimed_at = Instant::now();
-        if let Ok(claim) = node.ask(node.store.claim(node.id, ids, node.config.lease)).await {
-            return Some((claim, claimed_at));
-        }
-        if !node.pause(backoff.next()).await {
-            return None;
+        match node.ask(node.store.claim(node.id, part, node.config.lease)).await {
+            Ok(claim) => {
+                backoff.reset();
+                start(node, claim.claimed, claimed_at, slots);
+                if !claim.suspects.is_empty() {
+                    node.suspects.notify_one();
+                }
+            }
+            Err(Trouble::Away) => {
+                parts.push(part);
+                if !node.pause(backoff.next()).await {
+                    return false;
+                }
+            }
+            Err(Trouble::Refused) => match part {
+                [] => {}
+                [guilty] => {
+                    tracing::error!(prediction = %guilty, "it cannot be claimed; its ticket is dropped for now")
+                }
+                _ => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            },
         }
     }
+    true
 }

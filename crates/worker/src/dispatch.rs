@@ -114,7 +114,11 @@ impl Dispatcher {
             let life = self.life(node, &stream, depth.generation).await?;
             let queued_for = (depth.undelivered == 0).then_some(LOST_AFTER);
             let due = Due { queued_before: Some(life.noticed_at), queued_for };
-            is_busy |= self.fill(node, &stream, due).await?;
+            is_busy |= match self.fill(node, &stream, due).await {
+                // Neither is one prediction that the store refuses to mark. Whoever asks the store for work finds them all.
+                Err(Trouble::Refused) => false,
+                filled => filled?,
+            };
         }
         Ok(Pass { is_busy })
     }
@@ -153,8 +157,11 @@ impl Dispatcher {
 
     async fn mark_refused(&mut self, node: &Node) -> Result<(), Trouble> {
         if !self.unmarked.is_empty() {
-            node.ask(node.store.mark_unqueued(&self.unmarked)).await?;
-            self.unmarked.clear();
+            match node.ask(node.store.mark_unqueued(&self.unmarked)).await {
+                // They are found by their age, like tickets that are lost.
+                Ok(()) | Err(Trouble::Refused) => self.unmarked.clear(),
+                Err(Trouble::Away) => return Err(Trouble::Away),
+            }
         }
         Ok(())
     }

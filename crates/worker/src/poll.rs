@@ -13,6 +13,7 @@ use crate::{
     backoff::Backoff,
     claim,
     node::Node,
+    outage::Trouble,
     slots::{Slots, Taken},
 };
 
@@ -69,14 +70,24 @@ async fn take(node: &Arc<Node>) -> Found {
         alike.entry(slots.permits().available_permits()).or_default().push(slots);
     }
     let mut found = Found::Nothing;
-    for (free, slots) in alike {
+    let mut together: Vec<_> = alike.into_iter().collect();
+    while let Some((free, slots)) = together.pop() {
         // Only now: a consumer may have found a use for them meanwhile.
-        let taken: Vec<Taken> = slots.into_iter().filter_map(|slots| slots.free(free)).collect();
+        let taken: Vec<Taken> = slots.iter().filter_map(|slots| Arc::clone(slots).free(free)).collect();
         let asked = taken.iter().map(Taken::len).min().unwrap_or(0);
         let (limit, claimed_at) = (u32::try_from(asked).unwrap_or(u32::MAX), Instant::now());
         let versions: Vec<_> = taken.iter().map(|taken| taken.version().clone()).collect();
         let next = node.store.claim_next(node.id, &versions, limit, node.config.lease);
-        let Ok(claim) = node.ask(next).await else { return found };
+        let claim = match node.ask(next).await {
+            Ok(claim) => claim,
+            // One prediction that cannot be claimed is not the other versions' fault.
+            Err(Trouble::Refused) if slots.len() > 1 => {
+                together.extend(slots.into_iter().map(|slots| (free, vec![slots])));
+                continue;
+            }
+            Err(Trouble::Refused) => continue,
+            Err(Trouble::Away) => return found,
+        };
         if !claim.suspects.is_empty() {
             node.suspects.notify_one();
         }
@@ -85,7 +96,7 @@ async fn take(node: &Arc<Node>) -> Found {
             some if some < asked => Found::Some,
             _ => Found::All,
         });
-        claim::start(node, claim.claimed, claimed_at, taken);
+        claim::start(node, claim.claimed, claimed_at, &mut claim::by_version(taken));
     }
     found
 }

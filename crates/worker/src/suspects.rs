@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use crate::{node::Node, run};
+use crate::{backoff::Backoff, node::Node, outage::Trouble, run};
 
 /// How often a worker with nothing to do looks for suspects that nobody told it of.
 const EVERY_WHILE_IDLE: Duration = Duration::from_secs(1);
@@ -19,6 +19,9 @@ const SHORTEST_REST: Duration = Duration::from_millis(100);
 /// that workers with short runs come first and those with long ones stand still only if nobody else can.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+/// The pauses after the store has refused to give the next suspect: whoever asks again stops all other work for it.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// How a session ended.
 enum Session {
@@ -28,6 +31,8 @@ enum Session {
     Done,
     /// What was held did not end in time.
     NotAlone,
+    /// The store refused to give one.
+    Refused,
 }
 
 /// Runs suspects until the worker stops. When there is other work, it has as long as the last session took, the wait for
@@ -35,6 +40,7 @@ enum Session {
 pub(crate) async fn run_suspects(node: Arc<Node>) {
     let mut wait = true;
     let mut patience = FIRST_PATIENCE;
+    let mut rest = Backoff::new(FIRST_REST, LONGEST_REST);
     loop {
         if wait && !wanted(&node).await {
             return;
@@ -46,8 +52,13 @@ pub(crate) async fn run_suspects(node: Arc<Node>) {
         wait = !matches!(session, Session::More);
         patience = match session {
             Session::NotAlone => (patience * 2).min(LONGEST_PATIENCE),
-            Session::More | Session::Done => FIRST_PATIENCE,
+            Session::More | Session::Done | Session::Refused => FIRST_PATIENCE,
         };
+        match session {
+            Session::Refused if !node.pause(rest.next()).await => return,
+            Session::More | Session::Done => rest.reset(),
+            Session::Refused | Session::NotAlone => {}
+        }
         if !node.pause(SHORTEST_REST).await || (!node.held.is_empty() && !node.pause(took).await) {
             return;
         }
@@ -85,7 +96,8 @@ async fn session(node: &Node, patience: Duration) -> Session {
                 run::run(node, vec![claimed], claimed_at, None).await;
             }
             Ok(None) => return Session::Done,
-            Err(_) => return Session::More,
+            Err(Trouble::Away) => return Session::More,
+            Err(Trouble::Refused) => return Session::Refused,
         }
     }
     Session::More

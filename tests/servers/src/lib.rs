@@ -1,7 +1,8 @@
-//! Real Postgres and Redis servers for tests: started on free ports in temporary directories, gone with the test
-//! process. `AUGUR_TEST_DATABASE_URL` (or `DATABASE_URL`) and `AUGUR_TEST_REDIS_URL` (or `REDIS_URL`) name servers to
+//! Real Postgres and Redis servers for tests, and programs of ours: started on free ports in temporary directories, gone with the
+//! test process. `AUGUR_TEST_DATABASE_URL` (or `DATABASE_URL`) and `AUGUR_TEST_REDIS_URL` (or `REDIS_URL`) name servers to
 //! share instead; tests that stop or flush a server always start one of their own.
 
+mod answered;
 mod port;
 mod postgres;
 mod process;
@@ -14,8 +15,9 @@ use std::env;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+pub use answered::answered;
 pub use port::free_port;
-pub use postgres::Postgres;
+pub use postgres::{Postgres, execute};
 pub use process::Process;
 pub use redis::Redis;
 

@@ -148,6 +148,16 @@ pub(crate) async fn create_database(url: &str) -> String {
     with_database(url, &name)
 }
 
+/// Executes statements on the database at `url`.
+///
+/// # Panics
+/// When the database does not answer, or refuses.
+pub async fn execute(url: &str, statements: &str) {
+    let mut connection = PgConnection::connect(url).await.expect("the Postgres for tests answers");
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await.expect("the statements can be executed");
+    connection.close().await.expect("the connection closes");
+}
+
 /// The same address with another database's name.
 fn with_database(url: &str, name: &str) -> String {
     let (address, parameters) = url.split_once('?').map_or((url, None), |(address, rest)| (address, Some(rest)));

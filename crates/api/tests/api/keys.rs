@@ -220,6 +220,24 @@ async fn while_postgres_is_away_keys_are_known() {
     until(|| async { (asking.get(&format!("/v1/predictions/{id}")).await.status() == 200).then_some(()) }).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_key_closes_the_door_though_former_texts_cannot_be_read() {
+    let database = servers::database().await;
+    let (server, _) = keyed(Some(database.clone()), config(), &[]).await;
+    until(|| async { (server.get("/v1/predictions").send().await.unwrap().status() == 200).then_some(()) }).await;
+    servers::execute(&database, "ALTER TABLE former_api_keys RENAME TO absent").await;
+    let first = make(&server.store, "first", None).await;
+    until(|| async { (server.get("/v1/predictions").send().await.unwrap().status() == 401).then_some(()) }).await;
+    let asking = Asking { server: &server, key: &first };
+    assert_eq!(asking.get("/v1/predictions").await.status(), 200);
+    // What comes later is known when all of it can be read.
+    let second = make(&server.store, "second", None).await;
+    let other = Asking { server: &server, key: &second };
+    servers::execute(&database, "ALTER TABLE absent RENAME TO former_api_keys").await;
+    until(|| async { (other.get("/v1/predictions").await.status() == 200).then_some(()) }).await;
+    assert_eq!(asking.get("/v1/predictions").await.status(), 200);
+}
+
 /// Every door to what is one key's, tried with another.
 async fn what_is_one_keys_is_nothing_to_another(server: &Server, keys: &[PlainKey]) {
     let [mine, yours] = [0, 1].map(|index| Asking { server, key: &keys[index] });

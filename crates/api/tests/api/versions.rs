@@ -75,6 +75,29 @@ async fn a_name_alone_means_the_default_version_and_every_other_can_be_pinned() 
 }
 
 #[tokio::test]
+async fn what_is_declared_holds_though_a_worker_that_was_killed_said_otherwise() {
+    let server = Server::bare(config()).await;
+    let publish = async |worker, old: bool| {
+        let offers = [offer(&echo('a'), old), offer(&echo('b'), !old)];
+        server.store.publish(worker, "test", &offers, 0).await.unwrap();
+    };
+    server.store.publish(server.worker, "test", &[offer(&echo('a'), true)], 0).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    publish(server.worker, false).await;
+    publish(WorkerId::generate(), false).await;
+    answered(&server, "augur/echo", 202, |answer| answer["version"] == version('b').as_str()).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    publish(server.worker, true).await;
+    let means = |answer: &Value| answer["version"] == version('a').as_str();
+    answered(&server, "augur/echo", 202, means).await;
+    let page = server.read("/v1/models/augur/echo/versions").await;
+    let of = |version: &Value| (version["id"].clone(), version["workers"].clone(), version["is_default"].clone());
+    let listed: Vec<_> = page["results"].as_array().unwrap().iter().map(of).collect();
+    let (new, old) = (json!(version('b').as_str()), json!(version('a').as_str()));
+    assert_eq!(listed, [(new, json!(2), json!(false)), (old, json!(2), json!(true))], "newest first");
+}
+
+#[tokio::test]
 async fn a_model_without_a_default_version_is_asked_by_version_alone() {
     let server = Server::bare(config()).await;
     let offers = [offer(&echo('a'), false), offer(&echo('b'), false)];

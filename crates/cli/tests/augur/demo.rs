@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use servers::Process;
+use servers::{Process, answered};
 
-use crate::{once::augur, served::answered};
+use crate::once::augur;
 
 #[tokio::test]
 async fn the_demo_shows_real_predictions_and_ends_well() {

@@ -3,10 +3,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
+use servers::answered;
 
 use crate::{
     once::{Ran, augur, command, once_stored},
-    served::{Served, answered, flag, serve},
+    served::{Served, flag, serve},
 };
 
 async fn keys(place: &str, arguments: &[&str]) -> Ran {

@@ -3,6 +3,10 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use crate::{
     once::{Ran, augur, command, ended, once_stored},
@@ -55,6 +59,38 @@ async fn its_status_says_what_happened() {
     assert!(unknown.err.contains("(404)"), "{}", unknown.err);
     // What still runs here is given back at once.
     served.process.end("KILL").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_is_waited_for_while_the_store_is_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let server = format!("http://{}", listener.local_addr().expect("it has an address"));
+    let accepted = json!({"id": "0198a7c2-0000-7000-8000-000000000000", "status": "starting"});
+    let away = json!({"title": "Service unavailable", "detail": "The database does not answer.", "status": 503});
+    let mut finished = accepted.clone();
+    (finished["status"], finished["output"]) = (json!("succeeded"), json!(7));
+    let answers = [("202 Accepted", accepted), ("503 Service Unavailable", away), ("200 OK", finished)];
+    let answering = async {
+        for (status, body) in answers {
+            let (mut stream, _) = listener.accept().await.expect("it is asked");
+            let mut asked = Vec::new();
+            while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
+                stream.read_buf(&mut asked).await.expect("a request");
+            }
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\nretry-after: 0\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all((head + &body).as_bytes()).await.expect("it listens");
+            // What it has sent and nobody read would reset the connection before it has read the answer.
+            stream.shutdown().await.expect("it listens");
+            stream.read_to_end(&mut asked).await.expect("it hangs up");
+        }
+    };
+    let arguments = ["predict", "--server", &server, "echo", "7"];
+    let (ran, ()) = tokio::join!(augur(&arguments), answering);
+    assert_eq!((ran.status, ran.out.as_str(), ran.err.as_str()), (Some(0), "7\n", ""), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,12 +95,18 @@ async fn generators_and_networks_for_images_are_pruned_too() {
     let prompts = [json!({"prompt": "ships ".repeat(500)}), json!({"prompt": "The ships", "max_tokens": 127})];
     fs::write(&inputs, prompts.map(|prompt| format!("{prompt}\n")).concat()).expect("writes");
     let calibration = flag("calibration", &inputs);
-    for (model, arguments, label, removed) in [
-        (GENERATOR, vec!["--layers", "1", &calibration], "less-1-layer", json!({"layers": [1]})),
-        (GENERATOR, vec!["--heads", "2", &calibration], "less-2-heads", json!(null)),
-        (GENERATOR, vec!["--sparsity", "0.5", &calibration], "sparse-0.5", json!(null)),
-        ("my/vit", vec!["--heads", "1"], "less-1-head", json!(null)),
-        ("my/vit", vec!["--sparsity", "0.25"], "sparse-0.25", json!(null)),
+    for (model, arguments, label, removed, lacks) in [
+        (GENERATOR, vec!["--layers", "1", &calibration], "less-1-layer", json!({"layers": [1]}), " It lacks 1 layer."),
+        (GENERATOR, vec!["--heads", "2", &calibration], "less-2-heads", json!(null), " lacks 2 attention heads."),
+        (
+            GENERATOR,
+            vec!["--sparsity", "0.5", &calibration],
+            "sparse-0.5",
+            json!(null),
+            " smallest 50 % were set to 0.",
+        ),
+        ("my/vit", vec!["--heads", "1"], "less-1-head", json!(null), " lacks 1 attention head."),
+        ("my/vit", vec!["--sparsity", "0.25"], "sparse-0.25", json!(null), " smallest 25 % were set to 0."),
     ] {
         let ran = home.run(&[&["prune", model, "--yes", "--json"], &arguments[..]].concat()).await;
         assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
@@ -118,6 +124,7 @@ async fn generators_and_networks_for_images_are_pruned_too() {
         let shown = home.run(&["inspect", &format!("{model}@{label}"), "--json"]).await;
         let shown: Value = serde_json::from_str(&shown.out).expect("JSON");
         assert_eq!(shown["version"], report["result"]["version"], "it loads and runs: {shown}");
+        assert!(shown["description"].as_str().is_some_and(|text| text.ends_with(lacks)), "{shown}");
     }
     let words = home.run(&["quantize", GENERATOR, "--to", "q8_0", &calibration]).await;
     assert!(words.out.contains(" (of 1 prompts only the first 128), mean divergence"), "{words:?}");

@@ -3,11 +3,12 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
+use servers::answered;
 use tempfile::TempDir;
 
 use crate::{
     once::{Ran, command, ended},
-    served::{MODELS, answered, flag, serve},
+    served::{MODELS, flag, serve},
     tiny, tiny_image,
 };
 

@@ -2,9 +2,8 @@
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
-use reqwest::RequestBuilder;
 use serde_json::{Value, json};
-use servers::Process;
+use servers::{Process, answered};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -87,22 +86,6 @@ impl Served {
         let status = self.process.end("TERM").await;
         assert_eq!(status, Some(0), "{}", self.process.log());
     }
-}
-
-/// Sends a request until its answer is another than that the store is unavailable, as on a busy machine; status and body.
-pub(crate) async fn answered(call: RequestBuilder) -> (u16, Value) {
-    let asked = async {
-        loop {
-            let response = call.try_clone().expect("its body is in memory").send().await.expect("the server answers");
-            let status = response.status().as_u16();
-            let answer: Value = response.json().await.expect("the answer is JSON");
-            if answer["error"]["code"] != "store_unavailable" {
-                return (status, answer);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asked).await.expect("the store is there in time")
 }
 
 /// A flag with a path.

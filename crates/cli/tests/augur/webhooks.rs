@@ -9,13 +9,14 @@ use std::{
 
 use prediction::PredictionId;
 use serde_json::{Value, json};
+use servers::answered;
 use tokio::time::timeout;
 use webhook::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Secret, Signed, verify};
 
 use crate::{
     once::{Ran, augur, command, ended, until},
     receiver::{Received, Receiver},
-    served::{MODELS, Served, answered, flag, serve},
+    served::{MODELS, Served, flag, serve},
 };
 
 /// Far longer than anything here takes, even on a busy machine.

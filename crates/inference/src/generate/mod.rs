@@ -49,6 +49,7 @@ use crate::{
     engine::{self, Job},
     gguf::{Gguf, Value},
     places,
+    prune::words,
     turn::Turn,
 };
 
@@ -121,10 +122,11 @@ pub(crate) fn describe(dir: &Path, file: &Path) -> Result<Described, LoadError> 
     let who = said("general.name")?.map_or_else(String::new, |name| format!(" ({name})"));
     let description =
         format!("Goes on from a text{who}; a prompt and what follows it have up to {} tokens.", config.context);
+    let lacks = gguf.find(words::IN_GGUF, Value::text)?;
     Ok(Described {
         name: card::name(dir)?,
         task: TASK.into(),
-        description,
+        description: words::with_sentences(&description, lacks),
         license: said("general.license")?.or_else(|| card::license(dir)),
         source: said("general.source.url")?.or(said("general.url")?),
         input_schema: input::input_schema(config.context, Chat::read(&gguf)?.is_some()),

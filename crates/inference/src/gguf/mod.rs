@@ -21,7 +21,10 @@ use memmap2::Mmap;
 use self::header::{Header, Tensor};
 use crate::{LoadError, map};
 
-pub(crate) use self::{value::Value, write::Outline};
+pub(crate) use self::{
+    value::Value,
+    write::{Change, Outline},
+};
 
 /// A mapped GGUF file whose header fits the file.
 pub(crate) struct Gguf {

@@ -17,8 +17,16 @@ use crate::LoadError;
 
 /// The version of the format that is written.
 const VERSION: u32 = 3;
-/// The number that says "32-bit unsigned" among the kinds of values.
+/// The numbers that say "32-bit unsigned" and "text" among the kinds of values.
 const U32: u32 = 4;
+const TEXT: u32 = 8;
+
+/// What a file to be says under a name, instead of what the other says there, if anything.
+#[derive(Clone, Copy)]
+pub(crate) enum Change<'a> {
+    Number(u32),
+    Text(&'a str),
+}
 
 /// A tensor of a file to be.
 pub(crate) struct Outline<'a> {
@@ -44,7 +52,7 @@ impl Gguf {
         self.stored().into_iter().map(outline).collect()
     }
 
-    /// Writes a file that says the same of its model, but for these 32-bit numbers, and holds these tensors; `content` gives the
+    /// Writes a file that says the same of its model, but for these changes, and holds these tensors; `content` gives the
     /// bytes of each, told by its place. One tensor is in memory at a time.
     ///
     /// # Errors
@@ -52,12 +60,12 @@ impl Gguf {
     pub(crate) fn write_as<'a>(
         &self,
         path: &Path,
-        numbers: &[(String, u32)],
+        changes: &[(String, Change<'_>)],
         tensors: &[Outline<'_>],
         mut content: impl FnMut(usize) -> Result<Cow<'a, [u8]>, LoadError>,
     ) -> Result<(), LoadError> {
         let failed = |error: io::Error| LoadError::new(path, format!("cannot be written: {error}"));
-        let mut header = self.begin(tensors.len(), numbers);
+        let mut header = self.begin(tensors.len(), changes);
         let (mut offset, mut lengths) = (0_usize, Vec::with_capacity(tensors.len()));
         for tensor in tensors {
             let Outline { name, kind, shape } = tensor;
@@ -110,18 +118,23 @@ impl Gguf {
     }
 
     /// All that stands before the tensors' names.
-    fn begin(&self, tensors: usize, numbers: &[(String, u32)]) -> Vec<u8> {
-        let is_kept = |name: &str| numbers.iter().all(|(other, _)| other != name);
+    fn begin(&self, tensors: usize, changes: &[(String, Change<'_>)]) -> Vec<u8> {
+        let is_kept = |name: &str| changes.iter().all(|(other, _)| other != name);
         let kept: Vec<_> = self.header.values.iter().filter(|(name, _)| is_kept(name)).collect();
         let mut header = header::MAGIC.to_vec();
         header.extend(VERSION.to_le_bytes());
         header.extend((tensors as u64).to_le_bytes());
-        header.extend(((kept.len() + numbers.len()) as u64).to_le_bytes());
+        header.extend(((kept.len() + changes.len()) as u64).to_le_bytes());
         kept.into_iter().for_each(|(_, place)| header.extend_from_slice(&self.map[place.clone()]));
-        for (name, number) in numbers {
+        for (name, change) in changes {
             text(&mut header, name);
-            header.extend(U32.to_le_bytes());
-            header.extend(number.to_le_bytes());
+            match change {
+                Change::Number(number) => header.extend([U32, *number].map(u32::to_le_bytes).as_flattened()),
+                Change::Text(words) => {
+                    header.extend(TEXT.to_le_bytes());
+                    text(&mut header, words);
+                }
+            }
         }
         header
     }

@@ -25,8 +25,7 @@ pub(super) fn write(path: &Path, anatomy: &Anatomy, removed: &Removed) -> Result
         }
         Removed::Weights { .. } => return Ok(()),
     };
-    let config: Option<Map<String, Value>> = read_json(path)?;
-    let mut config = config.ok_or_else(|| LoadError::new(path, "is missing"))?;
+    let mut config = read(path)?;
     // DistilBERT has a word of its own.
     let layers = if config.contains_key("n_layers") { "n_layers" } else { "num_hidden_layers" };
     config.insert(layers.to_owned(), heads.len().into());
@@ -35,7 +34,25 @@ pub(super) fn write(path: &Path, anatomy: &Anatomy, removed: &Removed) -> Result
     if !lacking.is_empty() {
         config.insert("pruned_heads".to_owned(), Value::Object(lacking));
     }
-    let text = serde_json::to_string_pretty(&config).map_err(|error| LoadError::new(path, error.to_string()))?;
+    write_back(path, &config)
+}
+
+/// Adds a text to the file at `path`, or changes it.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub(super) fn say(path: &Path, key: &str, text: &str) -> Result<(), LoadError> {
+    let mut config = read(path)?;
+    config.insert(key.to_owned(), text.into());
+    write_back(path, &config)
+}
+
+fn read(path: &Path) -> Result<Map<String, Value>, LoadError> {
+    read_json(path)?.ok_or_else(|| LoadError::new(path, "is missing"))
+}
+
+fn write_back(path: &Path, config: &Map<String, Value>) -> Result<(), LoadError> {
+    let text = serde_json::to_string_pretty(config).map_err(|error| LoadError::new(path, error.to_string()))?;
     fs::write(path, text + "\n").map_err(|error| LoadError::new(path, format!("cannot be written: {error}")))
 }
 

@@ -10,11 +10,12 @@ use self::heads::{Way, write_without_heads};
 use super::{
     Cut, Job, Removed, at_most,
     parts::{renumbered, share_of, without_smallest, zeros},
+    words,
 };
 use crate::{
     LoadError, derived,
     generate::{self, Anatomy, Study},
-    gguf::{Gguf, Outline},
+    gguf::{Change, Gguf, Outline},
     importance::{HeadProducts, dispensable_layers, head_squares},
 };
 
@@ -29,6 +30,7 @@ pub(super) fn prune(job: &Job<'_>) -> Result<Removed, LoadError> {
     let anatomy = Anatomy::read(&gguf)?;
     derived::copy_card(dir, job.to)?;
     let path = job.to.join(format!("{}.gguf", job.name.name()));
+    let lacks = words::sentences(&job.found.spec.description, job.cut);
     let study = || Study::open(&gguf, job.judges()?, job.machine, dir);
     match job.cut {
         Cut::Heads(count) => {
@@ -41,17 +43,17 @@ pub(super) fn prune(job: &Job<'_>) -> Result<Removed, LoadError> {
             let products = (0..anatomy.layers).map(|layer| products(&gguf, &anatomy, layer));
             let squares = head_squares(&mut study, &products.collect::<Result<Vec<_>, _>>()?)?;
             let removed: Vec<_> = squares.iter().map(|squares| way.least(squares, anatomy.group())).collect();
-            write_without_heads(&gguf, &anatomy, way, &removed, &path)?;
+            write_without_heads(&gguf, &anatomy, way, &removed, &lacks, &path)?;
             Ok(Removed::Heads(removed))
         }
         Cut::Layers(count) if count >= anatomy.layers => Err(job.wrong(at_most(anatomy.layers, "layer"))),
         Cut::Layers(count) => {
             let removed = dispensable_layers(&mut study()?, count)?;
-            write_without_layers(&gguf, &anatomy, &removed, &path)?;
+            write_without_layers(&gguf, &anatomy, &removed, &lacks, &path)?;
             Ok(Removed::Layers(removed))
         }
         Cut::Sparsity(share) => {
-            let zeros = write_sparse(&gguf, &anatomy, share, &path)?;
+            let zeros = write_sparse(&gguf, &anatomy, share, &lacks, &path)?;
             Ok(Removed::Weights { zeros, parameters: gguf.parameters() })
         }
     }
@@ -65,7 +67,13 @@ fn products(gguf: &Gguf, anatomy: &Anatomy, layer: usize) -> Result<HeadProducts
 }
 
 /// Writes all tensors but those of these layers; the others' layers are numbered anew.
-fn write_without_layers(gguf: &Gguf, anatomy: &Anatomy, removed: &[usize], path: &Path) -> Result<(), LoadError> {
+fn write_without_layers(
+    gguf: &Gguf,
+    anatomy: &Anatomy,
+    removed: &[usize],
+    lacks: &str,
+    path: &Path,
+) -> Result<(), LoadError> {
     let kept = gguf.outlines().into_iter().filter_map(|tensor| {
         let from = tensor.name.clone();
         let name = match anatomy.place(&from) {
@@ -75,13 +83,25 @@ fn write_without_layers(gguf: &Gguf, anatomy: &Anatomy, removed: &[usize], path:
         Some((from, Outline { name, ..tensor }))
     });
     let (from, tensors): (Vec<_>, Vec<_>) = kept.unzip();
-    let count = [(anatomy.key("block_count"), (anatomy.layers - removed.len()) as u32)];
-    gguf.write_as(path, &count, &tensors, |place| gguf.bytes(&from[place]).map(Cow::Borrowed))
+    let count = (anatomy.layers - removed.len()) as u32;
+    let changes = [(anatomy.key("block_count"), Change::Number(count)), said(lacks)];
+    gguf.write_as(path, &changes, &tensors, |place| gguf.bytes(&from[place]).map(Cow::Borrowed))
+}
+
+/// What the file says that its model lacks.
+fn said(lacks: &str) -> (String, Change<'_>) {
+    (words::IN_GGUF.to_owned(), Change::Text(lacks))
 }
 
 /// Writes all tensors, in each matrix of each layer zeros in place of the numbers nearest to 0, this share of them: what is in blocks is
 /// decoded for that and encoded again. How many numbers of the file are 0 then.
-pub(super) fn write_sparse(gguf: &Gguf, anatomy: &Anatomy, share: f64, path: &Path) -> Result<u64, LoadError> {
+pub(super) fn write_sparse(
+    gguf: &Gguf,
+    anatomy: &Anatomy,
+    share: f64,
+    lacks: &str,
+    path: &Path,
+) -> Result<u64, LoadError> {
     let tensors = gguf.outlines();
     let count = |tensor: &Outline<'_>| {
         share_of(share, if anatomy.is_matrix(&tensor.name) { tensor.shape.iter().product() } else { 0 })
@@ -90,7 +110,7 @@ pub(super) fn write_sparse(gguf: &Gguf, anatomy: &Anatomy, share: f64, path: &Pa
         return Err(gguf.wrong(format!("a share of {share} is no whole number of any matrix")));
     }
     let mut nothing = 0;
-    gguf.write_as(path, &[], &tensors, |place| {
+    gguf.write_as(path, &[said(lacks)], &tensors, |place| {
         let tensor = &tensors[place];
         let stored = gguf.bytes(&tensor.name)?;
         let bytes = match count(tensor) {

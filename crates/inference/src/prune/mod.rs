@@ -7,7 +7,7 @@ mod parts;
 mod tensors;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(crate) mod words;
 
 use std::path::Path;
 

@@ -28,7 +28,9 @@ pub(super) fn prune(job: &Job<'_>) -> Result<Removed, LoadError> {
         }
         Some(Family::Vit) => {
             let study = || vision::Study::open(dir, &weights, job.judges()?, machine);
-            remove(job, &weights, &vision::anatomy(dir, &weights)?, study)
+            let removed = remove(job, &weights, &vision::anatomy(dir, &weights)?, study)?;
+            say_what_it_lacks(job)?;
+            Ok(removed)
         }
         Some(family) => {
             let what = match job.cut {
@@ -40,12 +42,18 @@ pub(super) fn prune(job: &Job<'_>) -> Result<Removed, LoadError> {
                     derived::copy_all_else(job.found, job.to)?;
                     let is_matrix = |name: &str| family.is_filter(name);
                     let (zeros, parameters) = tensors::write_sparse(&weights, is_matrix, share, &job.to.join(WEIGHTS))?;
+                    say_what_it_lacks(job)?;
                     return Ok(Removed::Weights { zeros, parameters });
                 }
             };
             Err(job.wrong(format!("is a {}, which has no {what}; --sparsity is possible", family.word())))
         }
     }
+}
+
+/// Has the configuration of a network for images, which has no manifest, say it.
+fn say_what_it_lacks(job: &Job<'_>) -> Result<(), LoadError> {
+    config::say(&job.to.join(CONFIG), words::IN_CONFIG, &words::sentences(&job.found.spec.description, job.cut))
 }
 
 /// Writes all files of a transformer but its manifest.

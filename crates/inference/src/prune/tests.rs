@@ -20,7 +20,7 @@ use super::{Cut, Removed, decoder::write_sparse, prune};
 use crate::{
     Machine,
     generate::{Anatomy, Generator},
-    gguf::{Gguf, Outline, Value as Said},
+    gguf::{Change, Gguf, Outline, Value as Said},
     inspect,
     quantize::{Form, quantize, tests::wide},
 };
@@ -87,7 +87,7 @@ impl Home {
             all.map(|(name, tensor)| (tensor.name.clone(), Outline { name: name.into(), ..tensor })).unzip();
         let family = gguf.need("general.architecture", Said::text).expect("there");
         fs::create_dir(made.path().join("model")).expect("makes a directory");
-        let count = [(format!("{family}.block_count"), order.len() as u32)];
+        let count = [(format!("{family}.block_count"), Change::Number(order.len() as u32))];
         let added = ["attn_output.weight", "ffn_down.weight"];
         let added: Vec<_> = faint.iter().flat_map(|layer| added.map(|part| format!("blk.{layer}.{part}"))).collect();
         let content = |place: usize| {
@@ -255,7 +255,7 @@ fn small_numbers_in_blocks_become_zeros_and_others_stay() {
         };
         floats.write_as(&path("blocks.gguf"), &[], &tensors, content).expect("writes");
         let blocks = Gguf::open(&path("blocks.gguf")).expect("sound");
-        let zeros = write_sparse(&blocks, &anatomy("llama"), 0.5, &path("sparse.gguf")).expect("writes");
+        let zeros = write_sparse(&blocks, &anatomy("llama"), 0.5, "", &path("sparse.gguf")).expect("writes");
         let sparse = Gguf::open(&path("sparse.gguf")).expect("sound");
         assert_eq!(blocks.bytes("token_embd.weight"), sparse.bytes("token_embd.weight"), "{kind:?}: no layer's");
         let [before, after] =
@@ -302,7 +302,11 @@ fn what_cannot_be_removed_is_refused() {
     let (shorter, _) = home.pruned(Cut::Layers(1), &texts).expect("prunes");
     let (found, to) =
         (inspect(&shorter.0.path().join("model")).expect("sound"), tempfile::tempdir().expect("a directory"));
-    quantize(&found, Form::Q8_0, &"my/small".parse().expect("a name"), to.path()).expect("quantises");
+    let to = to.path().join("small");
+    fs::create_dir(&to).expect("makes a directory");
+    quantize(&found, Form::Q8_0, &"my/small".parse().expect("a name"), &to).expect("quantises");
+    let said = inspect(&to).expect("sound").spec.description;
+    assert!(said.ends_with(" tokens. It lacks 1 layer."), "{said}");
 }
 
 #[test]
@@ -341,4 +345,6 @@ fn biases_go_with_their_heads() {
         assert_eq!(bias(&second, "attn_output", 64), numbers(64));
     }
     Generator::load(&second.gguf(), Machine::default()).expect("loads");
+    let said = inspect(&second.0.path().join("model")).expect("sound").spec.description;
+    assert!(said.ends_with(" tokens. Each layer lacks 3 attention heads."), "{said}");
 }

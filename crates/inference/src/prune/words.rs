@@ -16,8 +16,30 @@ impl Cut {
     }
 }
 
-/// A description of a model less this, which may lack something already: what its last sentences say of that counts.
+/// The name under which a GGUF file has the sentences that say what its model lacks.
+pub(crate) const IN_GGUF: &str = "augur.lacks";
+/// The same for `config.json`, where there is no manifest.
+pub(crate) const IN_CONFIG: &str = "augur_lacks";
+
+/// A description of a model whose file has these sentences of what it lacks. Whatever else stands there is none of ours.
+pub(crate) fn with_sentences(description: &str, said: Option<&str>) -> String {
+    let lacks = said.map(Lacks::behind).filter(|(own, _)| own.is_empty()).map(|(_, lacks)| lacks);
+    format!("{description} {}", lacks.unwrap_or_default()).trim_end().to_owned()
+}
+
+/// The sentences for the file of a model less this, by its description.
+pub(super) fn sentences(description: &str, cut: Cut) -> String {
+    less(description, cut).1.to_string()
+}
+
+/// A description of a model less this.
 pub(super) fn described(description: &str, cut: Cut) -> String {
+    let (own, lacks) = less(description, cut);
+    format!("{own} {lacks}").trim().to_owned()
+}
+
+/// What stands before the last sentences of a description, and what the model lacks less this: what they say of that counts.
+fn less(description: &str, cut: Cut) -> (&str, Lacks) {
     let (own, mut lacks) = Lacks::behind(description);
     match cut {
         Cut::Heads(count) => lacks.heads = lacks.heads.saturating_add(count),
@@ -25,7 +47,7 @@ pub(super) fn described(description: &str, cut: Cut) -> String {
         // What is 0 already is among the smallest.
         Cut::Sparsity(share) => lacks.share = lacks.share.max(share),
     }
-    format!("{own} {lacks}").trim().to_owned()
+    (own, lacks)
 }
 
 /// What a model lacks.
@@ -109,6 +131,18 @@ mod tests {
             let sentence = described(&sparse, Cut::Sparsity(share));
             assert!(sentence.ends_with(&format!("smallest {expected} were set to 0.")), "{share}: {sentence}");
             assert_eq!(sentence.matches("smallest").count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_files_say_comes_back() {
+        let first = sentences("Goes on from a text.", Cut::Layers(1));
+        assert_eq!(with_sentences("Goes on from a text.", Some(&first)), "Goes on from a text. It lacks 1 layer.");
+        let second = sentences(&with_sentences("Goes on.", Some(&first)), Cut::Sparsity(0.5));
+        let both = "It lacks 1 layer. Of each matrix of its layers, the smallest 50 % were set to 0.";
+        assert_eq!(with_sentences("Goes on.", Some(&second)), format!("Goes on. {both}"));
+        for other in [None, Some(""), Some("Buy this. It lacks 1 layer."), Some("Buy this.")] {
+            assert_eq!(with_sentences("Goes on.", other), "Goes on.", "{other:?}");
         }
     }
 

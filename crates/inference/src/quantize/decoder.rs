@@ -7,7 +7,7 @@ use candle_core::quantized::GgmlDType;
 use super::Form;
 use crate::{
     LoadError,
-    gguf::{Gguf, is_float},
+    gguf::{Change, Gguf, is_float},
 };
 
 /// What makes logits, where it is not the embeddings too: as llama.cpp has it, 6 bits beside others of 4.
@@ -55,7 +55,7 @@ pub(super) fn write(gguf: &Gguf, form: Form, path: &Path) -> Result<(), LoadErro
     let stored = gguf.stored();
     let mut tensors = gguf.outlines();
     tensors.iter_mut().for_each(|tensor| tensor.kind = kind_of(&tensor.name, tensor.kind, &tensor.shape));
-    gguf.write_as(path, &numbers.map(|(key, number)| (key.to_owned(), number)), &tensors, |place| {
+    gguf.write_as(path, &numbers.map(|(key, number)| (key.to_owned(), Change::Number(number))), &tensors, |place| {
         let (name, kind, shape) = stored[place];
         let tensor = &tensors[place];
         if tensor.kind == kind {

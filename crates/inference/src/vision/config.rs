@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     /// What makes scores of outputs.
     pub(super) function: Function,
     pub(super) processor: Processor,
+    /// What the model lacks, in sentences, if it was pruned.
+    pub(super) lacks: Option<String>,
     /// The files that the model comes from, relative to the directory.
     pub(super) files: Vec<PathBuf>,
 }
@@ -43,6 +45,8 @@ struct Config {
     num_channels: usize,
     auto_map: Option<Value>,
     quantization_config: Option<Value>,
+    /// [`words::IN_CONFIG`](crate::prune::words::IN_CONFIG).
+    augur_lacks: Option<String>,
     #[serde(flatten)]
     labelling: Labelling,
 }
@@ -112,8 +116,15 @@ impl Settings {
         if !dir.join(WEIGHTS).is_file() {
             return Err(LoadError::new(&dir.join(WEIGHTS), "is missing"));
         }
-        let Config { model_type: family, architectures, num_channels, auto_map, quantization_config, labelling } =
-            network_config(dir)?;
+        let Config {
+            model_type: family,
+            architectures,
+            num_channels,
+            auto_map,
+            quantization_config,
+            augur_lacks: lacks,
+            labelling,
+        } = network_config(dir)?;
         let wrong = |reason: String| LoadError::new(&dir.join(CONFIG), reason);
         if architectures.iter().all(|class| class != family.class()) || architectures.len() != 1 {
             return Err(wrong(format!("architectures {architectures:?} are not run here; {} is", family.class())));
@@ -131,7 +142,7 @@ impl Settings {
         let function = labelling.function(labels.len(), None).map_err(wrong)?;
         let processor = Processor::read(dir, family.processor())?;
         let files = [WEIGHTS, CONFIG, PREPROCESSOR].map(PathBuf::from).to_vec();
-        Ok(Self { family, labels, function, processor, files })
+        Ok(Self { family, labels, function, processor, lacks, files })
     }
 }
 

@@ -31,6 +31,7 @@ use crate::{
     image::{self, BOUNDS, Image},
     labels::{self, Function},
     map::Weights,
+    prune::words,
     transformer::{Anatomy, UNDER_WAY},
     turn::Turn,
 };
@@ -118,7 +119,7 @@ pub(crate) fn describe(dir: &Path) -> Result<(Described, Family), LoadError> {
     let described = Described {
         name: card::name(dir)?,
         task: TASK.into(),
-        description,
+        description: words::with_sentences(&description, settings.lacks.as_deref()),
         license: card::license(dir),
         source: None,
         input_schema,

@@ -114,6 +114,10 @@ fn what_was_pruned_can_be_pruned_further() {
     let left: serde_json::Map<_, _> = left.enumerate().map(|(layer, heads)| (layer.to_string(), heads)).collect();
     assert_eq!((&config(&third)["pruned_heads"], &config(&third)["num_hidden_layers"]), (&json!(left), &json!(2)));
     load(&third, Machine::default()).expect("loads");
+    let (sparse, _) = pruned(&made(&third), Cut::Sparsity(0.25), &inputs).expect("prunes");
+    let said = inspect(&made(&sparse)).expect("sound").spec.description;
+    let lacks = "Each layer lacks 2 attention heads. It lacks 1 layer. Of each matrix of its layers, the smallest 25 % were set to 0.";
+    assert!(said.ends_with(&format!(" pixels. {lacks}")), "{said}");
 }
 
 #[test]

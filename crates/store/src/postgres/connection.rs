@@ -51,9 +51,11 @@ impl Lent {
             }
             Ok(Err(error)) => {
                 let error = StoreError::from(error);
-                if matches!(error, StoreError::Unavailable(_)) {
+                match &error {
                     // Another connection may meet another server: this one's may have become a standby.
-                    self.cut();
+                    StoreError::Unavailable(_) => self.cut(),
+                    // The server tells of an error before it lets go of locks: whoever asks for less at once would find rows locked.
+                    _ => self.give_back_ended().await,
                 }
                 Settled::Answer(Err(error))
             }

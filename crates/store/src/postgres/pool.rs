@@ -144,6 +144,15 @@ impl Lent {
         }
     }
 
+    /// After a call that failed: waits until the server is done with it.
+    pub(super) async fn give_back_ended(mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        match tokio::time::timeout(CALL_TIMEOUT, connection.ping()).await {
+            Ok(Ok(())) => self.give_back(),
+            _ => self.cut(),
+        }
+    }
+
     /// Cuts the connection: whatever it still carries is not waited for.
     pub(super) fn cut(mut self) {
         self.connection = None;

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::{Postgres, on_connection};
 use crate::{
-    DeliveryClaim, Line, Room, Sending, Settled, StoreError, SweptDeliveries, Written,
-    lines::{self, Front, LOOKS, PAST_ENDPOINTS},
+    ClaimedDelivery, DeliveryClaim, Line, Room, Sending, Settled, StoreError, SweptDeliveries, Written,
+    lines::{self, Front, LOOKS, PAST_ENDPOINTS, Parts, Share},
     numbers::{count, micros},
     settled::{self, Item},
     webhook_rows::{ClaimedDeliveryRow, delivery_id},
@@ -188,9 +188,22 @@ impl Postgres {
         let front = |(origin, endpoint, due)| Front { line: Line { origin, endpoint }, due };
         let fronts: Vec<_> = seen.into_iter().map(front).collect();
         let shares = lines::shares(&fronts, room, limit);
-        if shares.is_empty() {
-            return Ok(DeliveryClaim::nothing(lines::looked_to(fronts)));
+        let (mut parts, mut claimed) = (Parts::of(&shares), Vec::new());
+        while let Some(part) = parts.next() {
+            match self.take(sender, part, lease).await {
+                Ok(taken) => claimed.extend(taken),
+                Err(error) => parts.failed(part, error, !claimed.is_empty())?,
+            }
         }
+        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+    }
+
+    async fn take(
+        &self,
+        sender: WorkerId,
+        shares: &[Share<'_>],
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
         let rows: Vec<ClaimedDeliveryRow<OffsetDateTime>> = on_connection!(self, |connection| sqlx::query_as(CLAIM)
             .bind(sender.0)
             .bind(micros(lease))
@@ -199,8 +212,7 @@ impl Postgres {
             .bind(shares.iter().map(|(_, number)| *number).collect::<Vec<_>>())
             .fetch_all(connection)
             .await)?;
-        let claimed = rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect::<Result<_, _>>()?;
-        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+        rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect()
     }
 
     pub(crate) async fn settle_deliveries(&self, settled: &[Settled]) -> Result<Vec<Written>, StoreError> {

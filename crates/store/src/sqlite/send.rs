@@ -11,8 +11,8 @@ use super::{
     clock::{self, Stamp},
 };
 use crate::{
-    DeliveryClaim, Line, Room, Settled, StoreError, SweptDeliveries, Written,
-    lines::{self, Front, LOOKS, PAST_ENDPOINTS},
+    ClaimedDelivery, DeliveryClaim, Line, Room, Settled, StoreError, SweptDeliveries, Written,
+    lines::{self, Front, LOOKS, PAST_ENDPOINTS, Parts, Share},
     numbers::{count, micros},
     settled::{self, Item},
     webhook_rows::ClaimedDeliveryRow,
@@ -98,14 +98,27 @@ impl Sqlite {
         // Not by the writer, which others wait for.
         let fronts = self.look(room, after, limit).await?;
         let shares = lines::shares(&fronts, room, limit);
-        if shares.is_empty() {
-            return Ok(DeliveryClaim::nothing(lines::looked_to(fronts)));
+        let (mut parts, mut claimed) = (Parts::of(&shares), Vec::new());
+        while let Some(part) = parts.next() {
+            match self.take_deliveries(sender, part, lease).await {
+                Ok(taken) => claimed.extend(taken),
+                Err(error) => parts.failed(part, error, !claimed.is_empty())?,
+            }
         }
+        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+    }
+
+    async fn take_deliveries(
+        &self,
+        sender: WorkerId,
+        shares: &[Share<'_>],
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
         let mut transaction = self.writer.begin().await?;
         let now = clock::now();
         let mut chosen: Vec<(String, i16)> = Vec::new();
         for (line, number) in shares {
-            let front = front(&mut transaction, line, now, number).await?.into_iter();
+            let front = front(&mut transaction, line, now, *number).await?.into_iter();
             chosen.extend(front.map(|(_, prediction, event)| (prediction.simple().to_string(), event)));
         }
         let lease_until = now.plus(micros(lease));
@@ -114,8 +127,7 @@ impl Sqlite {
         let rows: Vec<ClaimedDeliveryRow<Stamp>> =
             sqlx::query_as(READ_TAKEN).bind(Json(&chosen)).bind(now).fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
-        let claimed = rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect::<Result<_, _>>()?;
-        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+        rows.into_iter().map(ClaimedDeliveryRow::into_claimed).collect()
     }
 
     /// Lines behind `after`; of each origin with nothing to spare one at most.

@@ -15,6 +15,7 @@ on_both!(
     filters_narrow_the_list,
     every_status_can_be_sent_again,
     tests_are_deliveries_of_no_prediction,
+    a_line_that_cannot_be_claimed_holds_up_no_other,
 );
 
 fn ids(page: &PageOf<Delivery, DeliveryId>) -> Vec<DeliveryId> {
@@ -151,4 +152,22 @@ async fn tests_are_deliveries_of_no_prediction(fixture: Fixture) {
     for table in ["deliveries", "delivery_attempts"] {
         assert_eq!(fixture.number(format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
     }
+}
+
+async fn a_line_that_cannot_be_claimed_holds_up_no_other(fixture: Fixture) {
+    let origin = |number: usize| format!("https://{number}:443");
+    for number in 0..9 {
+        let hook = webhook(&origin(number), &[Event::Completed]);
+        let ids = fixture.accept([NewPrediction { webhook: Some(hook), ..new() }]).await;
+        fixture.store.cancel("", ids[0]).await.unwrap();
+    }
+    fixture.refuse("deliveries", &format!("NEW.origin = '{}'", origin(4))).await;
+    let origins = |sent: Vec<ClaimedDelivery>| {
+        let mut origins: Vec<_> = sent.into_iter().map(|delivery| delivery.origin).collect();
+        origins.sort();
+        origins
+    };
+    let innocent: Vec<_> = (0..9).filter(|number| *number != 4).map(origin).collect();
+    assert_eq!(origins(fixture.send(100, LEASE).await), innocent);
+    assert!(fixture.send(100, LEASE).await.is_empty(), "the guilty one alone is no error either");
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use prediction::{FailureCode, ModelSpec, Status, WorkerId};
+use prediction::{FailureCode, Status, WorkerId};
 use queue::Notice;
 use serde_json::{Value, json};
 use store::{Outcome, Run};
 
-use crate::stage::{Stage, digits, echo, new, output, until};
+use crate::stage::{Stage, digits, echo, new, output, spec_of_digits, until};
 
 on_both!(
     two_workers_finish_each_once,
@@ -87,11 +87,6 @@ async fn slow_beside_fast(stage: Stage) {
         .await;
     stage.wait_for(&fast, Status::Succeeded).await;
     worker.kill().await;
-}
-
-async fn spec_of_digits() -> ModelSpec {
-    let load = || inference::Models::load(&digits()).unwrap().specs().pop().unwrap();
-    tokio::task::spawn_blocking(load).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

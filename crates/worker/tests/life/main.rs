@@ -24,6 +24,7 @@ mod finishing;
 mod leases;
 mod outages;
 mod receiver;
+mod refused;
 mod secrets;
 mod stage;
 mod tickets;

@@ -65,14 +65,36 @@ impl Stage {
 
     /// Stores predictions for echo and queues their tickets; `change` says what is special about them.
     pub(crate) async fn send(&self, inputs: Vec<Value>, change: impl Fn(&mut NewPrediction)) -> Vec<PredictionId> {
+        let (ids, tickets) = self.store_for_echo(inputs, change).await;
+        let refused: Vec<_> = self.queue.push(tickets).await.iter().map(|ticket| ticket.id).collect();
+        self.store.mark_unqueued(&refused).await.unwrap();
+        ids
+    }
+
+    /// Stores predictions for echo and pushes their tickets until the queue has taken them all.
+    pub(crate) async fn send_with_tickets(&self, inputs: Vec<Value>) -> Vec<PredictionId> {
+        let (ids, mut tickets) = self.store_for_echo(inputs, |_| {}).await;
+        let pushed = async {
+            while !tickets.is_empty() {
+                tickets = self.queue.push(tickets).await;
+                time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        time::timeout(PATIENCE, pushed).await.unwrap();
+        ids
+    }
+
+    async fn store_for_echo(
+        &self,
+        inputs: Vec<Value>,
+        change: impl Fn(&mut NewPrediction),
+    ) -> (Vec<PredictionId>, Vec<Ticket>) {
         let echo = echo();
         let news: Vec<_> = inputs.iter().map(|input| new(&echo, input, &change)).collect();
         let tickets = news.iter().filter(|new| new.queued).map(ticket).collect();
         let ids = news.iter().map(|new| new.id).collect();
         self.store.accept(news).await.unwrap();
-        let refused: Vec<_> = self.queue.push(tickets).await.iter().map(|ticket| ticket.id).collect();
-        self.store.mark_unqueued(&refused).await.unwrap();
-        ids
+        (ids, tickets)
     }
 
     /// Tickets for echo that nobody has taken, if the queue answers.
@@ -210,6 +232,12 @@ pub(crate) fn digits() -> inference::Config {
 pub(crate) fn echo() -> ModelSpec {
     let config = inference::Config { enable_echo: true, ..inference::Config::default() };
     Models::load(&config).unwrap().specs().pop().unwrap()
+}
+
+/// What the shipped digits publish.
+pub(crate) async fn spec_of_digits() -> ModelSpec {
+    let load = || Models::load(&digits()).unwrap().specs().pop().unwrap();
+    tokio::task::spawn_blocking(load).await.unwrap()
 }
 
 /// A prediction with its ticket about to be queued.

@@ -30,14 +30,12 @@ async fn an_emptied_redis_is_filled_again() {
     let dispatcher = stage.worker_of(digits(), |_| {}).await;
     let undelivered = async |least| stage.undelivered().await.is_some_and(|undelivered| undelivered >= least);
 
-    // Before there is a link, tickets are refused, and come once instead of twice.
-    until(async || undelivered(0).await).await;
-    let mut ids = set(&stage.send(vec![json!({"value": 1}); 10], |_| {}).await);
+    let mut ids = set(&stage.send_with_tickets(vec![json!({"value": 1}); 10]).await);
     // A dispatcher that sees a stream for the first time trusts no ticket in it: each is doubled, once.
     until(async || undelivered(20).await).await;
     redis.flush_all().await;
     // These keep the stream from being empty: only its new life tells that the others are gone.
-    ids.extend(stage.send(vec![json!({"value": 2}); 10], |_| {}).await);
+    ids.extend(stage.send_with_tickets(vec![json!({"value": 2}); 10]).await);
     until(async || undelivered(20).await).await;
     seen_by_a_consumer(&stage, &ids).await;
     dispatcher.stop().await;
@@ -52,10 +50,8 @@ async fn a_claim_that_a_crash_of_postgres_took_back_has_a_ticket_again() {
     let dispatcher = stage.worker_of(digits(), |_| {}).await;
     let undelivered = async |least| stage.undelivered().await.is_some_and(|undelivered| undelivered >= least);
 
-    // Before there is a link, tickets are refused, and come once instead of twice.
-    until(async || undelivered(0).await).await;
     // Their tickets stay where they are, each doubled once.
-    stage.send(vec![json!({"value": 1}); 10], |_| {}).await;
+    stage.send_with_tickets(vec![json!({"value": 1}); 10]).await;
     until(async || undelivered(20).await).await;
     // As a lost claim leaves it: it waits, and its ticket was queued, and is gone.
     stage.store.accept(vec![new(&echo(), &json!({"value": 2}), |_| {})]).await.unwrap();
@@ -66,7 +62,7 @@ async fn a_claim_that_a_crash_of_postgres_took_back_has_a_ticket_again() {
 }
 
 /// Takes tickets of echo until all of these have come.
-async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
+pub(crate) async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
     let (seen, stop) = (Arc::new(Mutex::new(HashSet::new())), CancellationToken::new());
     let look = {
         let seen = Arc::clone(&seen);
@@ -76,7 +72,8 @@ async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId>) {
         })
     };
     let spec = echo();
-    let streams = vec![stream(spec.name, spec.version, Priority::Normal)];
+    let of_priority = |priority| stream(spec.name.clone(), spec.version.clone(), priority);
+    let streams = Priority::ALL.into_iter().map(of_priority).collect();
     let consuming = tokio::spawn({
         let (queue, stop) = (stage.queue.clone(), stop.clone());
         async move { queue.consume(streams, Arc::new(Semaphore::new(16)), look, stop).await }

@@ -7,7 +7,7 @@ use super::{to_bytes, to_numbers};
 use crate::{
     LoadError,
     generate::Anatomy,
-    gguf::Gguf,
+    gguf::{Change, Gguf},
     importance::least,
     prune::{
         at_most,
@@ -109,6 +109,7 @@ pub(super) fn write_without_heads(
     anatomy: &Anatomy,
     way: Way,
     removed: &[Vec<usize>],
+    lacks: &str,
     path: &Path,
 ) -> Result<(), LoadError> {
     let (heads, key_heads) = way.left(anatomy);
@@ -131,7 +132,9 @@ pub(super) fn write_without_heads(
         // Of those who do not ask for it, some take it from the width of hidden states.
         ("rope.dimension_count", width),
     ];
-    gguf.write_as(path, &said.map(|(key, number)| (anatomy.key(key), number as u32)), &tensors, |place| {
+    let mut changes = said.map(|(key, number)| (anatomy.key(key), Change::Number(number as u32))).to_vec();
+    changes.push(super::said(lacks));
+    gguf.write_as(path, &changes, &tensors, |place| {
         let (tensor, bytes) = (&stored[place], gguf.bytes(&stored[place].name)?);
         let kept =
             |layer: &usize| (0..anatomy.heads).filter(|head| !removed[*layer].contains(head)).collect::<Vec<_>>();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use reqwest::RequestBuilder;
 use serde_json::Value;
 
-use crate::PATIENCE;
-
+/// A store that is unavailable for longer has failed.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two tries of the same request.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -1,0 +1,83 @@
+//! What the database refuses harms nothing else, and is done once it is refused no more.
+
+use prediction::{PredictionId, Priority, Status};
+use queue::Location;
+use serde_json::json;
+
+use crate::{
+    stage::{Stage, digits, set, spec_of_digits},
+    tickets::seen_by_a_consumer,
+};
+
+/// From now on the database refuses to change this column of this prediction.
+async fn refuse_to_change(database: &str, column: &str, id: PredictionId) {
+    let trigger = format!(
+        "CREATE TRIGGER guilty BEFORE UPDATE OF {column} ON predictions FOR EACH ROW WHEN (NEW.id = '{}')
+         EXECUTE FUNCTION refuse_change('as the test wants it')",
+        id.0
+    );
+    servers::execute(database, &trigger).await;
+}
+
+/// From now on nobody can take this prediction.
+async fn refuse_to_give(database: &str, id: PredictionId) {
+    refuse_to_change(database, "worker", id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prediction_that_cannot_be_claimed_keeps_neither_others_nor_a_slot() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let ids = stage.send((0..40).map(|n| json!({"value": n})).collect(), |_| {}).await;
+    let (guilty, innocent): (Vec<_>, Vec<_>) = ids.iter().partition(|id| **id == ids[17]);
+    refuse_to_give(&database, guilty[0]).await;
+    let worker = stage.worker(|config| config.slots = 8).await;
+    stage.wait_for(&innocent, Status::Succeeded).await;
+    // More than there are slots, one after the other.
+    for n in 0..10 {
+        let after = stage.send(vec![json!({"value": n})], |_| {}).await;
+        stage.wait_for(&after, Status::Succeeded).await;
+    }
+    assert_eq!(stage.get(&guilty).await[0].status, Status::Starting);
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    assert_eq!(stage.wait_for(&guilty, Status::Succeeded).await[0].attempt, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_other_versions_where_there_is_no_queue() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::Absent).await;
+    let guilty = stage.send(vec![json!({"value": 1})], |_| {}).await;
+    refuse_to_give(&database, guilty[0]).await;
+    let worker = stage.worker_of(inference::Config { enable_echo: true, ..digits() }, |_| {}).await;
+    let digits = spec_of_digits().await;
+    let innocent = stage
+        .send(vec![json!({"pixels": vec![0; 64]})], |new| {
+            (new.model, new.version) = (digits.name.clone(), digits.version.clone());
+        })
+        .await;
+    stage.wait_for(&innocent, Status::Succeeded).await;
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    stage.wait_for(&guilty, Status::Succeeded).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prediction_that_cannot_have_a_ticket_keeps_no_other_stream_waiting() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let of_priority = async |priority| {
+        let sent = stage.send(vec![json!({"value": 1})], |new| (new.queued, new.priority) = (false, priority)).await;
+        sent[0]
+    };
+    let guilty = of_priority(Priority::Normal).await;
+    let innocent = [of_priority(Priority::Low).await, of_priority(Priority::High).await];
+    refuse_to_change(&database, "queued_at", guilty).await;
+    // It does not serve echo: it is the dispatcher alone.
+    let dispatcher = stage.worker_of(digits(), |_| {}).await;
+    seen_by_a_consumer(&stage, &set(&innocent)).await;
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    seen_by_a_consumer(&stage, &set(&[guilty])).await;
+    dispatcher.stop().await;
+}
