@@ -34,7 +34,7 @@ pub(crate) struct Served {
     pub(crate) workers: u32,
     /// Those of them that say that the model's name alone means it.
     pub(crate) default_workers: u32,
-    /// When it was last declared.
+    /// When a worker last began to say that.
     default_at: Option<OffsetDateTime>,
 }
 
@@ -122,8 +122,8 @@ impl Catalog {
 }
 
 /// The version that the model's name alone means, of all that the model has, newest first: of those that a live worker says it of,
-/// the one of which it was declared last, and not the newest, which a worker may say that was killed a moment ago; when there is
-/// none, the one of which it was declared last of all.
+/// the one that it was last declared of, and not the newest, which a worker may say that was killed a moment ago; when there is
+/// none, the one that it was last declared of at all.
 pub(crate) fn default_of<'a>(of_model: &[&'a Served]) -> Option<&'a Served> {
     let rank = |served: &Served| (served.default_workers > 0, served.default_at);
     // Of equals the newest.

@@ -300,9 +300,6 @@ pub struct VersionCount {
     pub count: u64,
 }
 
-/// How long a worker that says nothing more still contradicts others: some times as long as workers take to say it again.
-pub(crate) const CONTRADICTS_FOR: Duration = Duration::from_secs(15);
-
 /// A version that workers have published.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishedModel {
@@ -310,9 +307,7 @@ pub struct PublishedModel {
     pub spec: ModelSpec,
     /// When it was first published.
     pub created_at: OffsetDateTime,
-    /// When it was last declared that the model's name alone means it, if it ever was: said by a worker for the first time of all, by
-    /// one that said otherwise before, or by one that no other contradicts. A worker that only starts again declares nothing against
-    /// those that run.
+    /// When a worker last began to say that the model's name alone means it, if any ever did.
     pub default_at: Option<OffsetDateTime>,
     /// How many live workers serve it.
     pub workers: u32,

@@ -119,7 +119,11 @@ async fn claim(node: &Arc<Node>, ids: &[PredictionId], slots: &mut ByVersion) ->
             Err(Trouble::Refused) => match part {
                 [] => {}
                 [guilty] => {
-                    tracing::error!(prediction = %guilty, "it cannot be claimed; its ticket is dropped for now")
+                    tracing::error!(prediction = %guilty, "it cannot be claimed; its ticket is dropped for now");
+                    // Where one after the other is refused, the fault is not theirs.
+                    if !node.pause(backoff.next()).await {
+                        return false;
+                    }
                 }
                 _ => {
                     let (first, second) = part.split_at(part.len() / 2);

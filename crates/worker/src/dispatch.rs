@@ -115,7 +115,7 @@ impl Dispatcher {
             let queued_for = (depth.undelivered == 0).then_some(LOST_AFTER);
             let due = Due { queued_before: Some(life.noticed_at), queued_for };
             is_busy |= match self.fill(node, &stream, due).await {
-                // Neither is one prediction that the store refuses to mark. Whoever asks the store for work finds them all.
+                // Neither is one prediction that the store refuses to mark: its own stream alone waits for whoever asks the store.
                 Err(Trouble::Refused) => false,
                 filled => filled?,
             };

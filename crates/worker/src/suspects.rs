@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use store::Claimed;
 use tokio::time::timeout;
 
 use crate::{backoff::Backoff, node::Node, outage::Trouble, run};
@@ -89,8 +90,7 @@ async fn session(node: &Node, patience: Duration) -> Session {
     let begun = Instant::now();
     while begun.elapsed() < LONGEST_SESSION && !node.stop.is_cancelled() {
         let claimed_at = Instant::now();
-        let versions = node.models.runnable();
-        match node.ask(node.store.claim_suspect(node.id, &versions, node.config.lease)).await {
+        match next(node).await {
             Ok(Some(claimed)) => {
                 tracing::info!(prediction = %claimed.run.id, "runs alone");
                 run::run(node, vec![claimed], claimed_at, None).await;
@@ -101,4 +101,21 @@ async fn session(node: &Node, patience: Duration) -> Session {
         }
     }
     Session::More
+}
+
+/// Claims the next suspect. One that the store refuses to give is not the other versions' fault.
+async fn next(node: &Node) -> Result<Option<Claimed>, Trouble> {
+    let claim = |versions| node.ask(node.store.claim_suspect(node.id, versions, node.config.lease));
+    let versions = node.models.runnable();
+    let claimed = claim(&versions).await;
+    if !matches!(claimed, Err(Trouble::Refused)) {
+        return claimed;
+    }
+    for version in versions.chunks(1) {
+        match claim(version).await {
+            Ok(None) | Err(Trouble::Refused) => {}
+            other => return other,
+        }
+    }
+    Err(Trouble::Refused)
 }

@@ -88,13 +88,20 @@ async fn what_is_declared_holds_though_a_worker_that_was_killed_said_otherwise()
     answered(&server, "augur/echo", 202, |answer| answer["version"] == version('b').as_str()).await;
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     publish(server.worker, true).await;
-    let means = |answer: &Value| answer["version"] == version('a').as_str();
-    answered(&server, "augur/echo", 202, means).await;
+    let means = |name| move |answer: &Value| answer["version"] == version(name).as_str();
+    answered(&server, "augur/echo", 202, means('a')).await;
+    // So it is with a worker that is started after one was killed.
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    publish(WorkerId::generate(), false).await;
+    answered(&server, "augur/echo", 202, means('b')).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    publish(WorkerId::generate(), true).await;
+    answered(&server, "augur/echo", 202, means('a')).await;
     let page = server.read("/v1/models/augur/echo/versions").await;
     let of = |version: &Value| (version["id"].clone(), version["workers"].clone(), version["is_default"].clone());
     let listed: Vec<_> = page["results"].as_array().unwrap().iter().map(of).collect();
     let (new, old) = (json!(version('b').as_str()), json!(version('a').as_str()));
-    assert_eq!(listed, [(new, json!(2), json!(false)), (old, json!(2), json!(true))], "newest first");
+    assert_eq!(listed, [(new, json!(4), json!(false)), (old, json!(4), json!(true))], "newest first");
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use time::OffsetDateTime;
 use super::{Postgres, on_connection};
 use crate::{
     PublishedModel, StoreError,
-    contract::CONTRADICTS_FOR,
     numbers::micros,
     rows::{PublishedRow, read, secret, spec_json},
 };
@@ -35,32 +34,15 @@ const PUBLISH_SPECS: &str = "
     ON CONFLICT (model, version) DO UPDATE SET spec = excluded.spec, published_at = excluded.published_at
     WHERE versions.spec IS NULL";
 
-/// Those that are declared by this worker's word, see [`contract`](crate::PublishedModel::default_at). In the order of names, as above;
-/// without the lock that would make predictions for them wait.
+/// Those that this worker did not call the default of their models before. In the order of names, as above; without the lock that
+/// would make predictions for them wait.
 const BECOME_DEFAULTS: &str = "
-    WITH own AS MATERIALIZED (
-        SELECT model, version_id, is_default FROM worker_models JOIN versions ON id = version_id WHERE worker_id = $1
-    ),
-    others AS MATERIALIZED (
-        SELECT model, version_id
-        FROM worker_models JOIN versions ON versions.id = version_id JOIN workers ON workers.id = worker_id
-        WHERE worker_id <> $1 AND is_default AND seen_at > clock_timestamp() - $5::bigint * interval '1 microsecond'
-    ),
-    become AS MATERIALIZED (
+    WITH become AS MATERIALIZED (
         SELECT id
         FROM UNNEST($2::text[], $3::text[], $4::boolean[]) AS served (model, version, is_default)
         JOIN versions USING (model, version)
-        WHERE served.is_default AND (
-            default_at IS NULL
-            OR (
-                EXISTS (SELECT FROM own WHERE own.model = versions.model)
-                AND NOT EXISTS (SELECT FROM own WHERE version_id = versions.id AND own.is_default)
-            )
-            OR (
-                EXISTS (SELECT FROM versions AS later WHERE later.model = versions.model AND later.default_at > versions.default_at)
-                AND NOT EXISTS (SELECT FROM others WHERE others.model = versions.model AND version_id <> versions.id)
-            )
-        )
+        WHERE served.is_default AND NOT EXISTS (
+            SELECT FROM worker_models WHERE worker_id = $1 AND version_id = versions.id AND worker_models.is_default)
         ORDER BY model, version
         FOR NO KEY UPDATE OF versions
     )
@@ -128,11 +110,10 @@ impl Postgres {
             let mut transaction = connection.begin().await?;
             sqlx::query(SEE_WORKER).bind(worker.0).bind(host).bind(stale).execute(&mut *transaction).await?;
             publish_specs(&mut transaction, &models, &versions, &specs).await?;
-            let of_offers =
-                |statement| sqlx::query(statement).bind(worker.0).bind(&models).bind(&versions).bind(&defaults);
-            let become_defaults = of_offers(BECOME_DEFAULTS).bind(micros(CONTRADICTS_FOR));
-            become_defaults.execute(&mut *transaction).await?;
-            of_offers(SERVE).execute(&mut *transaction).await?;
+            for statement in [BECOME_DEFAULTS, SERVE] {
+                let query = sqlx::query(statement).bind(worker.0).bind(&models).bind(&versions).bind(&defaults);
+                query.execute(&mut *transaction).await?;
+            }
             transaction.commit().await
         })
     }

@@ -160,20 +160,20 @@ async fn read_taken(
     Ok(taken.into_iter().map(|(id, tenant, fingerprint)| (PredictionId(id), (tenant, fingerprint))).collect())
 }
 
-/// What stores these.
+/// What stores these: first the keys, since what is refused is mostly a request that is repeated with its key.
 fn insertion(mut script: Script, now: Stamp, fresh: &[Fresh<'_>], fresh_keys: &[&NewPrediction]) -> Script {
+    for (place, rows) in padded(fresh_keys).enumerate() {
+        if place > 0 {
+            script.next_message();
+        }
+        push_keys(script.message(), now, rows);
+    }
     for (place, rows) in padded(fresh).enumerate() {
         if place > 0 {
             script.next_message();
         }
         push_predictions(script.message(), now, &rows);
         push_inputs(script.message(), &rows);
-    }
-    for (place, rows) in padded(fresh_keys).enumerate() {
-        if place > 0 {
-            script.next_message();
-        }
-        push_keys(script.message(), now, rows);
     }
     script
 }

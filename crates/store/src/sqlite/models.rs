@@ -10,7 +10,6 @@ use super::{
 };
 use crate::{
     PublishedModel, StoreError,
-    contract::CONTRADICTS_FOR,
     numbers::micros,
     rows::{PublishedRow, secret, spec_json},
 };
@@ -29,25 +28,11 @@ const PUBLISH_SPEC: &str = "
 
 const WITHDRAW: &str = "DELETE FROM worker_models WHERE worker_id = ?1";
 
-/// If it is declared by this worker's word, see [`contract`](crate::PublishedModel::default_at).
+/// Unless this worker called it the default of its model before.
 const BECOME_DEFAULT: &str = "
-    WITH said AS MATERIALIZED (
-        SELECT worker_id = ?1 AS is_own, version_id, is_default
-        FROM worker_models JOIN versions ON versions.id = version_id JOIN workers ON workers.id = worker_id
-        WHERE model = ?2 AND (worker_id = ?1 OR seen_at > ?5)
-    )
     UPDATE versions SET default_at = ?4
-    WHERE model = ?2 AND version = ?3 AND (
-        default_at IS NULL
-        OR (
-            EXISTS (SELECT 1 FROM said WHERE is_own)
-            AND NOT EXISTS (SELECT 1 FROM said WHERE is_own AND version_id = versions.id AND is_default)
-        )
-        OR (
-            EXISTS (SELECT 1 FROM versions AS later WHERE later.model = ?2 AND later.default_at > versions.default_at)
-            AND NOT EXISTS (SELECT 1 FROM said WHERE NOT is_own AND version_id <> versions.id AND is_default)
-        )
-    )";
+    WHERE model = ?2 AND version = ?3 AND NOT EXISTS (
+        SELECT 1 FROM worker_models WHERE worker_id = ?1 AND version_id = versions.id AND is_default)";
 
 const SERVE: &str = "
     INSERT INTO worker_models (worker_id, version_id, is_default)
@@ -99,7 +84,7 @@ impl Sqlite {
                 .await?;
             if *is_default {
                 let query = sqlx::query(BECOME_DEFAULT).bind(worker.0).bind(model).bind(version).bind(now);
-                query.bind(now.plus(-micros(CONTRADICTS_FOR))).execute(&mut *transaction).await?;
+                query.execute(&mut *transaction).await?;
             }
         }
         sqlx::query(WITHDRAW).bind(worker.0).execute(&mut *transaction).await?;

@@ -101,7 +101,7 @@ async fn only_the_first_outcome_counts(fixture: Fixture) {
 async fn large_batches_are_many_small_ones(fixture: Fixture) {
     let keyed = |place: usize| NewPrediction {
         input: json(&place.to_string()),
-        idempotency_key: (place % 2 == 0).then(|| format!("key {place}")),
+        idempotency_key: place.is_multiple_of(2).then(|| format!("key {place}")),
         ..told(&[Event::Completed])
     };
     let news: Vec<NewPrediction> = (0..300).map(keyed).collect();

@@ -89,15 +89,6 @@ impl Fixture {
         self.execute(format!("CREATE TRIGGER guilty BEFORE UPDATE ON {table} {rule}")).await.expect("a trigger");
     }
 
-    /// As if no worker had said anything for so many seconds.
-    pub(crate) async fn silence_for(&self, seconds: u32) {
-        let ago = match &self.raw {
-            Raw::Postgres(_) => format!("interval '{seconds} seconds'"),
-            Raw::Sqlite { .. } => format!("{seconds}000000"),
-        };
-        self.execute(format!("UPDATE workers SET seen_at = seen_at - {ago}")).await.expect("workers are silent");
-    }
-
     /// Reads one number past the store.
     pub(crate) async fn number(&self, sql: impl Into<String>) -> i64 {
         let query = AssertSqlSafe(sql.into());

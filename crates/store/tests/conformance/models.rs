@@ -11,7 +11,6 @@ on_both!(
     workers_publish_and_withdraw,
     concurrent_workers_publish_the_same,
     workers_say_which_version_a_name_means,
-    only_a_change_of_mind_declares_against_other_workers,
     versions_are_unfinished_until_their_last_prediction_is,
     the_secret_stays
 );
@@ -69,42 +68,6 @@ async fn workers_say_which_version_a_name_means(fixture: Fixture) {
     let [old_one, new_one] = defaults().await;
     assert_eq!((old_one.default_workers, new_one.default_workers, new_one.workers), (0, 0, 0));
     assert!(old_one.default_at > new_one.default_at && new_one.default_at == both.default_at);
-}
-
-async fn only_a_change_of_mind_declares_against_other_workers(fixture: Fixture) {
-    let (killed, worker) = (WorkerId::generate(), WorkerId::generate());
-    let (old, new) = (spec("b/model", '1'), spec("b/model", '3'));
-    let says = async |worker, default: &ModelSpec| {
-        // Two moments.
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        let offers = [&old, &new].map(|spec| offer(spec, spec == default));
-        fixture.store.publish(worker, "host", &offers, 0).await.unwrap();
-    };
-    let declared_last = async || {
-        let models = fixture.store.models(LEASE).await.unwrap();
-        models.into_iter().max_by_key(|model| model.default_at).unwrap().spec
-    };
-    says(killed, &old).await;
-    says(killed, &new).await;
-    assert_eq!(declared_last().await, new, "it changed its mind");
-    says(worker, &old).await;
-    assert_eq!(declared_last().await, new, "one that starts says what it was told before");
-    says(worker, &new).await;
-    says(worker, &old).await;
-    assert_eq!(declared_last().await, old, "it changed its mind, whatever one says that was killed");
-
-    let again = WorkerId::generate();
-    says(again, &new).await;
-    says(again, &new).await;
-    assert_eq!(declared_last().await, old);
-    fixture.silence_for(20).await;
-    says(again, &new).await;
-    assert_eq!(declared_last().await, new, "nobody else was heard of lately");
-    // Another model's default is no contradiction.
-    let other = spec("a/model", '4');
-    fixture.store.publish(worker, "host", &[offer(&other, true)], 0).await.unwrap();
-    says(killed, &old).await;
-    assert_eq!(declared_last().await, old);
 }
 
 async fn versions_are_unfinished_until_their_last_prediction_is(fixture: Fixture) {
