@@ -5,7 +5,7 @@ use queue::Location;
 use serde_json::json;
 
 use crate::{
-    stage::{Stage, digits, set, spec_of_digits},
+    stage::{Stage, digits, set},
     tickets::seen_by_a_consumer,
 };
 
@@ -41,25 +41,6 @@ async fn a_prediction_that_cannot_be_claimed_keeps_neither_others_nor_a_slot() {
     assert_eq!(stage.get(&guilty).await[0].status, Status::Starting);
     servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
     assert_eq!(stage.wait_for(&guilty, Status::Succeeded).await[0].attempt, 1);
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_other_versions_where_there_is_no_queue() {
-    let database = servers::database().await;
-    let stage = Stage::on_postgres(database.clone(), Location::Absent).await;
-    let guilty = stage.send(vec![json!({"value": 1})], |_| {}).await;
-    refuse_to_give(&database, guilty[0]).await;
-    let worker = stage.worker_of(inference::Config { enable_echo: true, ..digits() }, |_| {}).await;
-    let digits = spec_of_digits().await;
-    let innocent = stage
-        .send(vec![json!({"pixels": vec![0; 64]})], |new| {
-            (new.model, new.version) = (digits.name.clone(), digits.version.clone());
-        })
-        .await;
-    stage.wait_for(&innocent, Status::Succeeded).await;
-    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
-    stage.wait_for(&guilty, Status::Succeeded).await;
     worker.stop().await;
 }
 
