@@ -18,6 +18,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod vocabulary;
 mod zero_shot;
 
 use std::{panic::resume_unwind, path::Path, thread};
