@@ -3,7 +3,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use prediction::{Failure, Limits, ModelName};
+use prediction::{Failure, Limits, ModelName, ModelSpec, Version};
 use serde_json::{Value, value::RawValue};
 use tokio::sync::mpsc;
 
@@ -36,6 +36,14 @@ pub(crate) struct Described {
     pub(crate) files: Vec<PathBuf>,
     /// An input that the model runs once before it is reported loaded.
     pub(crate) example: Value,
+}
+
+impl Described {
+    /// What is published of it in this version.
+    pub(crate) fn spec(self, version: Version) -> ModelSpec {
+        let Self { name, task, description, license, source, input_schema, output_schema, limits, .. } = self;
+        ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits }
+    }
 }
 
 /// A loaded model of one architecture. Weights are read-only, so one instance serves every thread.

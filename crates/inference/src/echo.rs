@@ -9,7 +9,12 @@ use prediction::{Failure, FailureCode, Limits, ModelName, ModelSpec};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use crate::{Abandon, architecture::Architecture, digest, turn::Turn};
+use crate::{
+    Abandon,
+    architecture::{Architecture, Described},
+    digest,
+    turn::Turn,
+};
 
 /// Changes whenever the model's behaviour does; its digest is the version.
 const BEHAVIOUR: &str = "augur/echo 2";
@@ -56,9 +61,13 @@ struct Input<'a> {
 
 /// What it is.
 pub(crate) fn spec() -> ModelSpec {
-    ModelSpec {
+    described().spec(digest::version_of_text(BEHAVIOUR))
+}
+
+/// What is said of it, and what it is warmed with.
+pub(crate) fn described() -> Described {
+    Described {
         name: ModelName::local("echo").expect("a good name"),
-        version: digest::version_of_text(BEHAVIOUR),
         task: "echo".into(),
         description: "Answers with the value it was given; for tests and benchmarks.".into(),
         license: None,
@@ -89,12 +98,9 @@ pub(crate) fn spec() -> ModelSpec {
             "description": "The value.",
         }),
         limits: Limits { timeout_seconds: 660, max_batch: MAX_BATCH, ..Limits::default() },
+        files: Vec::new(),
+        example: json!({"value": "hello"}),
     }
-}
-
-/// What it is warmed with.
-pub(crate) fn example() -> serde_json::Value {
-    json!({"value": "hello"})
 }
 
 impl Architecture for Echo {

@@ -32,7 +32,7 @@ use crate::{
     places::{self, Place},
     signature::Signature,
     versions::Declared,
-    warm,
+    warm::warm,
 };
 
 /// Which models to load.
@@ -130,7 +130,9 @@ impl Models {
             seen.places.insert(place.dir, known);
         }
         if config.enable_echo {
-            let model = warm::start(Path::new("augur/echo"), echo::spec(), Echo, &echo::example())?;
+            let dir = Path::new("augur/echo");
+            let model = warm(dir, &echo::described(), Echo)?.start(echo::spec());
+            let model = model.map_err(|error| LoadError::new(dir, format!("no thread: {error}")))?;
             models.serve(Ready::New(model, 0));
         }
         seen.warn_of_absent_defaults();
@@ -313,15 +315,21 @@ impl Models {
 
     /// Loads the model of a directory, if it is not loaded already and there is room.
     fn ready(&self, place: &Place) -> Result<Ready, NotLoaded> {
-        let checked = place.describe()?.check()?;
-        let key = (checked.found.described.name.clone(), checked.version.clone());
-        if self.loaded().contains_key(&key) {
+        let opened = place.describe()?.open()?;
+        let name = opened.found.described.name.clone();
+        // Where a version of the model is loaded it may be this one, which only the digests tell; else they can be taken meanwhile.
+        let may_be_loaded = self.loaded().keys().any(|(loaded, _)| *loaded == name);
+        let version = may_be_loaded.then(|| opened.version()).transpose()?;
+        if let Some(version) = &version
+            && let key = (name, version.clone())
+            && self.loaded().contains_key(&key)
+        {
             return Ok(Ready::Loaded(key));
         }
-        let (weights, working) = (checked.bytes(), checked.working_bytes()?);
+        let (weights, working) = (opened.bytes(), opened.working_bytes()?);
         let bytes = weights.saturating_add(working);
         if self.has_room(bytes) {
-            return Ok(Ready::New(checked.load(self.0.config.machine)?, bytes));
+            return Ok(Ready::New(opened.load(self.0.config.machine, version)?, bytes));
         }
         let (most, taken) = (self.0.config.memory.unwrap_or(u64::MAX), self.taken());
         let beside = match working {

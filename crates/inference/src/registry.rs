@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     fs,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
 use kernels::Precision;
-use prediction::{ModelSpec, Version};
+use prediction::Version;
 use serde_json::Value;
 
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
     versions,
     vision::{self, Family, ImageClassifier, MobileNetV2, ResNet, Vit},
-    warm::start,
+    warm::{Warm, warm},
 };
 
 /// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, as bf16 in one part or two, or as bytes.
@@ -38,12 +40,9 @@ pub(crate) struct Found {
     runs: Runs,
 }
 
-/// One whose files are as they should be: only its tensors have not been read.
-pub(crate) struct Checked {
+/// One whose weights are mapped and have a sound header. What its files hold besides has not been looked at.
+pub(crate) struct Opened {
     pub(crate) found: Found,
-    /// SHA-256 by file, of those that make the version.
-    pub(crate) digests: BTreeMap<PathBuf, String>,
-    pub(crate) version: Version,
     weights: Mapped,
 }
 
@@ -152,20 +151,40 @@ fn describe_as_it_is(dir: &Path) -> Result<(Described, Runs), LoadError> {
 }
 
 impl Found {
-    /// Checks the files.
+    /// Maps the weights.
     ///
     /// # Errors
     /// Names the file that is missing, not as it was, or no sound weights.
-    pub(crate) fn check(self) -> Result<Checked, LoadError> {
-        let digests = digests(&self.dir, &self.described, &self.pinned)?;
-        let version = digest::version(&digests);
+    pub(crate) fn open(self) -> Result<Opened, LoadError> {
         let weights = match &self.runs {
-            Runs::Generator(file) => Mapped::Gguf(Gguf::open(&self.dir.join(file))?),
+            Runs::Generator(file) => Gguf::open(&self.dir.join(file)).map(Mapped::Gguf),
             Runs::Mlp(_) | Runs::Text(..) | Runs::Image(_) => {
-                Mapped::Safetensors(Weights::open(&self.dir.join(WEIGHTS))?)
+                Weights::open(&self.dir.join(WEIGHTS)).map(Mapped::Safetensors)
             }
         };
-        Ok(Checked { found: self, digests, version, weights })
+        match weights {
+            Ok(weights) => Ok(Opened { found: self, weights }),
+            // That a file is not what it was says more than what is wrong with what it is now.
+            Err(fault) => Err(self.digests().err().unwrap_or(fault)),
+        }
+    }
+
+    /// The digest of every file that makes the version, which are read for it; those that are pinned must be as they were.
+    fn digests(&self) -> Result<BTreeMap<PathBuf, String>, LoadError> {
+        let Self { dir, described, pinned, .. } = self;
+        let mut digests = BTreeMap::new();
+        for file in &described.files {
+            manifest::refuse_pickle(dir, file)?;
+            let path = dir.join(file);
+            let digest = digest::of_file(&path)?;
+            if let Some(expected) = pinned.get(file)
+                && *expected != digest
+            {
+                return Err(LoadError::new(&path, format!("sha256 is {digest}, but the manifest says {expected}")));
+            }
+            digests.insert(file.clone(), digest);
+        }
+        Ok(digests)
     }
 
     /// What runs it: as a manifest names it, and for images the family.
@@ -189,7 +208,15 @@ impl Found {
     }
 }
 
-impl Checked {
+impl Opened {
+    /// Reads the files and says what they are: the SHA-256 by file, of those that make the version.
+    ///
+    /// # Errors
+    /// Names the file that is missing or not as it was.
+    pub(crate) fn digests(&self) -> Result<BTreeMap<PathBuf, String>, LoadError> {
+        self.found.digests()
+    }
+
     /// How many numbers the weights are.
     pub(crate) fn parameters(&self) -> u64 {
         match &self.weights {
@@ -217,54 +244,73 @@ impl Checked {
         }
     }
 
-    /// Loads the weights and warms the model.
+    /// What the digests of its files make it.
     ///
     /// # Errors
-    /// When a file cannot be read, a tensor is not what the architecture needs, or the example does not run.
-    pub(crate) fn load(self, machine: Machine) -> Result<Model, LoadError> {
-        let Self { found: Found { dir, described, runs, .. }, version, weights, .. } = self;
-        let Described {
-            name, task, description, license, source, input_schema, output_schema, limits, example, ..
-        } = described;
-        let spec = ModelSpec { name, version, task, description, license, source, input_schema, output_schema, limits };
-        let example = &example;
-        let model = match (runs, weights) {
-            (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
-                start(&dir, spec, Mlp::load(settings, &weights, machine)?, example)
-            }
-            (Runs::Text(task, precision), Mapped::Safetensors(weights)) => match task {
-                Task::FeatureExtraction => {
-                    let model = TextModel::<Embedder>::load(&dir, task, &weights, machine, precision)?;
-                    start(&dir, spec, model, example)
-                }
-                Task::TextClassification => {
-                    let model = TextModel::<Classifier>::load(&dir, task, &weights, machine, precision)?;
-                    start(&dir, spec, model, example)
-                }
-                Task::TokenClassification => {
-                    let model = TextModel::<Tagger>::load(&dir, task, &weights, machine, precision)?;
-                    start(&dir, spec, model, example)
-                }
-                Task::ZeroShotClassification => {
-                    let model = TextModel::<ZeroShot>::load(&dir, task, &weights, machine, precision)?;
-                    start(&dir, spec, model, example)
-                }
-            },
-            (Runs::Image(family), Mapped::Safetensors(weights)) => match family {
-                Family::Vit => start(&dir, spec, ImageClassifier::<Vit>::load(&dir, &weights, machine)?, example),
-                Family::ResNet => start(&dir, spec, ImageClassifier::<ResNet>::load(&dir, &weights, machine)?, example),
-                Family::MobileNetV2 => {
-                    start(&dir, spec, ImageClassifier::<MobileNetV2>::load(&dir, &weights, machine)?, example)
-                }
-            },
-            (Runs::Generator(_), Mapped::Gguf(gguf)) => start(&dir, spec, Generator::load(&gguf, machine)?, example),
-            (_, Mapped::Safetensors(weights)) => Err(LoadError::new(weights.path(), "not what runs this model")),
-            (_, Mapped::Gguf(gguf)) => Err(gguf.wrong("not what runs this model")),
-        }?;
+    /// As [`digests`](Self::digests).
+    pub(crate) fn version(&self) -> Result<Version, LoadError> {
+        self.digests().map(|digests| digest::version(&digests))
+    }
+
+    /// Loads the weights and warms the model. Where its version is not known yet, the digests of its files are taken meanwhile by
+    /// another thread, since either takes as long; there is no model until they are as they should be.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not as it was, a tensor is not what the architecture needs, or the example does not run.
+    pub(crate) fn load(self, machine: Machine, version: Option<Version>) -> Result<Model, LoadError> {
+        let (version, warm) = match version {
+            Some(version) => (Ok(version), self.warm(machine)),
+            None => thread::scope(|scope| {
+                let version = scope.spawn(|| self.version());
+                let warm = self.warm(machine);
+                (version.join().unwrap_or_else(|panic| resume_unwind(panic)), warm)
+            }),
+        };
+        // That a file is not what it was says more than what came of reading it.
+        let (version, warm) = (version?, warm?);
+        let Found { dir, described, .. } = self.found;
+        let model = warm.start(described.spec(version));
+        let model = model.map_err(|error| LoadError::new(&dir, format!("no thread: {error}")))?;
         if model.device() != machine.device {
             tracing::warn!(model = %model.spec().name, device = %machine.device, "has no path on the device, and runs on the processor");
         }
         Ok(model)
+    }
+
+    fn warm(&self, machine: Machine) -> Result<Warm, LoadError> {
+        let Self { found: Found { dir, described, runs, .. }, weights } = self;
+        match (runs, weights) {
+            (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
+                warm(dir, described, Mlp::load(settings.clone(), weights, machine)?)
+            }
+            (Runs::Text(task, precision), Mapped::Safetensors(weights)) => {
+                let (task, precision) = (*task, *precision);
+                match task {
+                    Task::FeatureExtraction => {
+                        warm(dir, described, TextModel::<Embedder>::load(dir, task, weights, machine, precision)?)
+                    }
+                    Task::TextClassification => {
+                        warm(dir, described, TextModel::<Classifier>::load(dir, task, weights, machine, precision)?)
+                    }
+                    Task::TokenClassification => {
+                        warm(dir, described, TextModel::<Tagger>::load(dir, task, weights, machine, precision)?)
+                    }
+                    Task::ZeroShotClassification => {
+                        warm(dir, described, TextModel::<ZeroShot>::load(dir, task, weights, machine, precision)?)
+                    }
+                }
+            }
+            (Runs::Image(family), Mapped::Safetensors(weights)) => match family {
+                Family::Vit => warm(dir, described, ImageClassifier::<Vit>::load(dir, weights, machine)?),
+                Family::ResNet => warm(dir, described, ImageClassifier::<ResNet>::load(dir, weights, machine)?),
+                Family::MobileNetV2 => {
+                    warm(dir, described, ImageClassifier::<MobileNetV2>::load(dir, weights, machine)?)
+                }
+            },
+            (Runs::Generator(_), Mapped::Gguf(gguf)) => warm(dir, described, Generator::load(gguf, machine)?),
+            (_, Mapped::Safetensors(weights)) => Err(LoadError::new(weights.path(), "not what runs this model")),
+            (_, Mapped::Gguf(gguf)) => Err(gguf.wrong("not what runs this model")),
+        }
     }
 }
 
@@ -273,25 +319,4 @@ fn hint_at_pickles(dir: &Path) -> Result<(), LoadError> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut files = entries.map(|entry| PathBuf::from(entry.file_name()));
     if dir.join(WEIGHTS).exists() { Ok(()) } else { files.try_for_each(|file| manifest::refuse_pickle(dir, &file)) }
-}
-
-/// The digest of every file that makes the version; those that are pinned must be as they were.
-fn digests(
-    dir: &Path,
-    described: &Described,
-    pinned: &BTreeMap<PathBuf, String>,
-) -> Result<BTreeMap<PathBuf, String>, LoadError> {
-    let mut digests = BTreeMap::new();
-    for file in &described.files {
-        manifest::refuse_pickle(dir, file)?;
-        let path = dir.join(file);
-        let digest = digest::of_file(&path)?;
-        if let Some(expected) = pinned.get(file)
-            && *expected != digest
-        {
-            return Err(LoadError::new(&path, format!("sha256 is {digest}, but the manifest says {expected}")));
-        }
-        digests.insert(file.clone(), digest);
-    }
-    Ok(digests)
 }

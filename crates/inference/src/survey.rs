@@ -9,7 +9,7 @@ use prediction::{Label, ModelName, ModelSpec};
 use serde_json::Value;
 
 use crate::{
-    LoadError, Origin, generate, manifest,
+    LoadError, Origin, digest, generate, manifest,
     manifest::MANIFEST,
     places::{self, Place},
     versions,
@@ -123,36 +123,27 @@ pub fn refuse_pickle(file: &Path) -> Result<(), LoadError> {
 
 fn look(place: &Place) -> Result<Description, LoadError> {
     let dir = &place.dir;
-    let checked = place.describe()?.check()?;
-    let (parameters, weight_bytes) = (checked.parameters(), checked.bytes());
-    let (architecture, precision) = (checked.found.architecture(), checked.found.precision());
-    let files = checked.digests.into_iter().map(|(path, sha256)| {
+    let opened = place.describe()?.open()?;
+    let digests = opened.digests()?;
+    let (version, parameters, weight_bytes) = (digest::version(&digests), opened.parameters(), opened.bytes());
+    let (architecture, precision) = (opened.found.architecture(), opened.found.precision());
+    let files = digests.into_iter().map(|(path, sha256)| {
         let whole = dir.join(&path);
         let metadata = fs::metadata(&whole);
         let bytes = metadata.map_err(|error| LoadError::new(&whole, format!("cannot be read: {error}")))?.len();
         Ok(PinnedFile { path, sha256, bytes })
     });
     let files = files.collect::<Result<_, LoadError>>()?;
-    let described = checked.found.described;
-    let spec = ModelSpec {
-        name: described.name,
-        version: checked.version,
-        task: described.task,
-        description: described.description,
-        license: described.license,
-        source: described.source,
-        input_schema: described.input_schema,
-        output_schema: described.output_schema,
-        limits: described.limits,
-    };
+    let described = opened.found.described;
+    let example = described.example.clone();
     Ok(Description {
         dir: dir.clone(),
-        spec,
+        spec: described.spec(version),
         architecture,
         precision,
         parameters,
         weight_bytes,
-        example: described.example,
+        example,
         files,
         origin: Origin::read(dir)?,
     })

@@ -1,41 +1,56 @@
 //! The last step of loading: a model runs its example before anybody is served.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{io, path::Path, sync::Arc, time::Instant};
 
 use jsonschema::Validator;
 use prediction::ModelSpec;
 use serde_json::{Value, value::to_raw_value};
 
-use crate::{Abandon, LoadError, Model, architecture::Architecture, turn::Turn};
+use crate::{
+    Abandon, LoadError, Model,
+    architecture::{Architecture, Described},
+    turn::Turn,
+};
 
-/// Runs the example once, checks that it and its result fit the schemas, and starts the model's engine.
+/// A model that has run its example. What it is called may not be known yet.
+pub(crate) struct Warm(Box<dyn FnOnce(ModelSpec) -> io::Result<Model>>);
+
+impl Warm {
+    /// Starts the model's engine.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(self, spec: ModelSpec) -> io::Result<Model> {
+        self.0(spec)
+    }
+}
+
+/// Runs the example once, and checks that it and its result fit the schemas.
 ///
 /// # Errors
-/// When the example does not run, a schema is none, or the system gives no thread.
-pub(crate) fn start<A: Architecture>(
-    dir: &Path,
-    spec: ModelSpec,
-    architecture: A,
-    example: &Value,
-) -> Result<Model, LoadError> {
+/// When the example does not run, or a schema is none.
+pub(crate) fn warm<A: Architecture>(dir: &Path, described: &Described, architecture: A) -> Result<Warm, LoadError> {
     let started = Instant::now();
     let wrong = |reason: String| LoadError::new(dir, reason);
     let schema = |schema: &Value, what: &str| -> Result<Validator, LoadError> {
         jsonschema::validator_for(schema).map_err(|error| wrong(format!("{what} is no JSON Schema: {error}")))
     };
-    schema(&spec.input_schema, "input_schema")?
-        .validate(example)
+    schema(&described.input_schema, "input_schema")?
+        .validate(&described.example)
         .map_err(|error| wrong(format!("the example does not fit the input schema: {error}")))?;
     let failed = |error: &dyn std::error::Error| wrong(format!("the example does not run: {error}"));
-    let input = to_raw_value(example).map_err(|error| failed(&error))?;
+    let input = to_raw_value(&described.example).map_err(|error| failed(&error))?;
     let item = architecture.prepare(&input).map_err(|error| failed(&error))?;
     let results = architecture.run(&[(item, Abandon::default())], &mut Turn::kept()).map_err(|error| failed(&error))?;
     let result = results.into_iter().next().ok_or_else(|| wrong("the example gives no result".into()))?;
     let output = result.map_err(|error| failed(&error))?;
     let output: Value = serde_json::from_str(output.get()).map_err(|error| failed(&error))?;
-    schema(&spec.output_schema, "output_schema")?
+    schema(&described.output_schema, "output_schema")?
         .validate(&output)
         .map_err(|error| wrong(format!("the example's result does not fit the output schema: {error}")))?;
-    tracing::info!(model = %spec.name, version = spec.version.short(), device = %architecture.device(), warm_up = ?started.elapsed(), "loaded");
-    Model::start(spec, Arc::new(architecture)).map_err(|error| wrong(format!("no thread: {error}")))
+    let warm_up = started.elapsed();
+    Ok(Warm(Box::new(move |spec| {
+        tracing::info!(model = %spec.name, version = spec.version.short(), device = %architecture.device(), ?warm_up, "loaded");
+        Model::start(spec, Arc::new(architecture))
+    })))
 }

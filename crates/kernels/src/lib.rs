@@ -28,6 +28,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod arena;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod convert;
@@ -45,6 +46,7 @@ mod rows;
 mod scratch;
 mod team;
 
+pub use arena::{Arena, in_huge_pages};
 pub use attention::{Attention, attention};
 pub use cpu::{Cpu, Isa, IsaError, Precision};
 pub use finish::{Activation, Epilogue};

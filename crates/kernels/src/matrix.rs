@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    Activation, Cpu, Epilogue, Precision, Rows, RowsMut, Scratch,
+    Activation, Arena, Cpu, Epilogue, Precision, Rows, RowsMut, Scratch,
     cpu::Work,
     finish::{Block, Target},
     lanes::{Lanes, Portable},
@@ -50,11 +50,26 @@ impl PackedMatrix {
     /// When the bias has another length than there are outputs.
     #[must_use]
     pub fn new(cpu: Cpu, precision: Precision, weights: Rows<'_>, bias: Option<&[f32]>) -> Self {
+        Self::new_in(None, cpu, precision, weights, bias)
+    }
+
+    /// The same, with its weights in memory that it shares.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn new_in(
+        arena: Option<&Arena>,
+        cpu: Cpu,
+        precision: Precision,
+        weights: Rows<'_>,
+        bias: Option<&[f32]>,
+    ) -> Self {
         let (outputs, inputs) = (weights.rows(), weights.columns());
         if let Some(bias) = bias {
             assert!(bias.len() == outputs, "a bias of {} for {outputs} outputs", bias.len());
         }
-        let packed = pack(cpu, precision, weights);
+        let packed = pack(arena, cpu, precision, weights);
         let width = panel_width(cpu, &packed);
         let mut padded = Lines::zeroed(outputs.next_multiple_of(width));
         padded.as_mut_slice()[..outputs].copy_from_slice(bias.unwrap_or(&vec![0.0; outputs]));
@@ -218,19 +233,21 @@ impl std::fmt::Debug for PackedMatrix {
 }
 
 /// Packs weights for what is fastest of that precision.
-fn pack(cpu: Cpu, precision: Precision, weights: Rows<'_>) -> Weights {
+fn pack(arena: Option<&Arena>, cpu: Cpu, precision: Precision, weights: Rows<'_>) -> Weights {
     let precision = cpu.precision(precision);
     #[cfg(target_arch = "x86_64")]
     if cpu.isa() == Isa::Amx {
         return match precision {
-            Precision::Int8 => Weights::Int8Tiles(amx::Int8Matrix::new(weights)),
-            Precision::F32 | Precision::Bf16 => Weights::Tiles(precision.into(), amx::pack(weights, precision.into())),
+            Precision::Int8 => Weights::Int8Tiles(amx::Int8Matrix::new(arena, weights)),
+            Precision::F32 | Precision::Bf16 => {
+                Weights::Tiles(precision.into(), amx::pack(arena, weights, precision.into()))
+            }
         };
     }
     match precision {
-        Precision::Int8 => Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Int8, weights)),
-        Precision::Bf16 => Weights::Groups(narrow::Packed::new(cpu, narrow::Class::Bf16, weights)),
-        Precision::F32 => Weights::Panels(panels(weights, panel_width_in_registers(cpu))),
+        Precision::Int8 => Weights::Groups(narrow::Packed::new(arena, cpu, narrow::Class::Int8, weights)),
+        Precision::Bf16 => Weights::Groups(narrow::Packed::new(arena, cpu, narrow::Class::Bf16, weights)),
+        Precision::F32 => Weights::Panels(panels(arena, weights, panel_width_in_registers(cpu))),
     }
 }
 
@@ -260,18 +277,25 @@ pub(crate) const fn width<V: Lanes>() -> usize {
 }
 
 /// Panels of `width` outputs: within a panel one row for each input; zeros after the last output.
-fn panels(weights: Rows<'_>, width: usize) -> Lines {
+fn panels(arena: Option<&Arena>, weights: Rows<'_>, width: usize) -> Lines {
     let inputs = weights.columns();
-    let mut packed = Lines::zeroed(weights.rows().next_multiple_of(width) * inputs);
-    let numbers = packed.as_mut_slice();
-    for output in 0..weights.rows() {
-        let panel = output / width * width * inputs + output % width;
-        for (input, weight) in weights.row(output).iter().enumerate() {
-            numbers[panel + input * width] = *weight;
+    let mut packed = Lines::zeroed_in(arena, weights.rows().next_multiple_of(width) * inputs);
+    let panels = packed.as_mut_slice().chunks_exact_mut((width * inputs).max(1));
+    for (panel, first) in panels.zip((0..weights.rows()).step_by(width)) {
+        for (rows, begin) in panel.chunks_mut(width * INPUTS).zip((0..inputs).step_by(INPUTS)) {
+            for output in first..weights.rows().min(first + width) {
+                let numbers = &weights.row(output)[begin..inputs.min(begin + INPUTS)];
+                for (row, weight) in rows.chunks_exact_mut(width).zip(numbers) {
+                    row[output - first] = *weight;
+                }
+            }
         }
     }
     packed
 }
+
+/// Inputs of a panel that are packed at a time, so that what is written stays in the first-level cache.
+const INPUTS: usize = 32;
 
 /// The most sums a block has, of all instructions: eight rows of three registers of sixteen.
 pub(crate) const SUMS: usize = 8 * 48;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    Cpu, Rows, Scratch,
+    Arena, Cpu, Rows, Scratch,
     cpu::NarrowWork,
     dots::{Dots, GROUP_BYTES, PackedRows, across, product, summed},
     finish::{Block, Target},
@@ -34,9 +34,9 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Packs weights for the instructions that multiply this class on this machine.
-    pub(crate) fn new(cpu: Cpu, class: Class, weights: Rows<'_>) -> Self {
+    pub(crate) fn new(arena: Option<&Arena>, cpu: Cpu, class: Class, weights: Rows<'_>) -> Self {
         let mut packed = Self { class, panels: Lines::default(), grids: WeightGrids::default() };
-        let work = Pack { weights, packed: &mut packed };
+        let work = Pack { arena, weights, packed: &mut packed };
         match class {
             Class::Int8 => cpu.run_int8(work),
             Class::Bf16 => cpu.run_bf16(work),
@@ -68,6 +68,7 @@ pub(crate) fn multiply(
 }
 
 struct Pack<'a> {
+    arena: Option<&'a Arena>,
     weights: Rows<'a>,
     packed: &'a mut Packed,
 }
@@ -75,11 +76,11 @@ struct Pack<'a> {
 impl NarrowWork for Pack<'_> {
     #[inline(always)]
     unsafe fn run<D: Dots>(self) {
-        let Self { weights, packed } = self;
+        let Self { arena, weights, packed } = self;
         let (outputs, inputs, width) = (weights.rows(), weights.columns(), width::<D::Floats>());
         let groups = groups::<D>(inputs);
         let padded = outputs.next_multiple_of(width);
-        packed.panels = Lines::zeroed((padded * groups * D::WEIGHT_BYTES).div_ceil(size_of::<f32>()));
+        packed.panels = Lines::zeroed_in(arena, (padded * groups * D::WEIGHT_BYTES).div_ceil(size_of::<f32>()));
         let bytes = packed.panels.as_mut_bytes();
         // Where the weight of an input begins, of which there are `D::GROUP` in `D::WEIGHT_BYTES`.
         let at = |output: usize, input: usize| {

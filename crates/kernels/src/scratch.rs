@@ -1,6 +1,9 @@
 //! Memory in lines of the cache: for packed data, and for what a kernel needs only while it runs.
 
-use crate::quantise::Grid;
+use crate::{
+    arena::{Arena, Part, advise},
+    quantise::Grid,
+};
 
 /// Bytes of one line of the cache, which is one row of a tile and one AVX-512 register.
 pub(crate) const LINE_BYTES: usize = 64;
@@ -8,77 +11,104 @@ pub(crate) const LINE_BYTES: usize = 64;
 /// Numbers in one line.
 pub(crate) const LINE: usize = LINE_BYTES / size_of::<f32>();
 
+/// What fills a line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; LINE]);
+pub(crate) struct Line([f32; LINE]);
 
 /// A buffer of `f32` that begins on a line of the cache; all zeros at first.
-#[derive(Clone, Default)]
-pub(crate) struct Lines(Vec<Line>);
+pub(crate) struct Lines(Memory);
+
+enum Memory {
+    Own(Vec<Line>),
+    Shared(Part),
+}
 
 impl Lines {
+    /// At least so many zeros, in the arena if there is one and it has room.
+    pub(crate) fn zeroed_in(arena: Option<&Arena>, length: usize) -> Self {
+        let lines = length.div_ceil(LINE);
+        let part = arena.and_then(|arena| arena.take(lines));
+        part.map_or_else(|| Self::zeroed(length), |part| Self(Memory::Shared(part)))
+    }
+
     /// At least so many zeros.
     pub(crate) fn zeroed(length: usize) -> Self {
-        let mut lines = Self(Vec::with_capacity(length.div_ceil(LINE)));
-        lines.in_huge_pages();
-        lines.reserve(length);
-        lines
+        let lines = length.div_ceil(LINE);
+        let mut own: Vec<Line> = Vec::with_capacity(lines);
+        advise(own.as_mut_ptr().cast(), lines * LINE_BYTES);
+        own.resize(lines, Line([0.0; LINE]));
+        Self(Memory::Own(own))
     }
 
     /// Grows to at least so many numbers; keeps what was there, whatever it means.
     pub(crate) fn reserve(&mut self, length: usize) {
         let lines = length.div_ceil(LINE);
-        if self.0.len() < lines {
-            self.0.resize(lines, Line([0.0; LINE]));
+        if self.lines().len() >= lines {
+            return;
+        }
+        if let Memory::Shared(part) = &self.0 {
+            self.0 = Memory::Own(part.lines().to_vec());
+        }
+        if let Memory::Own(own) = &mut self.0 {
+            own.resize(lines, Line([0.0; LINE]));
+        }
+    }
+
+    fn lines(&self) -> &[Line] {
+        match &self.0 {
+            Memory::Own(own) => own,
+            Memory::Shared(part) => part.lines(),
+        }
+    }
+
+    fn lines_mut(&mut self) -> &mut [Line] {
+        match &mut self.0 {
+            Memory::Own(own) => own,
+            Memory::Shared(part) => part.lines_mut(),
         }
     }
 
     /// How many numbers.
     pub(crate) fn len(&self) -> usize {
-        self.0.len() * LINE
+        self.lines().len() * LINE
     }
 
     /// How many bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.len() * LINE_BYTES
+        size_of_val(self.lines())
     }
 
     pub(crate) fn as_ptr(&self) -> *const f32 {
-        self.0.as_ptr().cast()
+        self.lines().as_ptr().cast()
     }
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.0.as_mut_ptr().cast()
+        self.lines_mut().as_mut_ptr().cast()
     }
 
     pub(crate) fn as_mut_bytes(&mut self) -> &mut [u8] {
         let bytes = self.bytes();
         // SAFETY: `Line` is so many bytes of plain numbers, without gaps, and all lines are initialised.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), bytes) }
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), bytes) }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: `Line` is `LINE` numbers and nothing else, and all lines are initialised.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len()) }
     }
+}
 
-    /// Asks for huge pages before the memory is first touched: weights are streamed, and small pages would cost a walk of the
-    /// page table every 4 KiB.
-    #[cfg(target_os = "linux")]
-    fn in_huge_pages(&mut self) {
-        const HUGE_PAGE: usize = 2 << 20;
-        let begin = self.0.as_mut_ptr() as usize;
-        let (first, last) =
-            (begin.next_multiple_of(HUGE_PAGE), (begin + self.0.capacity() * LINE_BYTES) / HUGE_PAGE * HUGE_PAGE);
-        if first < last {
-            // SAFETY: the range is whole pages within our own allocation; the advice changes no contents. That it may be
-            // refused does not matter.
-            unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_HUGEPAGE) };
-        }
+impl Default for Lines {
+    fn default() -> Self {
+        Self(Memory::Own(Vec::new()))
     }
+}
 
-    #[cfg(not(target_os = "linux"))]
-    fn in_huge_pages(&mut self) {}
+impl Clone for Lines {
+    fn clone(&self) -> Self {
+        Self(Memory::Own(self.lines().to_vec()))
+    }
 }
 
 /// Memory that kernels use while they run; each thread keeps its own and hands it to every call. Grows to what the largest

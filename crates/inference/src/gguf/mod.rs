@@ -40,7 +40,7 @@ impl Gguf {
     /// # Errors
     /// Names the file and what is wrong with it.
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        let map = map::map(path)?;
+        let map = map::map(path, &map::open(path)?)?;
         let header = Header::read(&map).map_err(|reason| LoadError::new(path, format!("not sound GGUF: {reason}")))?;
         Ok(Self { path: path.to_owned(), map, header })
     }

@@ -18,9 +18,10 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod vocabulary;
 mod zero_shot;
 
-use std::{panic::resume_unwind, path::Path, thread};
+use std::path::Path;
 
 use kernels::Precision;
 use prediction::{Failure, Limits};
@@ -152,13 +153,9 @@ impl<T: TextTask> TextModel<T> {
         precision: Precision,
     ) -> Result<Self, LoadError> {
         let settings = Settings::read(dir, Some(task.name()))?;
-        // Either takes some tens of milliseconds.
-        let (tokenizer, runner) = thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::load(dir, &settings));
-            let runner = Runner::load(&settings, weights, machine, precision);
-            (tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)), runner)
-        });
-        Ok(Self { task: task_of(dir, &settings)?, tokenizer: tokenizer?, runner: runner? })
+        let tokenizer = Tokenizer::load(dir, &settings)?;
+        let runner = Runner::load(&settings, weights, machine, precision)?;
+        Ok(Self { task: task_of(dir, &settings)?, tokenizer, runner })
     }
 }
 

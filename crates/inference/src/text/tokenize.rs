@@ -1,12 +1,13 @@
 //! From texts to the ids of their tokens, by the directory's own `tokenizer.json`.
 
-use std::path::Path;
+use std::{fmt::Display, fs, path::Path};
 
 use tokenizers::{Decoder, Encoding, PostProcessor, Tokenizer as Inner, TruncationParams, TruncationStrategy};
 
 use super::{
     files::{Settings, TOKENIZER},
     task::Task,
+    vocabulary,
 };
 use crate::LoadError;
 
@@ -50,7 +51,9 @@ impl Tokenizer {
     pub(super) fn load(dir: &Path, settings: &Settings) -> Result<Self, LoadError> {
         let path = dir.join(TOKENIZER);
         let wrong = |reason: String| LoadError::new(&path, reason);
-        let mut inner = Inner::from_file(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+        let unread = |error: &dyn Display| wrong(format!("cannot be read: {error}"));
+        let json = fs::read_to_string(&path).map_err(|error| unread(&error))?;
+        let (mut inner, largest) = vocabulary::read(&json).map_err(|error| unread(&error))?;
         inner.with_padding(None);
         let is_pair = settings.task != Task::FeatureExtraction && settings.task != Task::TokenClassification;
         let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(is_pair));
@@ -72,8 +75,8 @@ impl Tokenizer {
         let pair = inner.encode_fast(("", ""), true).map_err(unreadable)?;
         let added = if is_pair { vec![&empty, &pair] } else { vec![&empty] };
         let ids = added.iter().flat_map(|encoding| encoding.get_ids().iter().copied());
-        let rows = settings.config.vocab_size;
-        if let Some(id) = inner.get_vocab(true).into_values().chain(ids).max().filter(|id| *id as usize >= rows) {
+        let (id, rows) = (ids.fold(largest, u32::max), settings.config.vocab_size);
+        if id as usize >= rows {
             return Err(wrong(format!("has token {id}, but the encoder only {rows} embeddings (vocab_size)")));
         }
         let mut types = added.iter().flat_map(|encoding| encoding.get_type_ids());

@@ -37,7 +37,8 @@ impl Tensors<'_> {
 
     /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
     pub(crate) fn dense(&self, names: &[String], outputs: usize, inputs: usize) -> Result<PackedMatrix, LoadError> {
-        let (weights, bias) = self.side_by_side(names, outputs, inputs)?;
+        let (mut weights, mut bias) = (self.weights.desk(), Vec::new());
+        self.read_side_by_side(names, outputs, inputs, &mut weights, &mut bias)?;
         Ok(self.packed(&weights, &bias))
     }
 
@@ -49,17 +50,31 @@ impl Tensors<'_> {
         inputs: usize,
     ) -> Result<(Vec<f32>, Vec<f32>), LoadError> {
         let (mut weights, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
-            weights.extend(self.numbers(&format!("{name}.weight"), &[outputs, inputs])?);
-            bias.extend(self.numbers(&format!("{name}.bias"), &[outputs])?);
-        }
+        self.read_side_by_side(names, outputs, inputs, &mut weights, &mut bias)?;
         Ok((weights, bias))
+    }
+
+    fn read_side_by_side(
+        &self,
+        names: &[String],
+        outputs: usize,
+        inputs: usize,
+        weights: &mut Vec<f32>,
+        bias: &mut Vec<f32>,
+    ) -> Result<(), LoadError> {
+        for name in names {
+            let name = format!("{}{name}", self.prefix);
+            self.weights.read(&format!("{name}.weight"), &[outputs, inputs], weights)?;
+            self.weights.read(&format!("{name}.bias"), &[outputs], bias)?;
+        }
+        Ok(())
     }
 
     /// A matrix of a row of weights for each number of the bias.
     pub(crate) fn packed(&self, weights: &[f32], bias: &[f32]) -> PackedMatrix {
-        let inputs = weights.len() / bias.len();
-        PackedMatrix::new(self.cpu, self.precision, Rows::new(weights, bias.len(), inputs, inputs), Some(bias))
+        let (arena, inputs) = (self.weights.arena(), weights.len() / bias.len());
+        let rows = Rows::new(weights, bias.len(), inputs, inputs);
+        PackedMatrix::new_in(Some(arena), self.cpu, self.precision, rows, Some(bias))
     }
 
     /// A layer norm, whose tensors files converted from the first BERT call gamma and beta.

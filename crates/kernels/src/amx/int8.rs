@@ -9,7 +9,7 @@ use super::{
     tiles::{Int8, Operands, Tiles},
 };
 use crate::{
-    Rows, Scratch,
+    Arena, Rows, Scratch,
     dots::{Avx512Vnni, Columns, Grids, finish},
     finish::Target,
     lanes::Avx512,
@@ -28,8 +28,8 @@ pub(crate) struct Int8Matrix {
 
 impl Int8Matrix {
     /// Packs weights.
-    pub(crate) fn new(weights: Rows<'_>) -> Self {
-        let (tiles, grids) = pack_int8(weights);
+    pub(crate) fn new(arena: Option<&Arena>, weights: Rows<'_>) -> Self {
+        let (tiles, grids) = pack_int8(arena, weights);
         Self { tiles, grids }
     }
 

@@ -7,7 +7,7 @@ use super::{
     tiles::{Int8, Operands},
 };
 use crate::{
-    Rows,
+    Arena, Rows,
     convert::{Halves, halves, parts as bf16_parts, read},
     quantise::WeightGrids,
     scratch::{LINE_BYTES, Lines},
@@ -24,9 +24,9 @@ pub(super) fn int8_steps(depth: usize) -> usize {
 }
 
 /// Packs weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two.
-pub(crate) fn pack(weights: Rows<'_>, parts: Parts) -> Lines {
+pub(crate) fn pack(arena: Option<&Arena>, weights: Rows<'_>, parts: Parts) -> Lines {
     let (steps, step_bytes) = (steps(weights.columns()), step_bytes(parts == Parts::Two));
-    let mut packed = Lines::zeroed(weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
+    let mut packed = Lines::zeroed_in(arena, weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
     let bytes = packed.as_mut_ptr().cast::<u8>();
     for output in 0..weights.rows() {
         for (input, weight) in weights.row(output).iter().enumerate() {
@@ -45,9 +45,9 @@ pub(crate) fn pack(weights: Rows<'_>, parts: Parts) -> Lines {
 }
 
 /// Packs weights that are whole numbers in panels likewise: for each step two tiles.
-pub(super) fn pack_int8(weights: Rows<'_>) -> (Lines, WeightGrids) {
+pub(super) fn pack_int8(arena: Option<&Arena>, weights: Rows<'_>) -> (Lines, WeightGrids) {
     let (steps, step_bytes) = (int8_steps(weights.columns()), Int8::STEP_BYTES);
-    let mut packed = Lines::zeroed(weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
+    let mut packed = Lines::zeroed_in(arena, weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
     let bytes = packed.as_mut_bytes();
     let grids = WeightGrids::new(weights, PANEL, |output, input, weight| {
         bytes[place_of_weight::<4>(output, input, steps, step_bytes)] = weight.cast_unsigned();
