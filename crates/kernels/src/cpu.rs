@@ -1,17 +1,28 @@
 //! Which instructions kernels use: what this machine has, found once, or less where the caller wants less.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use std::{fmt, str::FromStr, sync::OnceLock};
 
+#[cfg(target_arch = "aarch64")]
+use self::aarch64::{extensions, has};
+#[cfg(target_arch = "x86_64")]
+use self::x86::{extensions, has};
 use crate::{
     dots::{Dots, PortableWords},
     lanes::{Lanes, Portable},
 };
 
-/// A set of instructions, from the most general to the fastest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A set of instructions. Those of one architecture go from the most general to the fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// Plain Rust, for whatever the program was compiled for.
     Portable,
+    /// NEON, of aarch64.
+    Neon,
     /// AVX2 and FMA.
     Avx2,
     /// AVX-512: F, BW, DQ and VL.
@@ -51,9 +62,9 @@ pub struct Cpu {
 /// Instructions that multiply narrow numbers and add the products of a group, which some processors have beside a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Extensions {
-    /// AVX-512 VNNI, or AVX-VNNI beside AVX2.
+    /// AVX-512 VNNI, AVX-VNNI beside AVX2, or dot products beside NEON.
     int8: bool,
-    /// AVX-512 BF16.
+    /// AVX-512 BF16, or BF16 beside NEON.
     bf16: bool,
 }
 
@@ -72,12 +83,13 @@ pub(crate) trait NarrowWork {
 }
 
 impl Isa {
-    /// All of them, the most general first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
+    /// All of them, of each architecture the most general first.
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Amx];
 
     fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
@@ -102,7 +114,9 @@ impl FromStr for Isa {
 impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(name) => write!(f, "no instructions are called {name:?}: portable, avx2, avx512 or amx"),
+            Self::Unknown(name) => {
+                write!(f, "no instructions are called {name:?}: portable, neon, avx2, avx512 or amx")
+            }
             Self::Unavailable(isa) => write!(f, "this machine has no {isa}"),
         }
     }
@@ -117,12 +131,10 @@ impl Default for Cpu {
 }
 
 impl Cpu {
-    /// The fastest this machine has. Asks the machine once, and the operating system for leave to use tiles.
+    /// The fastest this machine has.
     #[must_use]
     pub fn best() -> Self {
-        static BEST: OnceLock<Isa> = OnceLock::new();
-        let isa =
-            *BEST.get_or_init(|| Isa::ALL.into_iter().take_while(|isa| has(*isa)).last().unwrap_or(Isa::Portable));
+        let isa = available().last().copied().unwrap_or(Isa::Portable);
         Self { isa, extensions: extensions(isa) }
     }
 
@@ -132,10 +144,11 @@ impl Cpu {
     /// When the machine does not have them.
     pub fn with(isa: Isa) -> Result<Self, IsaError> {
         let cpu = Self { isa, extensions: extensions(isa) };
-        if isa <= Self::best().isa { Ok(cpu) } else { Err(IsaError::Unavailable(isa)) }
+        if available().contains(&isa) { Ok(cpu) } else { Err(IsaError::Unavailable(isa)) }
     }
 
-    /// The same set as older processors have it, without instructions for sums of narrow products (VNNI, BF16). Tiles stay.
+    /// The same set as older processors have it, without instructions for sums of narrow products (VNNI, dot products, BF16). Tiles
+    /// stay.
     #[must_use]
     pub fn without_extensions(self) -> Self {
         Self { extensions: Extensions::default(), ..self }
@@ -161,42 +174,51 @@ impl Cpu {
         match self.isa {
             // SAFETY: every machine has the instructions the program was compiled for.
             Isa::Portable => unsafe { work.run::<Portable>() },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(target_arch = "aarch64")]
             // SAFETY: a `Cpu` with these instructions exists only where they do.
+            Isa::Neon => unsafe { aarch64::neon(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
             Isa::Avx2 => unsafe { x86::avx2(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512 | Isa::Amx => unsafe { x86::avx512(work) },
-            #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("no such Cpu is made here"),
         }
     }
 
     /// Does the work on whole numbers of 8 bits, in the widest registers.
     pub(crate) fn run_int8(self, work: impl NarrowWork) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
         let has_dots = self.extensions.int8;
         match self.isa {
             // SAFETY: every machine has the instructions the program was compiled for.
             Isa::Portable => unsafe { work.run::<PortableWords>() },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(target_arch = "aarch64")]
             // SAFETY: a `Cpu` with these instructions and extensions exists only where they do.
+            Isa::Neon => unsafe { if has_dots { aarch64::neon_dots(work) } else { aarch64::neon_words(work) } },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
             Isa::Avx2 => unsafe { if has_dots { x86::avx2_vnni(work) } else { x86::avx2_words(work) } },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512 | Isa::Amx => unsafe {
                 if has_dots { x86::avx512_vnni(work) } else { x86::avx512_words(work) }
             },
-            #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("no such Cpu is made here"),
         }
     }
 
     /// Does the work on bf16, for which [`precision`](Self::precision) must be `Bf16`, and there are no tiles.
     pub(crate) fn run_bf16(self, work: impl NarrowWork) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(target_arch = "aarch64")]
         if self.extensions.bf16 {
             // SAFETY: a `Cpu` with this extension exists only where it does.
+            return unsafe { aarch64::neon_bf16(work) };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.extensions.bf16 {
+            // SAFETY: as above.
             return unsafe { x86::avx512_bf16(work) };
         }
         let _ = work;
@@ -204,108 +226,18 @@ impl Cpu {
     }
 }
 
-/// What the machine has beside a set that it has.
-#[cfg(target_arch = "x86_64")]
-fn extensions(isa: Isa) -> Extensions {
-    match isa {
-        Isa::Portable => Extensions::default(),
-        Isa::Avx2 => Extensions { int8: is_x86_feature_detected!("avxvnni"), bf16: false },
-        Isa::Avx512 | Isa::Amx => {
-            Extensions { int8: is_x86_feature_detected!("avx512vnni"), bf16: is_x86_feature_detected!("avx512bf16") }
-        }
-    }
+/// The sets that this machine has, the fastest last. Asks the machine once, and the operating system for leave to use tiles.
+fn available() -> &'static [Isa] {
+    static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
+    AVAILABLE.get_or_init(|| Isa::ALL.into_iter().filter(|isa| has(*isa)).collect())
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn extensions(_isa: Isa) -> Extensions {
-    Extensions::default()
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has(isa: Isa) -> bool {
-    match isa {
-        Isa::Portable => true,
-        Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-        Isa::Avx512 => {
-            is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-        }
-        Isa::Amx => {
-            is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bf16") && crate::amx::is_granted()
-        }
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 fn has(isa: Isa) -> bool {
     isa == Isa::Portable
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    //! The functions whose bodies are compiled for more than the baseline; all that `run` inlines becomes part of them.
-
-    use super::{NarrowWork, Work};
-    use crate::{
-        dots::{Avx2Vnni, Avx2Words, Avx512Bf16, Avx512Vnni, Avx512Words},
-        lanes::{Avx2, Avx512},
-    };
-
-    /// # Safety
-    /// The machine has AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(work: impl Work) {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Avx2>() }
-    }
-
-    /// # Safety
-    /// The machine has AVX-512 F, BW, DQ and VL.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn avx512(work: impl Work) {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Avx512>() }
-    }
-
-    /// # Safety
-    /// The machine has AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2_words(work: impl NarrowWork) {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Avx2Words>() }
-    }
-
-    /// # Safety
-    /// The machine has AVX2, FMA and AVX-VNNI.
-    #[target_feature(enable = "avx2,fma,avxvnni")]
-    pub(super) unsafe fn avx2_vnni(work: impl NarrowWork) {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Avx2Vnni>() }
-    }
-
-    /// # Safety
-    /// The machine has AVX-512 F, BW, DQ and VL.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn avx512_words(work: impl NarrowWork) {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Avx512Words>() }
-    }
-
-    /// # Safety
-    /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) unsafe fn avx512_vnni(work: impl NarrowWork) {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Avx512Vnni>() }
-    }
-
-    /// # Safety
-    /// The machine has AVX-512 F, BW, DQ, VL and BF16.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    pub(super) unsafe fn avx512_bf16(work: impl NarrowWork) {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Avx512Bf16>() }
-    }
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+fn extensions(_isa: Isa) -> Extensions {
+    Extensions::default()
 }

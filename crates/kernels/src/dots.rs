@@ -1,11 +1,11 @@
 //! Sums of products of narrow numbers: one interface over the instructions that multiply a group of them and add the products
 //! to a sum of 32 bits, and the block of sums that the product of rows with a packed panel keeps in registers.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
-
-use std::ptr;
 
 use crate::{
     lanes::Lanes,
@@ -13,6 +13,8 @@ use crate::{
     quantise::{Grid, SPAN},
 };
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{NeonBf16, NeonDots, NeonWords};
 pub(crate) use portable::PortableWords;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2Vnni, Avx2Words, Avx512Bf16, Avx512Vnni, Avx512Words};
@@ -48,7 +50,7 @@ pub(crate) trait Dots {
     unsafe fn zeros() -> Self::Sums;
     /// The weights of a group for as many outputs as there are lanes.
     unsafe fn weights(from: *const u8) -> Self::Groups;
-    /// A group of a row in all lanes.
+    /// A group of a row, in all lanes or where `add` finds it.
     unsafe fn group(from: *const u8) -> Self::Groups;
     /// Adds the products of each lane to its sum.
     unsafe fn add(sums: Self::Sums, row: Self::Groups, weights: Self::Groups) -> Self::Sums;
@@ -68,8 +70,9 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// Of numbers that are not whole.
-    pub(crate) const NONE: Self = Self { scales: ptr::null(), totals: ptr::null() };
+    /// Of numbers that are not whole, in attention.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) const NONE: Self = Self { scales: std::ptr::null(), totals: std::ptr::null() };
 
     #[inline(always)]
     fn after(self, count: usize) -> Self {

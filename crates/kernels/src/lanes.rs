@@ -1,6 +1,8 @@
 //! Registers of several `f32`: one interface over all widths, so that each kernel is written once.
 
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -8,6 +10,8 @@ mod x86;
 use std::ops::{Add, Mul, Sub};
 
 pub(crate) use math::{exp, gelu_erf, gelu_tanh, silu};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512, first_of_16};
@@ -17,7 +21,7 @@ pub(crate) use x86::{Avx2, Avx512, first_of_16};
 /// (`Cpu::run`); called from elsewhere it would be slow, not wrong.
 ///
 /// # Safety of the unsafe methods
-/// The machine has the instructions; `load` and `store` touch `WIDTH` numbers, the others only `count`, which is at
+/// The machine has the instructions; `load` and `store` touch `WIDTH` numbers, `factor` that one, the others only `count`, which is at
 /// most `WIDTH`. No alignment is needed.
 pub(crate) trait Lanes: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> {
     /// How many numbers.
@@ -35,6 +39,13 @@ pub(crate) trait Lanes: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Out
     unsafe fn load_first(from: *const f32, count: usize, fill: f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn store_first(self, to: *mut f32, count: usize);
+
+    /// The number at `index` of a row in all lanes, to be multiplied with several registers.
+    #[inline(always)]
+    unsafe fn factor(row: *const f32, index: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self::splat(*row.add(index)) }
+    }
 
     /// `count` numbers, and zeros after them; faster than `load_first` where it is a whole register.
     #[inline(always)]

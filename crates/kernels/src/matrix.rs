@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::Neon;
 use crate::{
-    Activation, Arena, Cpu, Epilogue, Precision, Rows, RowsMut, Scratch,
+    Activation, Arena, Cpu, Epilogue, Isa, Precision, Rows, RowsMut, Scratch,
     cpu::Work,
     finish::{Block, Target},
     lanes::{Lanes, Portable},
@@ -13,7 +15,7 @@ use crate::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{
-    Isa, amx,
+    amx,
     lanes::{Avx2, Avx512},
 };
 
@@ -263,6 +265,8 @@ fn panel_width(cpu: Cpu, weights: &Weights) -> usize {
 /// Outputs in one panel where there are no tiles.
 fn panel_width_in_registers(cpu: Cpu) -> usize {
     match cpu.isa() {
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => width::<Neon>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => width::<Avx2>(),
         #[cfg(target_arch = "x86_64")]

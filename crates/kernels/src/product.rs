@@ -80,7 +80,7 @@ unsafe fn block<V: Lanes, const ROWS: usize, const VECTORS: usize>(left: Left, p
             }
             V::prefetch(across.wrapping_add(AHEAD * VECTORS * V::WIDTH));
             for (row, sum) in sum.iter_mut().enumerate() {
-                let factor = V::splat(*left.data.add(row * left.stride + step));
+                let factor = V::factor(left.data.add(row * left.stride), step);
                 for (sum, right) in sum.iter_mut().zip(right) {
                     *sum = factor.mul_add(right, *sum);
                 }

@@ -132,6 +132,25 @@ fn many_rows_and_inputs_are_those_of_the_reference() {
 }
 
 #[test]
+fn operands_that_are_bf16_lose_nothing() {
+    let mut random = Random::new();
+    let mut scratch = Scratch::default();
+    for cpu in variants() {
+        let mut worst: f64 = 0.0;
+        for _ in 0..40 {
+            let (rows, outputs, inputs) = (1 + random.below(20), 1 + random.below(60), 1 + random.below(400));
+            let mut case = Case::new(&mut random, rows, outputs, inputs);
+            for number in case.x.data.iter_mut().chain(&mut case.weights.data) {
+                *number = f32::from_bits(number.to_bits() & 0xffff_0000);
+            }
+            let y = case.run(cpu, Precision::Bf16, &mut random, &mut scratch);
+            worst = worst.max(case.check(&y, 4e-6, &format!("{}", cpu.isa())));
+        }
+        eprintln!("{} bf16 of bf16: error at most {worst:.1e} of the sum of absolute products", cpu.isa());
+    }
+}
+
+#[test]
 fn parts_make_the_whole() {
     let mut random = Random::new();
     let mut scratch = Scratch::default();

@@ -1,6 +1,6 @@
 //! The most a core does: multiplications and additions in registers, without a word from memory.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 use std::arch::asm;
 
 use kernels::{Cpu, Isa, Precision};
@@ -14,8 +14,16 @@ const PER_ROUND: usize = 16;
 /// What the loop is made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loop {
-    /// A multiplication or an addition of four f32.
-    Sse,
+    /// A multiplication or an addition of four f32, with what every machine has: SSE or NEON.
+    Baseline,
+    /// `fmla` of four f32.
+    Neon,
+    /// `smlal` of four words.
+    NeonWords,
+    /// `sdot` of sixteen bytes.
+    NeonDots,
+    /// `bfdot` of eight bf16.
+    NeonBf16,
     /// `vfmadd231ps` of eight f32.
     Avx2,
     /// `vpmaddwd` of sixteen words, each with the addition that it takes.
@@ -37,13 +45,15 @@ pub(crate) enum Loop {
 /// The fastest loop for products of this precision, as kernels compute them.
 pub(crate) fn fastest(cpu: Cpu, precision: Precision) -> Loop {
     match (cpu.isa(), cpu.precision(precision)) {
-        (Isa::Portable, _) => Loop::Sse,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Precision::Int8) if is_x86_feature_detected!("avxvnni") => Loop::Avx2Vnni,
+        (Isa::Portable, _) => Loop::Baseline,
+        (Isa::Neon, Precision::Int8) if has_dots(cpu.isa()) => Loop::NeonDots,
+        (Isa::Neon, Precision::Int8) => Loop::NeonWords,
+        (Isa::Neon, Precision::Bf16) => Loop::NeonBf16,
+        (Isa::Neon, _) => Loop::Neon,
+        (Isa::Avx2, Precision::Int8) if has_dots(cpu.isa()) => Loop::Avx2Vnni,
         (Isa::Avx2, Precision::Int8) => Loop::Avx2Words,
         (Isa::Avx2, _) => Loop::Avx2,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Precision::Int8) if is_x86_feature_detected!("avx512vnni") => Loop::Avx512Vnni,
+        (Isa::Avx512, Precision::Int8) if has_dots(cpu.isa()) => Loop::Avx512Vnni,
         (Isa::Avx512, Precision::Bf16) => Loop::Avx512Bf16,
         (Isa::Avx512, _) => Loop::Avx512,
         (Isa::Amx, Precision::Int8) => Loop::AmxInt8,
@@ -51,13 +61,30 @@ pub(crate) fn fastest(cpu: Cpu, precision: Precision) -> Loop {
     }
 }
 
+/// Whether the machine multiplies bytes, and adds the products, in one instruction beside this set.
+#[cfg(target_arch = "x86_64")]
+fn has_dots(isa: Isa) -> bool {
+    if isa == Isa::Avx2 { is_x86_feature_detected!("avxvnni") } else { is_x86_feature_detected!("avx512vnni") }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_dots(_isa: Isa) -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+fn has_dots(_isa: Isa) -> bool {
+    false
+}
+
 /// Multiplications and additions of one run.
 pub(crate) fn operations(of: Loop) -> f64 {
     let per_instruction = match of {
-        Loop::Sse => 4,
-        Loop::Avx2 => 2 * 8,
+        Loop::Baseline => 4,
+        Loop::Neon | Loop::NeonWords => 2 * 4,
+        Loop::Avx2 | Loop::NeonBf16 => 2 * 8,
         // Each multiplication with its addition counts as one.
-        Loop::Avx2Words | Loop::Avx512 => 2 * 16,
+        Loop::Avx2Words | Loop::Avx512 | Loop::NeonDots => 2 * 16,
         Loop::Avx2Vnni => 2 * 32,
         Loop::Avx512Vnni => 2 * 64,
         Loop::Avx512Bf16 => 2 * 32,
@@ -141,13 +168,41 @@ macro_rules! tiles {
     }};
 }
 
+/// Sixteen times an instruction of NEON, each with a sum of its own, round after round.
+#[cfg(target_arch = "aarch64")]
+macro_rules! neon_sums {
+    ($instruction:literal, $sum:literal, $operand:literal) => {
+        neon_sums!($instruction, $sum, $operand, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($instruction:literal, $sum:literal, $operand:literal, $($register:literal)*) => {
+        neon!($(concat!($instruction, " v", $register, ".", $sum, ", v31.", $operand, ", v31.", $operand))*)
+    };
+}
+
+/// Sixteen instructions on registers of NEON, round after round.
+#[cfg(target_arch = "aarch64")]
+macro_rules! neon {
+    ($($instruction:expr)*) => {
+        asm!(
+            "movi v31.2d, #0",
+            "2:",
+            $($instruction,)*
+            "subs {rounds}, {rounds}, #1", "b.ne 2b",
+            rounds = inout(reg) ROUNDS => _,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _, out("v15") _,
+            out("v31") _, options(nostack, nomem)
+        )
+    };
+}
+
 /// Runs the loop, for whose instructions the machine must have: the caller has them from [`fastest`].
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn run(of: Loop) {
     // SAFETY: the machine has the instructions; all registers that change are named, and no memory is touched.
     unsafe {
         match of {
-            Loop::Sse => asm!(
+            Loop::Baseline => asm!(
                 "xorps xmm14, xmm14", "xorps xmm15, xmm15",
                 "2:",
                 "mulps xmm0, xmm15", "addps xmm7, xmm14", "mulps xmm1, xmm15", "addps xmm8, xmm14",
@@ -166,11 +221,54 @@ pub(crate) fn run(of: Loop) {
             Loop::Avx512 | Loop::Avx512Vnni | Loop::Avx512Bf16 => avx512(of),
             Loop::Amx => tiles!("tdpbf16ps"),
             Loop::AmxInt8 => tiles!("tdpbusd"),
+            Loop::Neon | Loop::NeonWords | Loop::NeonDots | Loop::NeonBf16 => unreachable!("x86-64 has none"),
         }
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+/// Runs the loop, as above.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn run(of: Loop) {
+    // SAFETY: the machine has the instructions.
+    unsafe {
+        match of {
+            Loop::Baseline => neon!(
+                "fmul v0.4s, v0.4s, v31.4s" "fadd v1.4s, v1.4s, v31.4s" "fmul v2.4s, v2.4s, v31.4s" "fadd v3.4s, v3.4s, v31.4s"
+                "fmul v4.4s, v4.4s, v31.4s" "fadd v5.4s, v5.4s, v31.4s" "fmul v6.4s, v6.4s, v31.4s" "fadd v7.4s, v7.4s, v31.4s"
+                "fmul v8.4s, v8.4s, v31.4s" "fadd v9.4s, v9.4s, v31.4s" "fmul v10.4s, v10.4s, v31.4s" "fadd v11.4s, v11.4s, v31.4s"
+                "fmul v12.4s, v12.4s, v31.4s" "fadd v13.4s, v13.4s, v31.4s" "fmul v14.4s, v14.4s, v31.4s" "fadd v15.4s, v15.4s, v31.4s"
+            ),
+            Loop::NeonWords => neon_sums!("smlal", "4s", "4h"),
+            Loop::NeonDots => neon_dots(),
+            Loop::NeonBf16 => neon_bf16(),
+            _ => neon_sums!("fmla", "4s", "4s"),
+        }
+    }
+}
+
+/// The loop of `sdot`.
+///
+/// # Safety
+/// The machine has dot products.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "dotprod")]
+unsafe fn neon_dots() {
+    // SAFETY: the caller's promise.
+    unsafe { neon_sums!("sdot", "4s", "16b") }
+}
+
+/// The loop of `bfdot`.
+///
+/// # Safety
+/// The machine has bf16.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "bf16")]
+unsafe fn neon_bf16() {
+    // SAFETY: the caller's promise.
+    unsafe { neon_sums!("bfdot", "4s", "8h") }
+}
+
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 pub(crate) fn run(_of: Loop) {}
 
 /// Not inlined, because it cannot name the registers after the fifteenth that it changes: the callee may change all of them.
