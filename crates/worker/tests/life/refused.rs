@@ -5,7 +5,7 @@ use queue::Location;
 use serde_json::json;
 
 use crate::{
-    stage::{Stage, digits, set},
+    stage::{Stage, digits, new, set, spec_of_digits},
     tickets::seen_by_a_consumer,
 };
 
@@ -61,4 +61,22 @@ async fn a_prediction_that_cannot_have_a_ticket_keeps_no_other_stream_waiting() 
     servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
     seen_by_a_consumer(&stage, &set(&[guilty])).await;
     dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspect_that_cannot_be_claimed_keeps_no_other_version_waiting() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let guilty = stage.send(vec![json!({"value": 1})], |_| {}).await;
+    let digit = new(&spec_of_digits().await, &json!({"pixels": vec![0; 64]}), |new| new.queued = false);
+    let innocent = [digit.id];
+    stage.store.accept(vec![digit]).await.unwrap();
+    servers::execute(&database, "UPDATE predictions SET suspect = true").await;
+    refuse_to_give(&database, guilty[0]).await;
+    let worker = stage.worker_of(inference::Config { enable_echo: true, ..digits() }, |_| {}).await;
+    stage.wait_for(&innocent, Status::Succeeded).await;
+    assert_eq!(stage.get(&guilty).await[0].status, Status::Starting);
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    stage.wait_for(&guilty, Status::Succeeded).await;
+    worker.stop().await;
 }
