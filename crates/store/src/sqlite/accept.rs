@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Sqlite,
     clock::{self, Stamp},
-    id_list, padded,
+    id_list,
     writer::Script,
 };
 use crate::{
@@ -162,19 +162,11 @@ async fn read_taken(
 
 /// What stores these: first the keys, since what is refused is mostly a request that is repeated with its key.
 fn insertion(mut script: Script, now: Stamp, fresh: &[Fresh<'_>], fresh_keys: &[&NewPrediction]) -> Script {
-    for (place, rows) in padded(fresh_keys).enumerate() {
-        if place > 0 {
-            script.next_message();
-        }
-        push_keys(script.message(), now, rows);
-    }
-    for (place, rows) in padded(fresh).enumerate() {
-        if place > 0 {
-            script.next_message();
-        }
-        push_predictions(script.message(), now, &rows);
-        push_inputs(script.message(), &rows);
-    }
+    script.push_rows(fresh_keys, |query, rows| push_keys(query, now, rows));
+    script.push_rows(fresh, |query, rows| {
+        push_predictions(query, now, rows);
+        push_inputs(query, rows);
+    });
     script
 }
 
@@ -225,7 +217,7 @@ fn push_inputs(query: &mut QueryBuilder<sqlx::Sqlite>, rows: &[Option<&Fresh<'_>
     query.push(FILLED);
 }
 
-fn push_keys(query: &mut QueryBuilder<sqlx::Sqlite>, now: Stamp, rows: Vec<Option<&&NewPrediction>>) {
+fn push_keys(query: &mut QueryBuilder<sqlx::Sqlite>, now: Stamp, rows: &[Option<&&NewPrediction>]) {
     query.push(
         "INSERT INTO idempotency_keys (tenant, key, prediction_id, fingerprint, created_at)
          SELECT * FROM (",

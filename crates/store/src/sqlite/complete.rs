@@ -11,7 +11,7 @@ use super::{
     clock::{self, Stamp},
     id_list,
     outbox::tell,
-    padded, push_wanted,
+    push_wanted,
     writer::Script,
 };
 use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
@@ -31,12 +31,7 @@ impl Sqlite {
         let ends = Ends::of(&items, worker, clock::now());
         // What goes by the runs that hold their predictions comes before the end of those runs.
         let mut script = Script::whole();
-        for (place, rows) in padded(&ended).enumerate() {
-            if place > 0 {
-                script.next_message();
-            }
-            ends.store(script.message(), rows);
-        }
+        script.push_rows(&ended, |query, rows| ends.store(query, rows));
         ends.tell(script.message());
         ends.end(script.message());
         let applied = turn
@@ -94,7 +89,7 @@ impl Ends {
     }
 
     /// Stores these outcomes, those of runs that hold their predictions.
-    fn store(&self, query: &mut QueryBuilder<sqlx::Sqlite>, rows: Vec<Option<&&Item<'_>>>) {
+    fn store(&self, query: &mut QueryBuilder<sqlx::Sqlite>, rows: &[Option<&&Item<'_>>]) {
         query.push(
             "INSERT INTO outputs (prediction_id, output, code, message, retryable, predict_seconds, batch_size, tokens)
              SELECT column1, column3, column4, column5, column6, column7, column8, column9 FROM (",

@@ -19,6 +19,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::padded;
 use crate::StoreError;
 
 /// The write lock is taken at once, so that nothing read can change.
@@ -165,9 +166,14 @@ impl Script {
         &mut self.messages[last]
     }
 
-    /// Ends the message: what follows is another one.
-    pub(super) fn next_message(&mut self) {
-        self.messages.push(QueryBuilder::default());
+    /// Adds what `write` makes of the rows; those that do not fit one statement of it go on in another message.
+    pub(super) fn push_rows<T>(&mut self, rows: &[T], write: impl Fn(&mut QueryBuilder<Sqlite>, &[Option<&T>])) {
+        for (place, rows) in padded(rows).enumerate() {
+            if place > 0 {
+                self.messages.push(QueryBuilder::default());
+            }
+            write(self.message(), &rows);
+        }
     }
 }
 
@@ -187,7 +193,10 @@ impl DerefMut for Turn {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+    use sqlx::{
+        Row,
+        sqlite::{SqliteJournalMode, SqliteSynchronous},
+    };
 
     use super::*;
 
@@ -207,10 +216,12 @@ mod tests {
         let writer = Writer::open(options).await.expect("a new file");
         for is_committed in [true, false] {
             let mut turn = writer.turn().await.expect("nobody else writes");
+            let mut script = Script::whole_unsynced();
             if is_committed {
-                turn.finish(Script::whole_unsynced()).await.expect("nothing to refuse");
+                script.message().push("PRAGMA synchronous; ");
+                let rows = turn.finish(script).await.expect("nothing to refuse");
+                assert_eq!(rows[0].get::<i64, _>(0), NORMAL);
             } else {
-                let mut script = Script::whole_unsynced();
                 script.message().build().execute(&mut *turn).await.expect("nobody else writes");
                 assert_eq!(synchronous(&mut turn).await, NORMAL);
                 drop(turn);
