@@ -130,9 +130,7 @@ impl Models {
             seen.places.insert(place.dir, known);
         }
         if config.enable_echo {
-            let dir = Path::new("augur/echo");
-            let model = warm(dir, &echo::described(), Echo)?.start(echo::spec());
-            let model = model.map_err(|error| LoadError::new(dir, format!("no thread: {error}")))?;
+            let model = warm(Path::new("augur/echo"), &echo::described(), Echo)?.start(echo::spec())?;
             models.serve(Ready::New(model, 0));
         }
         seen.warn_of_absent_defaults();

@@ -268,9 +268,7 @@ impl Opened {
         };
         // That a file is not what it was says more than what came of reading it.
         let (version, warm) = (version?, warm?);
-        let Found { dir, described, .. } = self.found;
-        let model = warm.start(described.spec(version));
-        let model = model.map_err(|error| LoadError::new(&dir, format!("no thread: {error}")))?;
+        let model = warm.start(self.found.described.spec(version))?;
         if model.device() != machine.device {
             tracing::warn!(model = %model.spec().name, device = %machine.device, "has no path on the device, and runs on the processor");
         }

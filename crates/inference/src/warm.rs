@@ -1,6 +1,6 @@
 //! The last step of loading: a model runs its example before anybody is served.
 
-use std::{io, path::Path, sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use jsonschema::Validator;
 use prediction::ModelSpec;
@@ -13,14 +13,14 @@ use crate::{
 };
 
 /// A model that has run its example. What it is called may not be known yet.
-pub(crate) struct Warm(Box<dyn FnOnce(ModelSpec) -> io::Result<Model>>);
+pub(crate) struct Warm(Box<dyn FnOnce(ModelSpec) -> Result<Model, LoadError>>);
 
 impl Warm {
     /// Starts the model's engine.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(self, spec: ModelSpec) -> io::Result<Model> {
+    pub(crate) fn start(self, spec: ModelSpec) -> Result<Model, LoadError> {
         self.0(spec)
     }
 }
@@ -48,9 +48,9 @@ pub(crate) fn warm<A: Architecture>(dir: &Path, described: &Described, architect
     schema(&described.output_schema, "output_schema")?
         .validate(&output)
         .map_err(|error| wrong(format!("the example's result does not fit the output schema: {error}")))?;
-    let warm_up = started.elapsed();
+    let (warm_up, dir) = (started.elapsed(), dir.to_owned());
     Ok(Warm(Box::new(move |spec| {
         tracing::info!(model = %spec.name, version = spec.version.short(), device = %architecture.device(), ?warm_up, "loaded");
-        Model::start(spec, Arc::new(architecture))
+        Model::start(spec, Arc::new(architecture)).map_err(|error| LoadError::new(&dir, format!("no thread: {error}")))
     })))
 }
