@@ -39,7 +39,7 @@ pub enum Location {
 /// How tickets are queued and leased.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The most tickets in one stream.
+    /// The most entries in one stream. An entry has one ticket or, in Redis, several, where consumers have room for many.
     pub window: usize,
     /// How long a consumer may be silent before its tickets are handed to others.
     pub lease: Duration,
@@ -68,9 +68,9 @@ pub enum Notice {
 /// How full a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
-    /// Tickets that no consumer has been handed.
+    /// Entries that no consumer has been handed.
     pub undelivered: usize,
-    /// Tickets handed out and not acknowledged.
+    /// Entries handed out and not acknowledged.
     pub delivered: usize,
     /// Names the life of the stream's contents: another number means that all earlier tickets are gone.
     pub generation: u64,

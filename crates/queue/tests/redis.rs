@@ -1,5 +1,7 @@
 //! What only Redis can do to the queue: lose everything, go away, hang, hold the tickets of the dead, and garbage.
 
+#[path = "redis/bundles.rs"]
+mod bundles;
 #[path = "redis/kept.rs"]
 mod kept;
 mod support;
@@ -83,7 +85,7 @@ async fn a_flush_is_noticed_and_survived() {
         server.flush_all().await;
     }
     // While tickets are held, and with a group that is recreated by whoever comes first.
-    let mut stuck = Consumer::stuck(&queue, std::slice::from_ref(&stream), 2);
+    let mut stuck = Consumer::stuck(&queue, std::slice::from_ref(&stream), 1);
     eventually("a ticket is stuck", || async {
         queue.push(tickets(&stream, 1)).await;
         !stuck.handed.is_empty()
@@ -355,9 +357,13 @@ async fn garbage_is_dropped() {
     let mut listener = queue.listen();
     let mut connection = connect(&url).await;
     queue.depth(&stream).await.expect("it answers");
-    for fields in
-        [vec![("id", "short")], vec![("payload", "0123456789abcdef")], vec![("id", "0123456789abcdef"), ("x", "")]]
-    {
+    for fields in [
+        vec![("id", "short")],
+        vec![("id", "0123456789abcdef01234567")],
+        vec![("id", "")],
+        vec![("payload", "0123456789abcdef")],
+        vec![("id", "0123456789abcdef"), ("x", "")],
+    ] {
         connection.xadd(&key, "*", &fields).await.expect("it answers");
     }
     let mut consumer = Consumer::done(&queue, std::slice::from_ref(&stream), 1);

@@ -66,7 +66,8 @@ pub struct QueueSettings {
     /// Begins every key in Redis, so that installations can share a server.
     #[arg(long, env = "AUGUR_QUEUE_NAMESPACE", default_value = "augur", value_name = "NAME")]
     pub queue_namespace: String,
-    /// The most tickets in the queue, per model version and priority. Further predictions wait in the database alone.
+    /// The most entries in the queue, per model version and priority, each of one ticket or, for workers with many slots, of up to 16.
+    /// Further predictions wait in the database alone.
     #[arg(long, env = "AUGUR_QUEUE_WINDOW", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..))]
     #[arg(value_name = "N")]
     pub queue_window: u32,

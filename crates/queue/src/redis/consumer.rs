@@ -14,7 +14,10 @@ use prediction::StreamKey;
 use redis::Pipeline;
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -44,10 +47,28 @@ pub(crate) struct Entry {
     pub(crate) id: String,
 }
 
+/// An entry that was taken, in the hands of everyone who has some of its tickets.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<(Entry, AtomicBool)>);
+
 /// Entries whose fate Redis must be told.
 pub(crate) struct Settled {
     pub(crate) entries: Vec<Entry>,
     pub(crate) handled: Handled,
+}
+
+impl Shared {
+    pub(crate) fn new(entry: Entry) -> Self {
+        Self(Arc::new((entry, AtomicBool::new(false))))
+    }
+
+    /// Says what became of the tickets of one holder; the last one learns what becomes of the entry: it is returned if any of them
+    /// were.
+    pub(crate) fn settle(self, handled: Handled) -> Option<(Entry, Handled)> {
+        self.0.1.fetch_or(handled == Handled::Returned, Ordering::AcqRel);
+        let (entry, returned) = Arc::into_inner(self.0)?;
+        Some((entry, if returned.into_inner() { Handled::Returned } else { Handled::Done }))
+    }
 }
 
 impl Consumer {

@@ -13,7 +13,7 @@ pub(crate) const RETURNED: &str = "returned";
 /// How long [`RETURNED`] is silent, in milliseconds: longer than any lease.
 pub(crate) const RETURNED_SILENCE: u64 = 86_400_000;
 
-/// The field that holds a prediction's id, 16 bytes.
+/// The field that holds the ids of an entry's predictions, 16 bytes each.
 pub(crate) const ID: &[u8] = b"id";
 
 /// The names of one namespace.
@@ -31,6 +31,7 @@ impl Names {
         StreamNames {
             tickets: format!("{}:tickets:{stream}", self.namespace),
             generation: format!("{}:generation:{stream}", self.namespace),
+            bundle: format!("{}:bundle:{stream}", self.namespace),
         }
     }
 
@@ -53,11 +54,12 @@ impl Names {
 pub(crate) struct StreamNames {
     pub(crate) tickets: String,
     pub(crate) generation: String,
+    pub(crate) bundle: String,
 }
 
 impl StreamNames {
-    /// Both, in the scripts' order.
-    pub(crate) fn keys(&self) -> [&str; 2] {
-        [&self.tickets, &self.generation]
+    /// All, in the scripts' order.
+    pub(crate) fn keys(&self) -> [&str; 3] {
+        [&self.tickets, &self.generation, &self.bundle]
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     STREAM_KEPT,
     connection::{Backoff, Client, Connection},
-    consumer::{Consumer, Entry, Settled},
+    consumer::{Consumer, Entry, Settled, Shared},
     names::{GROUP, ID},
     scripts,
 };
@@ -11,6 +11,7 @@ use crate::{Handled, MOST_TOGETHER, Slots, delivery::Delivery};
 use prediction::{PredictionId, Ticket};
 use redis::RedisResult;
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,10 +32,17 @@ const GATHER: Duration = Duration::from_millis(25);
 /// So many, or an eighth of all if that is less, are taken without waiting for more.
 const ENOUGH: usize = 8;
 
+/// The most tickets that are wanted in one entry, and which part of what was ever taken at once: an entry is what Redis and we are
+/// asked to do once, however many tickets it has, and small enough beside what a consumer takes that all have their share.
+const MOST_BUNDLED: usize = 16;
+const BUNDLED_PART: usize = 16;
+/// For how many seconds those who push believe the consumer that wants the fewest, should it be gone.
+const BUNDLE_BELIEVED: u64 = 60;
+
 type Fields = Vec<Vec<u8>>;
 
-/// An entry that was taken, and its ticket, if it is one.
-type Taken = (Entry, Option<PredictionId>);
+/// An entry that was taken, and its tickets; none, if it is something else.
+type Taken = (Entry, Vec<PredictionId>);
 
 pub(crate) struct Reader {
     consumer: Arc<Consumer>,
@@ -121,12 +129,17 @@ impl Reader {
             return Ok(());
         }
         // Each stream may give as many.
-        let share = room / self.consumer.streams.len();
+        let share = room / self.consumer.streams.len() / self.bundle();
         let waits_at_once = self.is_drained && share > 0 && !self.may_have_lost && Instant::now() < self.look_at;
         let taken = if waits_at_once { Vec::new() } else { self.take(connection, room).await? };
         let taken = if taken.is_empty() { self.wait(connection, share.max(1)).await? } else { taken };
         self.deliver(taken).await;
         Ok(())
+    }
+
+    /// The most tickets that are wanted in one entry.
+    fn bundle(&self) -> usize {
+        (self.most_room / BUNDLED_PART).clamp(1, MOST_BUNDLED)
     }
 
     async fn take(&mut self, connection: &mut Connection, room: usize) -> RedisResult<Vec<Taken>> {
@@ -151,15 +164,19 @@ impl Reader {
             .arg(crate::new_generation())
             .arg(silent)
             .arg(own)
-            .arg(STREAM_KEPT);
+            .arg(STREAM_KEPT)
+            .arg(self.bundle())
+            .arg(BUNDLE_BELIEVED);
         let (taken,): (Vec<(usize, String, Vec<u8>)>,) = connection.query(&pipeline).await?;
         self.may_have_lost = false;
-        self.is_drained = taken.len() < room;
-        let taken = taken.into_iter();
-        Ok(taken.map(|(number, id, ticket)| (Entry { stream: number - 1, id }, decode(&ticket))).collect())
+        let entry =
+            |(number, id, tickets): (usize, String, Vec<u8>)| (Entry { stream: number - 1, id }, decode(&tickets));
+        let taken: Vec<Taken> = taken.into_iter().map(entry).collect();
+        self.is_drained = taken.iter().map(|(_, tickets)| tickets.len().max(1)).sum::<usize>() < room;
+        Ok(taken)
     }
 
-    /// Waits for the next tickets that come to any stream, up to `share` of each. (There may be more of them than slots when
+    /// Waits for the next tickets that come to any stream, up to `share` entries of each. (There may be more of them than slots when
     /// `share` is the least, or when slots have gone to others; those for which there is none wait here.)
     async fn wait(&mut self, connection: &mut Connection, share: usize) -> RedisResult<Vec<Taken>> {
         let mut pipeline = redis::pipe();
@@ -178,48 +195,42 @@ impl Reader {
         for (key, of_stream) in read.unwrap_or_default() {
             self.is_drained &= of_stream.len() < share;
             if let Some(stream) = self.consumer.tickets().position(|stream| stream == key) {
-                let ticket = |fields: Fields| match fields.as_slice() {
-                    [name, ticket] if name == ID => decode(ticket),
-                    _ => None,
+                let tickets = |fields: Fields| match fields.as_slice() {
+                    [name, tickets] if name == ID => decode(tickets),
+                    _ => Vec::new(),
                 };
-                entries.extend(of_stream.into_iter().map(|(id, fields)| (Entry { stream, id }, ticket(fields))));
+                entries.extend(of_stream.into_iter().map(|(id, fields)| (Entry { stream, id }, tickets(fields))));
             }
         }
         Ok(entries)
     }
 
     async fn deliver(&self, taken: Vec<Taken>) {
-        let (mut entries, mut tickets) = (Vec::with_capacity(taken.len()), Vec::with_capacity(taken.len()));
-        for (entry, id) in taken {
+        let mut tickets = VecDeque::with_capacity(taken.len());
+        for (entry, ids) in taken {
             if !self.consumer.held().insert(entry.clone()) {
                 // It is being handled: we asked for our own, or its lease passed while Redis was away.
                 continue;
             }
-            match id {
-                Some(id) => {
-                    tickets.push(Ticket { id, stream: self.consumer.streams[entry.stream].0.clone() });
-                    entries.push(entry);
-                }
-                None => {
-                    tracing::warn!(entry = entry.id, "an entry that is no ticket was dropped");
-                    self.settle(vec![entry], Handled::Done);
-                }
+            if ids.is_empty() {
+                tracing::warn!(entry = entry.id, "an entry that is no ticket was dropped");
+                settle(&self.settled, [Shared::new(entry)], Handled::Done);
+                continue;
             }
+            let stream = &self.consumer.streams[entry.stream].0;
+            let entry = Shared::new(entry);
+            tickets.extend(ids.into_iter().map(|id| (Ticket { id, stream: stream.clone() }, entry.clone())));
         }
         while !tickets.is_empty() {
             let Some(slots) = self.slots(tickets.len()).await else {
-                self.settle(entries, Handled::Returned);
+                settle(&self.settled, tickets.into_iter().map(|(_, entry)| entry), Handled::Returned);
                 return;
             };
-            let rest = (entries.split_off(slots.num_permits()), tickets.split_off(slots.num_permits()));
+            let (tickets, entries): (Vec<_>, Vec<_>) = tickets.drain(..slots.num_permits()).unzip();
             let settled = self.settled.clone();
-            let delivery = Delivery::new(tickets, slots, move |handled| {
-                // The acker outlives us; and without it nothing is settled anyway.
-                let _ = settled.send(Settled { entries, handled });
-            });
+            let delivery = Delivery::new(tickets, slots, move |handled| settle(&settled, entries, handled));
             // Without a receiver it is dropped, and thereby returned.
             let _ = self.deliveries.send(delivery).await;
-            (entries, tickets) = rest;
         }
     }
 
@@ -237,13 +248,23 @@ impl Reader {
         }
         Some(taken)
     }
+}
 
-    fn settle(&self, entries: Vec<Entry>, handled: Handled) {
-        let _ = self.settled.send(Settled { entries, handled });
+/// Says what became of tickets, of which these were the entries.
+fn settle(settled: &mpsc::UnboundedSender<Settled>, entries: impl IntoIterator<Item = Shared>, handled: Handled) {
+    let whole = entries.into_iter().filter_map(|entry| entry.settle(handled));
+    let (done, returned): (Vec<_>, Vec<_>) = whole.partition(|(_, handled)| *handled == Handled::Done);
+    for (entries, handled) in [(done, Handled::Done), (returned, Handled::Returned)] {
+        if !entries.is_empty() {
+            let entries = entries.into_iter().map(|(entry, _)| entry).collect();
+            // The acker outlives us; and without it nothing is settled anyway.
+            let _ = settled.send(Settled { entries, handled });
+        }
     }
 }
 
-/// The id of a ticket's prediction, which is all there is in it.
-fn decode(ticket: &[u8]) -> Option<PredictionId> {
-    Uuid::from_slice(ticket).ok().map(PredictionId)
+/// The ids of an entry's predictions, which are all there is in it; none, if they are not that.
+fn decode(tickets: &[u8]) -> Vec<PredictionId> {
+    let (ids, rest) = tickets.as_chunks();
+    if rest.is_empty() { ids.iter().map(|id| PredictionId(Uuid::from_bytes(*id))).collect() } else { Vec::new() }
 }

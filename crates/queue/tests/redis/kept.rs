@@ -40,6 +40,13 @@ async fn nothing_is_left_of_finished_work() {
         connection.keys(format!("{namespace}:*")).await.expect("it answers").into_iter().collect();
     // The queue tries with it whether Redis takes anything; it lives for a millisecond.
     keys.remove(&format!("{namespace}:probe"));
+    // What was last wanted in one entry is believed for a minute.
+    for stream in &streams {
+        let bundle = format!("{namespace}:bundle:{stream}");
+        let ttl = connection.ttl(&bundle).await.expect("it answers");
+        assert!(matches!(ttl, IntegerReplyOrNoOp::IntegerReply(seconds) if seconds <= 60));
+        assert!(keys.remove(&bundle));
+    }
     let expected =
         streams.iter().flat_map(|stream| ["tickets", "generation"].map(|kind| format!("{namespace}:{kind}:{stream}")));
     assert_eq!(keys, expected.collect());

@@ -1,0 +1,185 @@
+//! Entries of several tickets, where those who take them have room for many.
+
+use super::{SHORT_LEASE, connect, key, open};
+use crate::support::{Consumer, eventually, stream, tickets};
+use futures::FutureExt;
+use prediction::{Priority, StreamKey, Ticket};
+use queue::{Config, Depth, Handled, Queue};
+use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
+use std::{collections::HashSet, sync::Arc};
+use tokio::sync::Semaphore;
+
+fn bundle(namespace: &str, stream: &StreamKey) -> String {
+    format!("{namespace}:bundle:{stream}")
+}
+
+/// How many tickets those who push put into an entry.
+async fn wanted(mut connection: MultiplexedConnection, bundle: &str) -> Option<usize> {
+    let said = connection.get(bundle).await.expect("it answers")?;
+    said.split(' ').next()?.parse().ok()
+}
+
+/// A stream that a consumer with so many slots was at and has left, and a connection to its Redis.
+async fn left_by(slots: usize) -> (Queue, StreamKey, MultiplexedConnection, String) {
+    let (url, namespace) = servers::redis().await;
+    let queue = open(&url, &namespace, Config::default().lease).await;
+    let (stream, connection) = (stream(Priority::Normal), connect(&url).await);
+    let consumer = Consumer::done(&queue, std::slice::from_ref(&stream), slots);
+    let bundle = bundle(&namespace, &stream);
+    eventually("it says what it wants", || async { wanted(connection.clone(), &bundle).await.is_some() }).await;
+    consumer.finish().await;
+    let key = key(&namespace, &stream);
+    (queue, stream, connection, key)
+}
+
+async fn depth(queue: &Queue, stream: &StreamKey) -> (usize, usize) {
+    let Depth { undelivered, delivered, .. } = queue.depth(stream).await.expect("it answers");
+    (undelivered, delivered)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_for_many_slots_share_entries_and_keep_their_order() {
+    let (queue, stream, mut connection, key) = left_by(64).await;
+    let pushed = tickets(&stream, 10);
+    assert_eq!(queue.push(pushed[..9].to_vec()).await, []);
+    assert_eq!(queue.push(pushed[9..].to_vec()).await, []);
+    // Four, four, one and one.
+    assert_eq!(connection.xlen(&key).await, Ok(4));
+    let mut consumer = Consumer::done(&queue, std::slice::from_ref(&stream), 64);
+    assert_eq!(consumer.take(10).await, pushed);
+    eventually("nothing is left", || async { depth(&queue, &stream).await == (0, 0) }).await;
+    assert_eq!(consumer.finish().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_is_of_entries() {
+    let (url, namespace) = servers::redis().await;
+    let (stream, connection) = (stream(Priority::Normal), connect(&url).await);
+    let queue = super::open_with(&url, &namespace, Config { window: 2, ..Config::default() }).await;
+    let consumer = Consumer::done(&queue, std::slice::from_ref(&stream), 48);
+    let bundle = bundle(&namespace, &stream);
+    eventually("it says what it wants", || async { wanted(connection.clone(), &bundle).await == Some(3) }).await;
+    consumer.finish().await;
+    let pushed = tickets(&stream, 8);
+    assert_eq!(queue.push(pushed.clone()).await, pushed[6..]);
+    assert_eq!(depth(&queue, &stream).await, (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_is_settled_once_all_its_tickets_are() {
+    let (queue, stream, ..) = left_by(64).await;
+    let pushed = tickets(&stream, 4);
+    assert_eq!(queue.push(pushed.clone()).await, []);
+    let gate = Arc::new(Semaphore::new(0));
+    let closed = Arc::clone(&gate);
+    // One slot: the tickets of the entry come one after the other.
+    let mut consumer = Consumer::start(&queue, std::slice::from_ref(&stream), 1, move |_| {
+        let gate = Arc::clone(&closed);
+        async move {
+            gate.acquire().await.expect("it stays open").forget();
+            Handled::Done
+        }
+        .boxed()
+    });
+    for ticket in &pushed {
+        assert_eq!(consumer.next().await, *ticket);
+        assert_eq!(depth(&queue, &stream).await, (0, 1));
+        gate.add_permits(1);
+    }
+    eventually("nothing is left", || async { depth(&queue, &stream).await == (0, 0) }).await;
+    assert_eq!(consumer.finish().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_which_one_ticket_is_returned_goes_to_another() {
+    let (queue, stream, ..) = left_by(64).await;
+    let pushed = tickets(&stream, 4);
+    assert_eq!(queue.push(pushed.clone()).await, []);
+    let second = pushed[1].clone();
+    let handle = move |ticket: Ticket| {
+        let handled = if ticket == second { Handled::Returned } else { Handled::Done };
+        async move { handled }.boxed()
+    };
+    let mut first = Consumer::start(&queue, std::slice::from_ref(&stream), 1, handle);
+    assert_eq!(first.take(4).await, pushed);
+    first.stop.cancel();
+    // It may have come back to the first one before that stopped.
+    let mut other = Consumer::done(&queue, std::slice::from_ref(&stream), 64);
+    assert_eq!(other.take(4).await, pushed);
+    first.finish().await;
+    other.finish().await;
+    assert_eq!(depth(&queue, &stream).await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_returns_the_rest_of_an_entry() {
+    let (queue, stream, ..) = left_by(64).await;
+    let pushed = tickets(&stream, 4);
+    assert_eq!(queue.push(pushed.clone()).await, []);
+    let gate = Arc::new(Semaphore::new(0));
+    let closed = Arc::clone(&gate);
+    let mut first = Consumer::start(&queue, std::slice::from_ref(&stream), 1, move |_| {
+        let gate = Arc::clone(&closed);
+        async move {
+            gate.acquire().await.expect("it stays open").forget();
+            Handled::Done
+        }
+        .boxed()
+    });
+    assert_eq!(first.next().await, pushed[0]);
+    first.stop.cancel();
+    gate.add_permits(10);
+    assert_eq!(first.finish().await, []);
+    let mut other = Consumer::done(&queue, std::slice::from_ref(&stream), 64);
+    assert_eq!(other.take(4).await, pushed);
+    other.finish().await;
+    assert_eq!(depth(&queue, &stream).await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_entries_of_the_dead_go_to_others_whole() {
+    let (url, namespace) = servers::redis().await;
+    let queue = open(&url, &namespace, SHORT_LEASE).await;
+    let stream = stream(Priority::Normal);
+    let connection = connect(&url).await;
+    let mut dead = Consumer::stuck(&queue, std::slice::from_ref(&stream), 256);
+    let bundle = bundle(&namespace, &stream);
+    eventually("it says what it wants", || async { wanted(connection.clone(), &bundle).await == Some(16) }).await;
+    let pushed = tickets(&stream, 100);
+    assert_eq!(queue.push(pushed.clone()).await, []);
+    assert_eq!(dead.take(100).await, pushed);
+    dead.task.abort();
+    // It takes them over a few at a time.
+    let mut heir = Consumer::done(&queue, std::slice::from_ref(&stream), 20);
+    let mut handed = HashSet::new();
+    while handed.len() < pushed.len() {
+        handed.insert(heir.next().await);
+    }
+    assert_eq!(handed, pushed.into_iter().collect());
+    heir.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_one_with_the_fewest_slots_is_believed() {
+    let (url, namespace) = servers::redis().await;
+    let queue = open(&url, &namespace, Config::default().lease).await;
+    let stream = stream(Priority::Normal);
+    let connection = connect(&url).await;
+    let bundle = bundle(&namespace, &stream);
+    let wants = async |most| {
+        eventually("it is what is wanted", || async { wanted(connection.clone(), &bundle).await == Some(most) }).await;
+    };
+    let consumer = |slots| Consumer::done(&queue, std::slice::from_ref(&stream), slots);
+    let most = consumer(1000);
+    wants(16).await;
+    let fewer = consumer(64);
+    wants(4).await;
+    let least = consumer(2);
+    wants(1).await;
+    least.finish().await;
+    // As if a minute had passed.
+    assert_eq!(connection.clone().del(&bundle).await, Ok(1));
+    wants(4).await;
+    fewer.finish().await;
+    most.finish().await;
+}
