@@ -1,7 +1,7 @@
 //! Streams of tickets in this process's memory.
 
 use crate::{
-    Config, Depth, Handled, Handler, MOST_TOGETHER, Slots, backend, backend::TicketBackend, delivery::Delivery,
+    Config, Depth, Handled, Handler, MOST_TOGETHER, Room, Slots, backend, backend::TicketBackend, delivery::Delivery,
 };
 use prediction::{PredictionId, StreamKey, Ticket};
 use std::{
@@ -75,7 +75,7 @@ impl InProcess {
     pub(crate) async fn consume(
         self: Arc<Self>,
         streams: Vec<StreamKey>,
-        slots: Arc<Semaphore>,
+        Room { slots, .. }: Room,
         handler: Handler,
         stop: CancellationToken,
     ) {

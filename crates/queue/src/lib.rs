@@ -12,7 +12,11 @@ pub use pieces::{ASKED_FOR, Ask, LONGEST_PIECE, Piece, Reader};
 use crate::{in_process::InProcess, pieces::Readers, redis::RedisQueue};
 use futures::future::BoxFuture;
 use prediction::{PredictionId, StreamKey, Ticket};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -87,6 +91,23 @@ pub enum Handled {
 
 /// What tickets are taken for: room for one prediction each, free again when dropped. It can be split.
 pub type Slots = OwnedSemaphorePermit;
+
+/// Where [`Slots`] come from; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Free slots are its permits.
+    pub slots: Arc<Semaphore>,
+    /// How many slots there are at present, free or not.
+    pub all: Arc<AtomicU32>,
+}
+
+impl Room {
+    /// Of so many slots.
+    #[must_use]
+    pub fn of(slots: u32) -> Self {
+        Self { slots: Arc::new(Semaphore::new(slots as usize)), all: Arc::new(AtomicU32::new(slots)) }
+    }
+}
 
 /// Called with tickets that were read together, and as many slots, which it may keep for longer than it takes.
 pub type Handler = Arc<dyn Fn(Vec<Ticket>, Slots) -> BoxFuture<'static, Handled> + Send + Sync>;
@@ -181,22 +202,16 @@ impl Queue {
     }
 
     /// Hands tickets of these streams to `handler`, as an apalis worker under a random name, no more than there are free
-    /// `slots`, until `stop`; then lets handlers finish, returns what was not handled to the stream and leaves the group.
+    /// slots, until `stop`; then lets handlers finish, returns what was not handled to the stream and leaves the group.
     /// Survives whatever happens to Redis. Dropped instead of stopped, it drops the handlers, and others are handed their
     /// tickets when the lease is over.
     ///
     /// New tickets of earlier streams go first, so list those of the highest priority first.
-    pub async fn consume(
-        &self,
-        streams: Vec<StreamKey>,
-        slots: Arc<Semaphore>,
-        handler: Handler,
-        stop: CancellationToken,
-    ) {
+    pub async fn consume(&self, streams: Vec<StreamKey>, room: Room, handler: Handler, stop: CancellationToken) {
         match &self.kind {
             _ if streams.is_empty() => stop.cancelled().await,
-            Kind::Redis(queue) => queue.consume(streams, slots, handler, stop).await,
-            Kind::InProcess(queue, _) => Arc::clone(queue).consume(streams, slots, handler, stop).await,
+            Kind::Redis(queue) => queue.consume(streams, room, handler, stop).await,
+            Kind::InProcess(queue, _) => Arc::clone(queue).consume(streams, room, handler, stop).await,
             Kind::Absent(_) => stop.cancelled().await,
         }
     }

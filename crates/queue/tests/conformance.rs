@@ -4,7 +4,7 @@ mod support;
 
 use futures::FutureExt;
 use prediction::{PredictionId, Priority, Ticket};
-use queue::{Config, Handled, Location, Notice, Queue, QueueError};
+use queue::{Config, Handled, Location, Notice, Queue, QueueError, Room};
 use std::{
     collections::HashSet,
     sync::{
@@ -278,8 +278,7 @@ async fn stopped_before_it_started_it_ends(Handles { first, .. }: Handles) {
     let stop = CancellationToken::new();
     stop.cancel();
     let handler: queue::Handler = Arc::new(|_, _| async { Handled::Done }.boxed());
-    let slots = Arc::new(Semaphore::new(1));
-    let consume = first.consume(vec![stream(Priority::Normal)], slots, handler, stop);
+    let consume = first.consume(vec![stream(Priority::Normal)], Room::of(1), handler, stop);
     tokio::time::timeout(PATIENCE, consume).await.expect("it ends");
 }
 

@@ -361,6 +361,7 @@ async fn garbage_is_dropped() {
         vec![("id", "short")],
         vec![("id", "0123456789abcdef01234567")],
         vec![("id", "")],
+        vec![("id", &"0123456789abcdef".repeat(17))],
         vec![("payload", "0123456789abcdef")],
         vec![("id", "0123456789abcdef"), ("x", "")],
     ] {

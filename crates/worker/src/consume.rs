@@ -48,9 +48,9 @@ fn begin(
     let (model, version) = (model.clone(), version.clone());
     consumers.spawn(async move {
         let Some(slots) = stopped.run_until_cancelled(node.slots.of(&model, &version)).await else { return };
-        let permits = Arc::clone(slots.permits());
+        let room = slots.room();
         let handler = claim::handler(slots, tickets);
-        node.queue.consume(streams(&model, &version), permits, handler, stopped).await;
+        node.queue.consume(streams(&model, &version), room, handler, stopped).await;
     });
     stop.drop_guard()
 }

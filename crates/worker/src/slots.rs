@@ -37,7 +37,7 @@ pub(crate) struct Slots {
     /// Those that are not in use for now. Locked for as long as somebody has all.
     parked: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
     /// How many are to be in use.
-    wanted: AtomicU32,
+    wanted: Arc<AtomicU32>,
     /// Runs since that was last fitted.
     ran: AtomicU32,
 }
@@ -104,13 +104,18 @@ impl Slots {
         let permits = Arc::new(Semaphore::new(all));
         let all = u32::try_from(all).unwrap_or(u32::MAX);
         let parked = Arc::clone(&permits).try_acquire_many_owned(all.saturating_sub(least)).ok();
-        let wanted = AtomicU32::new(least.min(all));
+        let wanted = Arc::new(AtomicU32::new(least.min(all)));
         Self { version, permits, all, parked: Arc::new(Mutex::new(parked)), wanted, ran: AtomicU32::new(0) }
     }
 
     /// Whose they are.
     pub(crate) fn version(&self) -> &(ModelName, Version) {
         &self.version
+    }
+
+    /// What tickets are taken for.
+    pub(crate) fn room(&self) -> queue::Room {
+        queue::Room { slots: Arc::clone(&self.permits), all: Arc::clone(&self.wanted) }
     }
 
     /// One permit each. Fair: whoever asks for all of them is not overtaken by those who ask for one.

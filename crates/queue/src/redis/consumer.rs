@@ -9,18 +9,18 @@ use super::{
     reader::Reader,
     scripts,
 };
-use crate::{Handled, backend::TicketBackend};
+use crate::{Handled, Room, backend::TicketBackend};
 use prediction::StreamKey;
 use redis::Pipeline;
 use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// The most deliveries between the reader and their handlers.
@@ -29,13 +29,20 @@ const MOST_UNHANDLED: usize = 16;
 /// How long a stopping consumer tries to tell Redis what it finished; what it cannot tell others find stale.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The most tickets in one entry: an entry is what Redis and we are asked to do once, however many tickets it has.
+pub(crate) const MOST_BUNDLED: u32 = 16;
+/// Consumers with so many slots want entries of one ticket.
+const FEW_SLOTS: u32 = 64;
+/// Of the slots beyond those, the part that the tickets of one entry may take.
+const BUNDLED_PART: u32 = 12;
+
 /// What the tasks of one consumer share.
 pub(crate) struct Consumer {
     pub(crate) name: String,
     pub(crate) streams: Vec<(StreamKey, StreamNames)>,
     pub(crate) lease: Duration,
-    /// A ticket is taken for a free one only.
-    pub(crate) slots: Arc<Semaphore>,
+    /// A ticket is taken for a free slot only.
+    pub(crate) room: Room,
     held: Mutex<HashSet<Entry>>,
 }
 
@@ -47,40 +54,43 @@ pub(crate) struct Entry {
     pub(crate) id: String,
 }
 
-/// An entry that was taken, in the hands of everyone who has some of its tickets.
-#[derive(Clone)]
-pub(crate) struct Shared(Arc<(Entry, AtomicBool)>);
-
 /// Entries whose fate Redis must be told.
 pub(crate) struct Settled {
     pub(crate) entries: Vec<Entry>,
     pub(crate) handled: Handled,
 }
 
+/// An entry in the hands of those who have its tickets, one for each, and how many of them were not done with yet.
+pub(crate) struct Shared(Arc<(Entry, AtomicUsize)>);
+
 impl Shared {
-    pub(crate) fn new(entry: Entry) -> Self {
-        Self(Arc::new((entry, AtomicBool::new(false))))
+    /// One for each of so many tickets.
+    pub(crate) fn among(entry: Entry, tickets: usize) -> impl Iterator<Item = Self> {
+        let shared = Arc::new((entry, AtomicUsize::new(tickets)));
+        std::iter::repeat_n(shared, tickets).map(Self)
     }
 
-    /// Says what became of the tickets of one holder; the last one learns what becomes of the entry: it is returned if any of them
-    /// were.
+    /// Says what became of one ticket. Whoever comes last learns what becomes of the entry: it is returned unless all are done.
     pub(crate) fn settle(self, handled: Handled) -> Option<(Entry, Handled)> {
-        self.0.1.fetch_or(handled == Handled::Returned, Ordering::AcqRel);
-        let (entry, returned) = Arc::into_inner(self.0)?;
-        Some((entry, if returned.into_inner() { Handled::Returned } else { Handled::Done }))
+        if handled == Handled::Done {
+            self.0.1.fetch_sub(1, Ordering::AcqRel);
+        }
+        let (entry, left) = Arc::into_inner(self.0)?;
+        Some((entry, if left.into_inner() == 0 { Handled::Done } else { Handled::Returned }))
     }
 }
 
 impl Consumer {
-    pub(crate) fn new(
-        name: &str,
-        names: &Names,
-        streams: Vec<StreamKey>,
-        slots: Arc<Semaphore>,
-        lease: Duration,
-    ) -> Arc<Self> {
+    pub(crate) fn new(name: &str, names: &Names, streams: Vec<StreamKey>, room: Room, lease: Duration) -> Arc<Self> {
         let streams = streams.into_iter().map(|key| (key.clone(), names.stream(&key))).collect();
-        Arc::new(Self { name: name.to_owned(), streams, lease, slots, held: Mutex::default() })
+        Arc::new(Self { name: name.to_owned(), streams, lease, room, held: Mutex::default() })
+    }
+
+    /// The most tickets that it wants in one entry: those of one entry go to one consumer, so they are a small part of what it
+    /// runs at once, and only many slots, which are those of a fast model, are worth it.
+    pub(crate) fn bundle(&self) -> u32 {
+        let more = self.room.all.load(Ordering::Relaxed).saturating_sub(FEW_SLOTS);
+        (more / BUNDLED_PART).clamp(1, MOST_BUNDLED)
     }
 
     pub(crate) fn held(&self) -> MutexGuard<'_, HashSet<Entry>> {

@@ -1,11 +1,11 @@
-//! Renews a consumer's hold on its tickets, and removes the names of those who are gone.
+//! Renews a consumer's hold on its tickets, says how many it wants in one entry, and removes the names of those who are gone.
 
 use super::{consumer::Consumer, link::Link, names::GROUP, scripts};
 use redis::{Pipeline, Value};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How many leases a consumer that holds nothing is silent before its name is removed.
+/// How many leases a consumer that holds nothing is silent before its name is removed, and what it wanted forgotten.
 const LEASES_UNTIL_FORGOTTEN: u32 = 3;
 
 /// The most entries renewed by one command.
@@ -19,17 +19,25 @@ pub(crate) async fn renew(consumer: Arc<Consumer>, link: Arc<Link>) {
     for tick in 0_u64.. {
         ticks.tick().await;
         let mut pipeline = renewal(&consumer);
+        let bundles = consumer.streams.iter().map(|(_, names)| &names.bundle);
+        scripts::run(&mut pipeline, &scripts::WANT, bundles)
+            .arg(&consumer.name)
+            .arg(consumer.bundle())
+            .arg(milliseconds(consumer.lease * LEASES_UNTIL_FORGOTTEN));
         if tick % 3 == 2 {
             scripts::run(&mut pipeline, &scripts::TIDY, consumer.tickets())
                 .arg(GROUP)
-                .arg(u64::try_from((consumer.lease * LEASES_UNTIL_FORGOTTEN).as_millis()).unwrap_or(u64::MAX));
+                .arg(milliseconds(consumer.lease * LEASES_UNTIL_FORGOTTEN));
         }
-        if !pipeline.is_empty()
-            && let Err(error) = link.query::<Value>(&pipeline).await
-        {
+        if let Err(error) = link.query::<Value>(&pipeline).await {
             tracing::debug!(%error, worker = consumer.name, "tickets not renewed");
         }
     }
+}
+
+/// At least one: what lasts no time cannot be set.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 fn renewal(consumer: &Consumer) -> Pipeline {

@@ -12,7 +12,7 @@ mod parcels;
 mod reader;
 mod scripts;
 
-use crate::{Config, Depth, Handler, Notice, Piece, QueueError, backend, pieces::Readers};
+use crate::{Config, Depth, Handler, Notice, Piece, QueueError, Room, backend, pieces::Readers};
 use connection::Client;
 use consumer::Consumer;
 use link::Link;
@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
@@ -111,15 +111,9 @@ impl RedisQueue {
         Ok(Depth { undelivered: length.saturating_sub(delivered), delivered, generation })
     }
 
-    pub(crate) async fn consume(
-        &self,
-        streams: Vec<StreamKey>,
-        slots: Arc<Semaphore>,
-        handler: Handler,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn consume(&self, streams: Vec<StreamKey>, room: Room, handler: Handler, stop: CancellationToken) {
         let backend = |name: &str| {
-            let consumer = Consumer::new(name, &self.names, streams.clone(), Arc::clone(&slots), self.config.lease);
+            let consumer = Consumer::new(name, &self.names, streams.clone(), room.clone(), self.config.lease);
             consumer::start(consumer, &self.client, &self.link, &stop)
         };
         backend::consume(backend, handler, &stop).await;
@@ -138,7 +132,9 @@ impl RedisQueue {
     }
 
     fn add_push(&self, pipeline: &mut Pipeline, stream: &StreamKey, tickets: &[Ticket]) {
-        let command = scripts::run(pipeline, &scripts::PUSH, self.names.stream(stream).keys().into_iter());
+        let names = self.names.stream(stream);
+        let command =
+            scripts::run(pipeline, &scripts::PUSH, [&names.tickets, &names.generation, &names.bundle].into_iter());
         command.arg(GROUP).arg(crate::new_generation()).arg(self.config.window).arg(STREAM_KEPT);
         for ticket in tickets {
             command.arg(ticket.id.0.as_bytes());

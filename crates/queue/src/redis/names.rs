@@ -54,12 +54,13 @@ impl Names {
 pub(crate) struct StreamNames {
     pub(crate) tickets: String,
     pub(crate) generation: String,
+    /// How many tickets its consumers want in one entry.
     pub(crate) bundle: String,
 }
 
 impl StreamNames {
-    /// All, in the scripts' order.
-    pub(crate) fn keys(&self) -> [&str; 3] {
-        [&self.tickets, &self.generation, &self.bundle]
+    /// Those of the tickets, in the scripts' order.
+    pub(crate) fn keys(&self) -> [&str; 2] {
+        [&self.tickets, &self.generation]
     }
 }

@@ -15,13 +15,3 @@ local function keep(stream, generation, seconds)
   redis.call('EXPIRE', stream, seconds)
   redis.call('EXPIRE', generation, seconds)
 end
-
--- The most tickets in one entry that those who take from the stream want, and who says so: the one that wants the fewest.
-local function wanted(bundle)
-  local said = redis.call('GET', bundle)
-  if not said then
-    return 1
-  end
-  local most, by = string.match(said, '^(%d+) (.*)$')
-  return tonumber(most), by
-end

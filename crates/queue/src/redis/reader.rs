@@ -3,16 +3,16 @@
 use super::{
     STREAM_KEPT,
     connection::{Backoff, Client, Connection},
-    consumer::{Consumer, Entry, Settled, Shared},
+    consumer::{Consumer, Entry, MOST_BUNDLED, Settled, Shared},
     names::{GROUP, ID},
     scripts,
 };
-use crate::{Handled, MOST_TOGETHER, Slots, delivery::Delivery};
+use crate::{Handled, MOST_TOGETHER, Room, Slots, delivery::Delivery};
 use prediction::{PredictionId, Ticket};
 use redis::RedisResult;
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
@@ -29,15 +29,8 @@ const LONGEST_UNTIL_LOOK: Duration = Duration::from_secs(1);
 /// While nearly all slots are in use, tickets wait so long for more slots to become free: taken one by one, each would be a claim of
 /// its own, and what is in hand lasts longer than this.
 const GATHER: Duration = Duration::from_millis(25);
-/// So many, or an eighth of all if that is less, are taken without waiting for more.
-const ENOUGH: usize = 8;
-
-/// The most tickets that are wanted in one entry, and which part of what was ever taken at once: an entry is what Redis and we are
-/// asked to do once, however many tickets it has, and small enough beside what a consumer takes that all have their share.
-const MOST_BUNDLED: usize = 16;
-const BUNDLED_PART: usize = 16;
-/// For how many seconds those who push believe the consumer that wants the fewest, should it be gone.
-const BUNDLE_BELIEVED: u64 = 60;
+/// So many, or an eighth of all if that is less, are taken without waiting for more; as many as an entry may have.
+const ENOUGH: u32 = MOST_BUNDLED;
 
 type Fields = Vec<Vec<u8>>;
 
@@ -55,8 +48,6 @@ pub(crate) struct Reader {
     may_have_lost: bool,
     /// Whether the last read took all there was: what comes next finds room enough, so that it does not matter who is first.
     is_drained: bool,
-    /// The most slots that were seen free at once.
-    most_room: usize,
 }
 
 impl Reader {
@@ -67,8 +58,7 @@ impl Reader {
         stop: CancellationToken,
     ) -> Self {
         let look_at = Instant::now();
-        let most_room = consumer.slots.available_permits();
-        Self { consumer, deliveries, settled, stop, look_at, may_have_lost: false, is_drained: false, most_room }
+        Self { consumer, deliveries, settled, stop, look_at, may_have_lost: false, is_drained: false }
     }
 
     /// Reads until it shall stop, on connections of its own.
@@ -104,7 +94,7 @@ impl Reader {
     /// Takes what there is, or waits for it. While the streams are drained it waits at once: a script that finds what has come
     /// since costs Redis more than the wait that is ended by it.
     async fn read(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        let slots = &self.consumer.slots;
+        let Room { slots, all } = &self.consumer.room;
         if slots.available_permits() == 0 {
             // Meanwhile tickets gather, and then it matters which are first.
             self.is_drained = false;
@@ -114,32 +104,26 @@ impl Reader {
             // Only until there is one: a read may wait long, and whoever needs a slot meanwhile shall have it.
             _ = slots.acquire() => {}
         }
-        let enough = (self.most_room / 8).min(ENOUGH);
-        if !self.is_drained && slots.available_permits() < enough {
+        let enough = (all.load(Ordering::Relaxed) / 8).min(ENOUGH);
+        if !self.is_drained && slots.available_permits() < enough as usize {
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
                 // As above.
-                _ = slots.acquire_many(u32::try_from(enough).unwrap_or(1)) => {}
+                _ = slots.acquire_many(enough) => {}
                 () = tokio::time::sleep(GATHER) => {}
             }
         }
-        self.most_room = self.most_room.max(slots.available_permits());
         let room = slots.available_permits().min(MOST_TOGETHER);
         if room == 0 {
             return Ok(());
         }
         // Each stream may give as many.
-        let share = room / self.consumer.streams.len() / self.bundle();
+        let share = room / self.consumer.streams.len() / self.consumer.bundle() as usize;
         let waits_at_once = self.is_drained && share > 0 && !self.may_have_lost && Instant::now() < self.look_at;
         let taken = if waits_at_once { Vec::new() } else { self.take(connection, room).await? };
         let taken = if taken.is_empty() { self.wait(connection, share.max(1)).await? } else { taken };
         self.deliver(taken).await;
         Ok(())
-    }
-
-    /// The most tickets that are wanted in one entry.
-    fn bundle(&self) -> usize {
-        (self.most_room / BUNDLED_PART).clamp(1, MOST_BUNDLED)
     }
 
     async fn take(&mut self, connection: &mut Connection, room: usize) -> RedisResult<Vec<Taken>> {
@@ -165,8 +149,7 @@ impl Reader {
             .arg(silent)
             .arg(own)
             .arg(STREAM_KEPT)
-            .arg(self.bundle())
-            .arg(BUNDLE_BELIEVED);
+            .arg(MOST_BUNDLED);
         let (taken,): (Vec<(usize, String, Vec<u8>)>,) = connection.query(&pipeline).await?;
         self.may_have_lost = false;
         let entry =
@@ -214,12 +197,12 @@ impl Reader {
             }
             if ids.is_empty() {
                 tracing::warn!(entry = entry.id, "an entry that is no ticket was dropped");
-                settle(&self.settled, [Shared::new(entry)], Handled::Done);
+                settle(&self.settled, Shared::among(entry, 1), Handled::Done);
                 continue;
             }
             let stream = &self.consumer.streams[entry.stream].0;
-            let entry = Shared::new(entry);
-            tickets.extend(ids.into_iter().map(|id| (Ticket { id, stream: stream.clone() }, entry.clone())));
+            let shared = Shared::among(entry.clone(), ids.len());
+            tickets.extend(ids.into_iter().map(|id| Ticket { id, stream: stream.clone() }).zip(shared));
         }
         while !tickets.is_empty() {
             let Some(slots) = self.slots(tickets.len()).await else {
@@ -234,15 +217,15 @@ impl Reader {
         }
     }
 
-    /// One slot or more, but no more than are wanted; none when it shall stop.
+    /// One slot or more, but no more than are wanted or go together; none when it shall stop.
     async fn slots(&self, wanted: usize) -> Option<Slots> {
-        let slots = &self.consumer.slots;
+        let slots = &self.consumer.room.slots;
         let mut taken = tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
             slot = Arc::clone(slots).acquire_owned() => slot.ok(),
         }?;
-        let more = u32::try_from(slots.available_permits().min(wanted - 1)).unwrap_or(u32::MAX);
+        let more = u32::try_from(slots.available_permits().min(wanted.min(MOST_TOGETHER) - 1)).unwrap_or(u32::MAX);
         if let Ok(more) = Arc::clone(slots).try_acquire_many_owned(more) {
             taken.merge(more);
         }
@@ -266,5 +249,9 @@ fn settle(settled: &mpsc::UnboundedSender<Settled>, entries: impl IntoIterator<I
 /// The ids of an entry's predictions, which are all there is in it; none, if they are not that.
 fn decode(tickets: &[u8]) -> Vec<PredictionId> {
     let (ids, rest) = tickets.as_chunks();
-    if rest.is_empty() { ids.iter().map(|id| PredictionId(Uuid::from_bytes(*id))).collect() } else { Vec::new() }
+    if rest.is_empty() && ids.len() <= MOST_BUNDLED as usize {
+        ids.iter().map(|id| PredictionId(Uuid::from_bytes(*id))).collect()
+    } else {
+        Vec::new()
+    }
 }

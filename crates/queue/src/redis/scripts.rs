@@ -4,12 +4,17 @@ use redis::{Pipeline, Script, aio::MultiplexedConnection};
 use std::sync::LazyLock;
 
 /// Adds tickets up to a window; with none, only looks.
-pub(crate) static PUSH: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("prepare.lua"), include_str!("push.lua"))));
+pub(crate) static PUSH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("prepare.lua"), include_str!("wanted.lua"), include_str!("push.lua")))
+});
 
 /// Takes tickets for a consumer.
 pub(crate) static TAKE: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("prepare.lua"), include_str!("take.lua"))));
+
+/// Says how many tickets a consumer wants in one entry.
+pub(crate) static WANT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("wanted.lua"), include_str!("want.lua"))));
 
 /// Gives back what a consumer holds, and removes its name.
 pub(crate) static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("leave.lua")));
@@ -33,7 +38,7 @@ pub(crate) fn run<'p>(
 /// Makes all scripts known to a server that lost them, or never had them.
 pub(crate) async fn load(connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
     let mut pipeline = redis::pipe();
-    for script in [&*PUSH, &*TAKE, &*LEAVE, &*TIDY] {
+    for script in [&*PUSH, &*TAKE, &*WANT, &*LEAVE, &*TIDY] {
         pipeline.load_script(script).ignore();
     }
     pipeline.exec_async(connection).await

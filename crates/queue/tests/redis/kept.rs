@@ -40,11 +40,11 @@ async fn nothing_is_left_of_finished_work() {
         connection.keys(format!("{namespace}:*")).await.expect("it answers").into_iter().collect();
     // The queue tries with it whether Redis takes anything; it lives for a millisecond.
     keys.remove(&format!("{namespace}:probe"));
-    // What was last wanted in one entry is believed for a minute.
+    // What was last wanted in one entry is believed for three leases.
     for stream in &streams {
         let bundle = format!("{namespace}:bundle:{stream}");
         let ttl = connection.ttl(&bundle).await.expect("it answers");
-        assert!(matches!(ttl, IntegerReplyOrNoOp::IntegerReply(seconds) if seconds <= 60));
+        assert!(matches!(ttl, IntegerReplyOrNoOp::IntegerReply(seconds) if seconds <= 30));
         assert!(keys.remove(&bundle));
     }
     let expected =

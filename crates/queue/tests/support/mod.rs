@@ -5,12 +5,9 @@ use futures::{
     future::{BoxFuture, join_all},
 };
 use prediction::{PredictionId, Priority, StreamKey, Ticket};
-use queue::{Config, Handled, Handler, Queue, Slots};
+use queue::{Config, Handled, Handler, Queue, Room, Slots};
 use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for what must happen: so long that only what never happens takes it.
@@ -43,7 +40,7 @@ impl Consumer {
     pub(crate) fn start(
         queue: &Queue,
         streams: &[StreamKey],
-        slots: usize,
+        slots: u32,
         handle: impl Fn(Ticket) -> BoxFuture<'static, Handled> + Send + Sync + 'static,
     ) -> Self {
         let (sender, handed) = mpsc::unbounded_channel();
@@ -60,18 +57,17 @@ impl Consumer {
         });
         let (queue, streams, stop) = (queue.clone(), streams.to_vec(), CancellationToken::new());
         let stopped = stop.clone();
-        let slots = Arc::new(Semaphore::new(slots));
-        let task = tokio::spawn(async move { queue.consume(streams, slots, handler, stopped).await });
+        let task = tokio::spawn(async move { queue.consume(streams, Room::of(slots), handler, stopped).await });
         Self { handed, stop, task }
     }
 
     /// Starts one that is done with each ticket at once.
-    pub(crate) fn done(queue: &Queue, streams: &[StreamKey], slots: usize) -> Self {
+    pub(crate) fn done(queue: &Queue, streams: &[StreamKey], slots: u32) -> Self {
         Self::start(queue, streams, slots, |_| async { Handled::Done }.boxed())
     }
 
     /// Starts one that is never done with a ticket.
-    pub(crate) fn stuck(queue: &Queue, streams: &[StreamKey], slots: usize) -> Self {
+    pub(crate) fn stuck(queue: &Queue, streams: &[StreamKey], slots: u32) -> Self {
         Self::start(queue, streams, slots, |_| std::future::pending().boxed())
     }
 

@@ -6,9 +6,8 @@ use std::{
 };
 
 use prediction::{PredictionId, Priority, Ticket};
-use queue::{Handled, Location, Slots};
+use queue::{Handled, Location, Room, Slots};
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::{Stage, digits, echo, new, set, stream, until};
@@ -76,7 +75,7 @@ pub(crate) async fn seen_by_a_consumer(stage: &Stage, ids: &HashSet<PredictionId
     let streams = Priority::ALL.into_iter().map(of_priority).collect();
     let consuming = tokio::spawn({
         let (queue, stop) = (stage.queue.clone(), stop.clone());
-        async move { queue.consume(streams, Arc::new(Semaphore::new(16)), look, stop).await }
+        async move { queue.consume(streams, Room::of(16), look, stop).await }
     });
     until(async || seen.lock().unwrap().is_superset(ids)).await;
     stop.cancel();
