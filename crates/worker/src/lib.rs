@@ -21,6 +21,7 @@ mod pace;
 mod poll;
 mod publish;
 mod purge;
+mod refused;
 mod renew;
 mod run;
 mod slots;

@@ -195,7 +195,7 @@ impl Postgres {
                 Err(error) => parts.failed(part, error, !claimed.is_empty())?,
             }
         }
-        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+        Ok(DeliveryClaim { claimed, refused: parts.refused(), looked_to: lines::looked_to(fronts) })
     }
 
     async fn take(

@@ -105,7 +105,7 @@ impl Sqlite {
                 Err(error) => parts.failed(part, error, !claimed.is_empty())?,
             }
         }
-        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+        Ok(DeliveryClaim { claimed, refused: parts.refused(), looked_to: lines::looked_to(fronts) })
     }
 
     async fn take_deliveries(

@@ -1,10 +1,11 @@
 //! What the database refuses harms nothing else, and is done once it is refused no more.
 
-use prediction::{PredictionId, Priority, Status};
+use prediction::{DeliveryStatus, PredictionId, Priority, Status};
 use queue::Location;
 use serde_json::json;
 
 use crate::{
+    receiver::Receiver,
     stage::{Stage, digits, new, set, spec_of_digits},
     tickets::seen_by_a_consumer,
 };
@@ -79,4 +80,29 @@ async fn a_suspect_that_cannot_be_claimed_keeps_no_other_version_waiting() {
     servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
     stage.wait_for(&guilty, Status::Succeeded).await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_cannot_be_claimed_takes_nobodys_turn() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let (receiver, other) = (Receiver::start("200 OK").await, Receiver::start("200 OK").await);
+    let guilty = stage.test(&receiver.webhook_at("/guilty")).await;
+    let trigger = format!(
+        "CREATE TRIGGER guilty BEFORE UPDATE OF sender ON deliveries FOR EACH ROW WHEN (NEW.prediction_id = '{}')
+         EXECUTE FUNCTION refuse_change('as the test wants it')",
+        guilty.prediction.0
+    );
+    servers::execute(&database, &trigger).await;
+    // One slot, so that the longest due has the only turn; then four, of which an origin has one.
+    for (in_flight, webhook) in [(1, other.webhook_at("/")), (4, receiver.webhook_at("/innocent"))] {
+        let innocent = stage.test(&webhook).await;
+        let sender = stage.sender(|config| config.in_flight = in_flight);
+        stage.wait_for_delivery(innocent, DeliveryStatus::Delivered, 1).await;
+        sender.stop().await;
+    }
+    servers::execute(&database, "DROP TRIGGER guilty ON deliveries").await;
+    let sender = stage.sender(|_| {});
+    stage.wait_for_delivery(guilty, DeliveryStatus::Delivered, 1).await;
+    sender.stop().await;
 }
