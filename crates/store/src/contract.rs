@@ -6,7 +6,7 @@ use prediction::{Events, Failure, ModelName, ModelSpec, Prediction, PredictionId
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::Webhook;
+use crate::{Webhook, apart::Apart};
 
 /// A prediction to be stored; the caller has validated it.
 #[derive(Clone, Debug)]
@@ -85,6 +85,23 @@ pub struct Claim {
     pub claimed: Vec<Claimed>,
     /// Waiting predictions that must run alone.
     pub suspects: Vec<PredictionId>,
+    /// Waiting predictions that the database refuses to give.
+    pub refused: Vec<PredictionId>,
+}
+
+impl Claim {
+    pub(crate) fn of(apart: Apart<'_, PredictionId, Self>) -> Self {
+        let mut all = Self::default();
+        for mut claim in apart.done {
+            all.claimed.append(&mut claim.claimed);
+            all.suspects.append(&mut claim.suspects);
+        }
+        for (prediction, error) in apart.refused {
+            tracing::error!(%error, %prediction, "it cannot be claimed");
+            all.refused.push(*prediction);
+        }
+        all
+    }
 }
 
 /// A prediction held under a lease.

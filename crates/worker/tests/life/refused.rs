@@ -46,6 +46,25 @@ async fn a_prediction_that_cannot_be_claimed_keeps_neither_others_nor_a_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_queue_a_prediction_that_cannot_be_claimed_keeps_nobody_behind_it_waiting() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::Absent).await;
+    let ids = stage.send((0..20).map(|n| json!({"value": n})).collect(), |_| {}).await;
+    let digit = new(&spec_of_digits().await, &json!({"pixels": vec![0; 64]}), |new| new.queued = false);
+    let (guilty, innocent) = ([ids[0]], [&ids[1..], &[digit.id]].concat());
+    stage.store.accept(vec![digit]).await.unwrap();
+    refuse_to_give(&database, guilty[0]).await;
+    // The first in line would have the only slot of its version.
+    let models = inference::Config { enable_echo: true, ..digits() };
+    let worker = stage.worker_of(models, |config| config.slots = 1).await;
+    stage.wait_for(&innocent, Status::Succeeded).await;
+    assert_eq!(stage.get(&guilty).await[0].status, Status::Starting);
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    assert_eq!(stage.wait_for(&guilty, Status::Succeeded).await[0].attempt, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prediction_that_cannot_have_a_ticket_keeps_no_other_stream_waiting() {
     let database = servers::database().await;
     let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;

@@ -1,0 +1,90 @@
+//! What workers do on the store: predictions claimed under leases, leases renewed, outcomes written, what is over swept and purged.
+
+use std::time::Duration;
+
+use prediction::{ModelName, PredictionId, Version, WorkerId};
+
+use crate::{Backend, Claim, Claimed, Outcome, Purged, Run, Store, StoreError, Sweep, Swept, Written, apart::apart};
+
+/// # Errors
+/// As with every call on the store.
+impl Store {
+    /// Takes waiting, due, unsuspected predictions among `ids` under a lease. What is missing from the answer is
+    /// finished, taken, not due or unknown: its ticket was stale. Suspects are named, not taken.
+    pub async fn claim(&self, worker: WorkerId, ids: &[PredictionId], lease: Duration) -> Result<Claim, StoreError> {
+        if ids.is_empty() {
+            return Ok(Claim::default());
+        }
+        on_backend!(self, backend => backend.claim(worker, ids, lease).await)
+    }
+
+    /// Takes the next waiting, due predictions of these versions without tickets, in fair order, at most `limit`, and none of
+    /// `passed_over`. Those that the database refuses to give are named, and the others taken.
+    pub async fn claim_next(
+        &self,
+        worker: WorkerId,
+        serves: &[(ModelName, Version)],
+        passed_over: &[PredictionId],
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Claim, StoreError> {
+        if serves.is_empty() {
+            return Ok(Claim::default());
+        }
+        match on_backend!(self, backend => backend.claim_next(worker, serves, passed_over, limit, lease).await) {
+            Err(StoreError::Refused(_)) => {
+                let next = on_backend!(self, backend => backend.next_waiting(serves, passed_over, limit).await)?;
+                Ok(Claim::of(apart(&next, |part| self.claim(worker, part, lease)).await?))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Takes one suspect of these versions to be run alone: the worker must hold nothing else while it runs.
+    pub async fn claim_suspect(
+        &self,
+        worker: WorkerId,
+        serves: &[(ModelName, Version)],
+        lease: Duration,
+    ) -> Result<Option<Claimed>, StoreError> {
+        on_backend!(self, backend => backend.claim_suspect(worker, serves, lease).await)
+    }
+
+    /// Extends the leases of these runs; returns those no longer held (canceled, swept, finished): drop them.
+    pub async fn renew(
+        &self,
+        worker: WorkerId,
+        runs: &[Run],
+        lease: Duration,
+    ) -> Result<Vec<PredictionId>, StoreError> {
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.renew(worker, runs, lease).await)
+    }
+
+    /// Writes outcomes of this worker's runs; one answer per item, in order: [`Written::Stale`] when the fence refused it.
+    pub async fn complete(
+        &self,
+        worker: WorkerId,
+        outcomes: impl AsRef<[Outcome]>,
+    ) -> Result<Vec<Written>, StoreError> {
+        let outcomes = outcomes.as_ref();
+        if outcomes.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_backend!(self, backend => backend.complete(worker, outcomes).await)
+    }
+
+    /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled.
+    pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        on_backend!(self, backend => backend.sweep(sweep).await)
+    }
+
+    /// Deletes predictions that expired (`expires_at`) and all of whose deliveries are over, with these; idempotency keys and
+    /// tests of webhooks that are older than `keys_for`; secrets whose grace has ended; workers not seen for a day. At most
+    /// `limit` of each.
+    pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
+        on_backend!(self, backend => backend.purge(keys_for, limit).await)
+    }
+}

@@ -1,0 +1,33 @@
+//! What the database refuses to do to one harms no other, and is done once it is refused no more.
+
+use prediction::PredictionId;
+
+use crate::fixture::{Fixture, LEASE, new, serves};
+
+on_both!(a_claim_of_the_next_takes_all_others_and_names_it);
+
+/// From now on nothing may become of this prediction.
+async fn refuse(fixture: &Fixture, id: PredictionId) {
+    fixture.refuse("predictions", &format!("NEW.id = {}", fixture.id(id))).await;
+}
+
+async fn refuse_no_more(fixture: &Fixture) {
+    let on = if fixture.store.is_shared() { "ON predictions" } else { "" };
+    fixture.execute(format!("DROP TRIGGER guilty {on}")).await.unwrap();
+}
+
+async fn a_claim_of_the_next_takes_all_others_and_names_it(fixture: Fixture) {
+    let ids = fixture.accept((0..10).map(|_| new())).await;
+    refuse(&fixture, ids[0]).await;
+    let claim = async |passed_over, limit| {
+        let claim = fixture.store.claim_next(fixture.worker, &serves(), passed_over, limit, LEASE).await.unwrap();
+        let claimed: Vec<_> = claim.claimed.iter().map(|claimed| claimed.run.id).collect();
+        (claimed, claim.refused)
+    };
+    // It has the only place, unless it is passed over.
+    assert_eq!(claim(&[], 1).await, (vec![], vec![ids[0]]));
+    assert_eq!(claim(&ids[..1], 1).await, (vec![ids[1]], vec![]));
+    assert_eq!(claim(&ids[2..4], 100).await, ([&ids[4..]].concat(), vec![ids[0]]));
+    refuse_no_more(&fixture).await;
+    assert_eq!(claim(&[], 100).await, ([&ids[..1], &ids[2..4]].concat(), vec![]));
+}
