@@ -50,7 +50,8 @@ impl Store {
         on_backend!(self, backend => backend.claim_suspect(worker, serves, lease).await)
     }
 
-    /// Extends the leases of these runs; returns those no longer held (canceled, swept, finished): drop them.
+    /// Extends the leases of these runs; returns those no longer held (canceled, swept, finished): drop them. One whose lease the
+    /// database refuses to extend keeps the one that it has, and is found to be no longer held once another has it.
     pub async fn renew(
         &self,
         worker: WorkerId,
@@ -60,7 +61,12 @@ impl Store {
         if runs.is_empty() {
             return Ok(Vec::new());
         }
-        on_backend!(self, backend => backend.renew(worker, runs, lease).await)
+        let renew = async |runs: &[Run]| on_backend!(self, backend => backend.renew(worker, runs, lease).await);
+        let renewed = apart(runs, renew).await?;
+        for (run, error) in renewed.refused {
+            tracing::error!(%error, ?run, "its lease cannot be renewed");
+        }
+        Ok(renewed.done.concat())
     }
 
     /// Writes outcomes of this worker's runs; one answer per item, in order: [`Written::Stale`] when the fence refused it.

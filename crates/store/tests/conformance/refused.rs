@@ -1,10 +1,13 @@
 //! What the database refuses to do to one harms no other, and is done once it is refused no more.
 
+use std::collections::HashSet;
+
 use prediction::PredictionId;
+use store::Run;
 
-use crate::fixture::{Fixture, LEASE, new, serves};
+use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, new, serves};
 
-on_both!(a_claim_of_the_next_takes_all_others_and_names_it);
+on_both!(a_claim_of_the_next_takes_all_others_and_names_it, leases_of_all_others_are_renewed,);
 
 /// From now on nothing may become of this prediction.
 async fn refuse(fixture: &Fixture, id: PredictionId) {
@@ -30,4 +33,22 @@ async fn a_claim_of_the_next_takes_all_others_and_names_it(fixture: Fixture) {
     assert_eq!(claim(&ids[2..4], 100).await, ([&ids[4..]].concat(), vec![ids[0]]));
     refuse_no_more(&fixture).await;
     assert_eq!(claim(&[], 100).await, ([&ids[..1], &ids[2..4]].concat(), vec![]));
+}
+
+async fn leases_of_all_others_are_renewed(fixture: Fixture) {
+    let ids = fixture.accept((0..10).map(|_| new())).await;
+    let claim = fixture.store.claim(fixture.worker, &ids, SPENT).await.unwrap();
+    let mut runs: Vec<Run> = claim.claimed.iter().map(|claimed| claimed.run).collect();
+    let (guilty, lost) = (runs[3].id, runs[7].id);
+    runs[7].epoch += 1;
+    refuse(&fixture, guilty).await;
+    assert_eq!(fixture.store.renew(fixture.worker, &runs, LEASE).await.unwrap(), [lost]);
+    refuse_no_more(&fixture).await;
+    let mut swept = HashSet::new();
+    eventually(async || {
+        swept.extend(fixture.store.sweep(SWEEP).await.unwrap().requeued);
+        (swept.len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(swept, HashSet::from([guilty, lost]));
 }

@@ -1,5 +1,7 @@
 //! What the database refuses harms nothing else, and is done once it is refused no more.
 
+use std::time::Duration;
+
 use prediction::{DeliveryStatus, PredictionId, Priority, Status};
 use queue::Location;
 use serde_json::json;
@@ -98,6 +100,23 @@ async fn a_suspect_that_cannot_be_claimed_keeps_no_other_version_waiting() {
     assert_eq!(stage.get(&guilty).await[0].status, Status::Starting);
     servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
     stage.wait_for(&guilty, Status::Succeeded).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_cannot_be_renewed_ends_without_those_of_others() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let worker = stage.worker(|config| config.lease = Duration::from_secs(3)).await;
+    // Half as long again as the lease.
+    let ids = stage.send((0..8).map(|_| json!({"value": 1, "sleep_ms": 4500})).collect(), |_| {}).await;
+    stage.wait_for(&ids, Status::Processing).await;
+    refuse_to_change(&database, "lease_until", ids[3]).await;
+    let innocent = [&ids[..3], &ids[4..]].concat();
+    let found = stage.wait_for(&innocent, Status::Succeeded).await;
+    assert!(found.iter().all(|found| found.attempt == 1), "{found:?}");
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    stage.wait_for(&ids[3..4], Status::Succeeded).await;
     worker.stop().await;
 }
 
