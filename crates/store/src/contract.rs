@@ -213,6 +213,13 @@ pub struct Swept {
     pub ended: Vec<PredictionId>,
 }
 
+impl Swept {
+    pub(crate) fn of(parts: Vec<Self>) -> Self {
+        let (requeued, ended): (Vec<_>, Vec<_>) = parts.into_iter().map(|part| (part.requeued, part.ended)).unzip();
+        Self { requeued: requeued.concat(), ended: ended.concat() }
+    }
+}
+
 /// How many records a purge removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {

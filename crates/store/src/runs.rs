@@ -82,9 +82,22 @@ impl Store {
         on_backend!(self, backend => backend.complete(worker, outcomes).await)
     }
 
-    /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled.
+    /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled. What the database
+    /// refuses to change stays as it is.
     pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
-        on_backend!(self, backend => backend.sweep(sweep).await)
+        match on_backend!(self, backend => backend.sweep(sweep, None).await) {
+            Err(StoreError::Refused(_)) => {
+                let over = on_backend!(self, backend => backend.over(sweep).await)?;
+                let among =
+                    async |ids: &[PredictionId]| on_backend!(self, backend => backend.sweep(sweep, Some(ids)).await);
+                let swept = apart(&over, among).await?;
+                for (prediction, error) in swept.refused {
+                    tracing::error!(%error, %prediction, "it is over, but cannot be ended");
+                }
+                Ok(Swept::of(swept.done))
+            }
+            answer => answer,
+        }
     }
 
     /// Deletes predictions that expired (`expires_at`) and all of whose deliveries are over, with these; idempotency keys and

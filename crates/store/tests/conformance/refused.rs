@@ -1,13 +1,20 @@
 //! What the database refuses to do to one harms no other, and is done once it is refused no more.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use prediction::PredictionId;
-use store::Run;
+use store::{NewPrediction, Run, Swept};
 
 use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, new, serves};
 
-on_both!(a_claim_of_the_next_takes_all_others_and_names_it, leases_of_all_others_are_renewed,);
+on_both!(
+    a_claim_of_the_next_takes_all_others_and_names_it,
+    leases_of_all_others_are_renewed,
+    all_others_whose_leases_or_deadlines_are_over_are_swept,
+);
 
 /// From now on nothing may become of this prediction.
 async fn refuse(fixture: &Fixture, id: PredictionId) {
@@ -51,4 +58,29 @@ async fn leases_of_all_others_are_renewed(fixture: Fixture) {
     })
     .await;
     assert_eq!(swept, HashSet::from([guilty, lost]));
+}
+
+async fn all_others_whose_leases_or_deadlines_are_over_are_swept(fixture: Fixture) {
+    let soon = || NewPrediction { deadline: Some(Duration::from_millis(1)), ..new() };
+    let (held, late) = (fixture.accept((0..5).map(|_| new())).await, fixture.accept((0..5).map(|_| soon())).await);
+    fixture.store.claim(fixture.worker, &held, SPENT).await.unwrap();
+    let (guilty, mut swept) = ([held[0], late[0]], Swept::default());
+    let or = guilty.map(|id| format!("NEW.id = {}", fixture.id(id))).join(" OR ");
+    fixture.refuse("predictions", &or).await;
+    let mut sweep_up_to = async |number| {
+        let sweep = async || {
+            let now = fixture.store.sweep(SWEEP).await.unwrap();
+            swept.requeued.extend(now.requeued);
+            swept.ended.extend(now.ended);
+            (swept.requeued.len() >= number && swept.ended.len() >= number).then_some(())
+        };
+        eventually(sweep).await;
+        swept.requeued.sort();
+        swept.ended.sort();
+        (swept.requeued.clone(), swept.ended.clone())
+    };
+    let sorted = |ids: &[PredictionId]| BTreeSet::from_iter(ids.iter().copied()).into_iter().collect::<Vec<_>>();
+    assert_eq!(sweep_up_to(4).await, (sorted(&held[1..]), sorted(&late[1..])));
+    refuse_no_more(&fixture).await;
+    assert_eq!(sweep_up_to(5).await, (sorted(&held), sorted(&late)));
 }
