@@ -229,13 +229,15 @@ pub struct Purged {
     pub keys: u64,
     /// Tests of webhooks.
     pub tests: u64,
+    /// Records of predictions that the database refused to remove.
+    pub refused: u64,
 }
 
 impl Purged {
     /// Whether a purge of at most `limit` of each may have left some.
     #[must_use]
     pub fn is_full(self, limit: u32) -> bool {
-        self.predictions.max(self.keys).max(self.tests) >= u64::from(limit)
+        (self.predictions + self.refused).max(self.keys).max(self.tests) >= u64::from(limit)
     }
 }
 

@@ -102,8 +102,21 @@ impl Store {
 
     /// Deletes predictions that expired (`expires_at`) and all of whose deliveries are over, with these; idempotency keys and
     /// tests of webhooks that are older than `keys_for`; secrets whose grace has ended; workers not seen for a day. At most
-    /// `limit` of each.
+    /// `limit` of each. Predictions that the database refuses to delete stay.
     pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
-        on_backend!(self, backend => backend.purge(keys_for, limit).await)
+        let (predictions, refused) = match on_backend!(self, backend => backend.purge_predictions(None, limit).await) {
+            Err(StoreError::Refused(_)) => {
+                let expired = on_backend!(self, backend => backend.expired(limit).await)?;
+                let among = async |ids: &[PredictionId]| on_backend!(self, backend => backend.purge_predictions(Some(ids), limit).await);
+                let purged = apart(&expired, among).await?;
+                for (prediction, error) in &purged.refused {
+                    tracing::error!(%error, %prediction, "it has expired, but cannot be deleted");
+                }
+                (purged.done.into_iter().sum(), purged.refused.len() as u64)
+            }
+            answer => (answer?, 0),
+        };
+        let purged = on_backend!(self, backend => backend.purge_rest(keys_for, limit).await)?;
+        Ok(Purged { predictions, refused, ..purged })
     }
 }

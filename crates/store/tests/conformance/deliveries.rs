@@ -161,7 +161,7 @@ async fn a_line_that_cannot_be_claimed_holds_up_no_other(fixture: Fixture) {
         let ids = fixture.accept([NewPrediction { webhook: Some(hook), ..new() }]).await;
         fixture.store.cancel("", ids[0]).await.unwrap();
     }
-    fixture.refuse("deliveries", &format!("NEW.origin = '{}'", origin(4))).await;
+    fixture.refuse("UPDATE", "deliveries", &format!("NEW.origin = '{}'", origin(4))).await;
     let origins = |sent: Vec<ClaimedDelivery>| {
         let mut origins: Vec<_> = sent.into_iter().map(|delivery| delivery.origin).collect();
         origins.sort();

@@ -14,11 +14,12 @@ on_both!(
     a_claim_of_the_next_takes_all_others_and_names_it,
     leases_of_all_others_are_renewed,
     all_others_whose_leases_or_deadlines_are_over_are_swept,
+    all_others_that_have_expired_are_purged,
 );
 
 /// From now on nothing may become of this prediction.
 async fn refuse(fixture: &Fixture, id: PredictionId) {
-    fixture.refuse("predictions", &format!("NEW.id = {}", fixture.id(id))).await;
+    fixture.refuse("UPDATE", "predictions", &format!("NEW.id = {}", fixture.id(id))).await;
 }
 
 async fn refuse_no_more(fixture: &Fixture) {
@@ -66,7 +67,7 @@ async fn all_others_whose_leases_or_deadlines_are_over_are_swept(fixture: Fixtur
     fixture.store.claim(fixture.worker, &held, SPENT).await.unwrap();
     let (guilty, mut swept) = ([held[0], late[0]], Swept::default());
     let or = guilty.map(|id| format!("NEW.id = {}", fixture.id(id))).join(" OR ");
-    fixture.refuse("predictions", &or).await;
+    fixture.refuse("UPDATE", "predictions", &or).await;
     let mut sweep_up_to = async |number| {
         let sweep = async || {
             let now = fixture.store.sweep(SWEEP).await.unwrap();
@@ -83,4 +84,27 @@ async fn all_others_whose_leases_or_deadlines_are_over_are_swept(fixture: Fixtur
     assert_eq!(sweep_up_to(4).await, (sorted(&held[1..]), sorted(&late[1..])));
     refuse_no_more(&fixture).await;
     assert_eq!(sweep_up_to(5).await, (sorted(&held), sorted(&late)));
+}
+
+async fn all_others_that_have_expired_are_purged(fixture: Fixture) {
+    let passing = || NewPrediction { retention: Duration::ZERO, ..new() };
+    let ids = fixture.accept((0..10).map(|_| passing())).await;
+    for id in &ids {
+        fixture.store.cancel("", *id).await.unwrap();
+    }
+    fixture.refuse("DELETE", "predictions", &format!("OLD.id = {}", fixture.id(ids[0]))).await;
+    let purge_up_to = async |number| {
+        let mut purged = 0;
+        let purge = async || {
+            purged += fixture.store.purge(LEASE, 100).await.unwrap().predictions;
+            (purged >= number).then_some(())
+        };
+        eventually(purge).await;
+        fixture.store.get("", &ids).await.unwrap().iter().map(|found| found.id).collect::<Vec<_>>()
+    };
+    assert_eq!(purge_up_to(9).await, ids[..1]);
+    let purged = fixture.store.purge(LEASE, 1).await.unwrap();
+    assert_eq!((purged.predictions, purged.refused), (0, 1));
+    refuse_no_more(&fixture).await;
+    assert_eq!(purge_up_to(1).await, []);
 }
