@@ -1,8 +1,10 @@
 //! What the database refuses to do to several together is done apart, so that one row that is refused harms no other.
 
+use prediction::PredictionId;
+
 use crate::StoreError;
 
-/// Where so many stand alone and are refused, the fault is hardly theirs: the rest waits for the next call.
+/// Where so many stand alone and are refused, the fault is hardly theirs: the rest is not tried.
 const MOST_REFUSED: usize = 32;
 
 /// What became of all, in their order.
@@ -24,7 +26,11 @@ where
     let mut parts = vec![all];
     let mut apart = Apart { done: Vec::new(), refused: Vec::new() };
     while let Some(part) = parts.pop() {
-        if apart.refused.len() == MOST_REFUSED || part.is_empty() {
+        if part.is_empty() {
+            break;
+        }
+        if apart.refused.len() == MOST_REFUSED {
+            tracing::error!("so many were refused one by one that the rest was not tried");
             break;
         }
         match (call(part).await, part) {
@@ -42,6 +48,32 @@ where
         }
     }
     Ok(apart)
+}
+
+/// Makes a call that finds by itself which predictions it is for. Where that is refused it is made among those that `find` names,
+/// apart. Returns what it did, and those that are refused alone, of which it says `what`.
+///
+/// # Errors
+/// As [`apart`].
+pub(crate) async fn among<R, F>(
+    call: impl Fn(Option<Vec<PredictionId>>) -> F,
+    find: impl Future<Output = Result<Vec<PredictionId>, StoreError>>,
+    what: &'static str,
+) -> Result<(Vec<R>, Vec<PredictionId>), StoreError>
+where
+    F: Future<Output = Result<R, StoreError>>,
+{
+    match call(None).await {
+        Err(StoreError::Refused(_)) => {
+            let found = find.await?;
+            let apart = apart(&found, |part| call(Some(part.to_vec()))).await?;
+            for (prediction, error) in &apart.refused {
+                tracing::error!(%error, %prediction, "{what}");
+            }
+            Ok((apart.done, apart.refused.into_iter().map(|(prediction, _)| *prediction).collect()))
+        }
+        answer => Ok((vec![answer?], Vec::new())),
+    }
 }
 
 #[cfg(test)]

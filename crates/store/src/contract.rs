@@ -6,7 +6,7 @@ use prediction::{Events, Failure, ModelName, ModelSpec, Prediction, PredictionId
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::{Webhook, apart::Apart};
+use crate::Webhook;
 
 /// A prediction to be stored; the caller has validated it.
 #[derive(Clone, Debug)]
@@ -90,17 +90,10 @@ pub struct Claim {
 }
 
 impl Claim {
-    pub(crate) fn of(apart: Apart<'_, PredictionId, Self>) -> Self {
-        let mut all = Self::default();
-        for mut claim in apart.done {
-            all.claimed.append(&mut claim.claimed);
-            all.suspects.append(&mut claim.suspects);
-        }
-        for (prediction, error) in apart.refused {
-            tracing::error!(%error, %prediction, "it cannot be claimed");
-            all.refused.push(*prediction);
-        }
-        all
+    pub(crate) fn of(claims: Vec<Self>, refused: Vec<PredictionId>) -> Self {
+        let (claimed, suspects): (Vec<_>, Vec<_>) =
+            claims.into_iter().map(|claim| (claim.claimed, claim.suspects)).unzip();
+        Self { claimed: claimed.into_iter().flatten().collect(), suspects: suspects.concat(), refused }
     }
 }
 

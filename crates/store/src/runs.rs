@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use prediction::{ModelName, PredictionId, Version, WorkerId};
 
-use crate::{Backend, Claim, Claimed, Outcome, Purged, Run, Store, StoreError, Sweep, Swept, Written, apart::apart};
+use crate::{
+    Backend, Claim, Claimed, Outcome, Purged, Run, Store, StoreError, Sweep, Swept, Written,
+    apart::{among, apart},
+};
 
 /// # Errors
 /// As with every call on the store.
@@ -31,13 +34,13 @@ impl Store {
         if serves.is_empty() {
             return Ok(Claim::default());
         }
-        match on_backend!(self, backend => backend.claim_next(worker, serves, passed_over, limit, lease).await) {
-            Err(StoreError::Refused(_)) => {
-                let next = on_backend!(self, backend => backend.next_waiting(serves, passed_over, limit).await)?;
-                Ok(Claim::of(apart(&next, |part| self.claim(worker, part, lease)).await?))
-            }
-            answer => answer,
-        }
+        let claim = async |ids: Option<Vec<PredictionId>>| match ids {
+            None => on_backend!(self, backend => backend.claim_next(worker, serves, passed_over, limit, lease).await),
+            Some(ids) => self.claim(worker, &ids, lease).await,
+        };
+        let next = async { on_backend!(self, backend => backend.next_waiting(serves, passed_over, limit).await) };
+        let (claims, refused) = among(claim, next, "it cannot be claimed").await?;
+        Ok(Claim::of(claims, refused))
     }
 
     /// Takes one suspect of these versions to be run alone: the worker must hold nothing else while it runs.
@@ -85,38 +88,21 @@ impl Store {
     /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled. What the database
     /// refuses to change stays as it is.
     pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
-        match on_backend!(self, backend => backend.sweep(sweep, None).await) {
-            Err(StoreError::Refused(_)) => {
-                let over = on_backend!(self, backend => backend.over(sweep).await)?;
-                let among =
-                    async |ids: &[PredictionId]| on_backend!(self, backend => backend.sweep(sweep, Some(ids)).await);
-                let swept = apart(&over, among).await?;
-                for (prediction, error) in swept.refused {
-                    tracing::error!(%error, %prediction, "it is over, but cannot be ended");
-                }
-                Ok(Swept::of(swept.done))
-            }
-            answer => answer,
-        }
+        let call = async |ids: Option<Vec<PredictionId>>| on_backend!(self, backend => backend.sweep(sweep, ids.as_deref()).await);
+        let over = async { on_backend!(self, backend => backend.over(sweep).await) };
+        let (swept, _) = among(call, over, "it is over, but cannot be ended").await?;
+        Ok(Swept::of(swept))
     }
 
     /// Deletes predictions that expired (`expires_at`) and all of whose deliveries are over, with these; idempotency keys and
     /// tests of webhooks that are older than `keys_for`; secrets whose grace has ended; workers not seen for a day. At most
     /// `limit` of each. Predictions that the database refuses to delete stay.
     pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
-        let (predictions, refused) = match on_backend!(self, backend => backend.purge_predictions(None, limit).await) {
-            Err(StoreError::Refused(_)) => {
-                let expired = on_backend!(self, backend => backend.expired(limit).await)?;
-                let among = async |ids: &[PredictionId]| on_backend!(self, backend => backend.purge_predictions(Some(ids), limit).await);
-                let purged = apart(&expired, among).await?;
-                for (prediction, error) in &purged.refused {
-                    tracing::error!(%error, %prediction, "it has expired, but cannot be deleted");
-                }
-                (purged.done.into_iter().sum(), purged.refused.len() as u64)
-            }
-            answer => (answer?, 0),
-        };
-        let purged = on_backend!(self, backend => backend.purge_rest(keys_for, limit).await)?;
-        Ok(Purged { predictions, refused, ..purged })
+        let call = async |ids: Option<Vec<PredictionId>>| on_backend!(self, backend => backend.purge_predictions(ids.as_deref(), limit).await);
+        let expired = async { on_backend!(self, backend => backend.expired(limit).await) };
+        let (purged, refused) = among(call, expired, "it has expired, but cannot be deleted").await?;
+        let (predictions, refused) = (purged.into_iter().sum(), refused.len() as u64);
+        let rest = on_backend!(self, backend => backend.purge_rest(keys_for, limit).await)?;
+        Ok(Purged { predictions, refused, ..rest })
     }
 }

@@ -5,16 +5,17 @@ use std::{
     time::Duration,
 };
 
-use prediction::PredictionId;
-use store::{NewPrediction, Run, Swept};
+use prediction::{Event, PredictionId};
+use store::{NewPrediction, Run, Swept, SweptDeliveries};
 
-use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, new, serves};
+use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, new, serves, told};
 
 on_both!(
     a_claim_of_the_next_takes_all_others_and_names_it,
     leases_of_all_others_are_renewed,
     all_others_whose_leases_or_deadlines_are_over_are_swept,
     all_others_that_have_expired_are_purged,
+    all_deliveries_of_others_are_swept,
 );
 
 /// From now on nothing may become of this prediction.
@@ -22,8 +23,8 @@ async fn refuse(fixture: &Fixture, id: PredictionId) {
     fixture.refuse("UPDATE", "predictions", &format!("NEW.id = {}", fixture.id(id))).await;
 }
 
-async fn refuse_no_more(fixture: &Fixture) {
-    let on = if fixture.store.is_shared() { "ON predictions" } else { "" };
+async fn refuse_no_more(fixture: &Fixture, table: &str) {
+    let on = if fixture.store.is_shared() { format!("ON {table}") } else { String::new() };
     fixture.execute(format!("DROP TRIGGER guilty {on}")).await.unwrap();
 }
 
@@ -39,7 +40,7 @@ async fn a_claim_of_the_next_takes_all_others_and_names_it(fixture: Fixture) {
     assert_eq!(claim(&[], 1).await, (vec![], vec![ids[0]]));
     assert_eq!(claim(&ids[..1], 1).await, (vec![ids[1]], vec![]));
     assert_eq!(claim(&ids[2..4], 100).await, ([&ids[4..]].concat(), vec![ids[0]]));
-    refuse_no_more(&fixture).await;
+    refuse_no_more(&fixture, "predictions").await;
     assert_eq!(claim(&[], 100).await, ([&ids[..1], &ids[2..4]].concat(), vec![]));
 }
 
@@ -51,7 +52,7 @@ async fn leases_of_all_others_are_renewed(fixture: Fixture) {
     runs[7].epoch += 1;
     refuse(&fixture, guilty).await;
     assert_eq!(fixture.store.renew(fixture.worker, &runs, LEASE).await.unwrap(), [lost]);
-    refuse_no_more(&fixture).await;
+    refuse_no_more(&fixture, "predictions").await;
     let mut swept = HashSet::new();
     eventually(async || {
         swept.extend(fixture.store.sweep(SWEEP).await.unwrap().requeued);
@@ -82,7 +83,7 @@ async fn all_others_whose_leases_or_deadlines_are_over_are_swept(fixture: Fixtur
     };
     let sorted = |ids: &[PredictionId]| BTreeSet::from_iter(ids.iter().copied()).into_iter().collect::<Vec<_>>();
     assert_eq!(sweep_up_to(4).await, (sorted(&held[1..]), sorted(&late[1..])));
-    refuse_no_more(&fixture).await;
+    refuse_no_more(&fixture, "predictions").await;
     assert_eq!(sweep_up_to(5).await, (sorted(&held), sorted(&late)));
 }
 
@@ -105,6 +106,32 @@ async fn all_others_that_have_expired_are_purged(fixture: Fixture) {
     assert_eq!(purge_up_to(9).await, ids[..1]);
     let purged = fixture.store.purge(LEASE, 1).await.unwrap();
     assert_eq!((purged.predictions, purged.refused), (0, 1));
-    refuse_no_more(&fixture).await;
+    refuse_no_more(&fixture, "predictions").await;
     assert_eq!(purge_up_to(1).await, []);
+}
+
+async fn all_deliveries_of_others_are_swept(fixture: Fixture) {
+    let ids = fixture.accept((0..6).map(|_| told(&[Event::Completed]))).await;
+    for id in &ids {
+        fixture.store.cancel("", *id).await.unwrap();
+    }
+    let held: Vec<_> = fixture.send(5, SPENT).await.iter().map(|held| held.sending.id.prediction).collect();
+    let waiting = ids.iter().copied().find(|id| !held.contains(id)).unwrap();
+    let or = [held[0], waiting].map(|id| format!("NEW.prediction_id = {}", fixture.id(id))).join(" OR ");
+    fixture.refuse("UPDATE", "deliveries", &or).await;
+    let mut swept = SweptDeliveries::default();
+    let mut sweep_up_to = async |longest, requeued, exhausted| {
+        let sweep = async || {
+            let now = fixture.store.sweep_deliveries(longest, 100).await.unwrap();
+            swept.requeued += now.requeued;
+            swept.exhausted += now.exhausted;
+            (swept.requeued >= requeued && swept.exhausted >= exhausted).then_some(())
+        };
+        eventually(sweep).await;
+        assert_eq!(swept, SweptDeliveries { requeued, exhausted });
+    };
+    sweep_up_to(LEASE, 4, 0).await;
+    sweep_up_to(Duration::ZERO, 4, 4).await;
+    refuse_no_more(&fixture, "deliveries").await;
+    sweep_up_to(Duration::ZERO, 5, 6).await;
 }
