@@ -38,6 +38,7 @@ pub use webhooks::Webhooks;
 
 use ::queue::Queue;
 use axum::middleware::from_fn_with_state;
+use settings::run_beside;
 use std::{io, sync::Arc, time::Duration};
 use store::Store;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
@@ -85,6 +86,9 @@ pub struct Config {
 ///
 /// # Errors
 /// When the listener has no address.
+///
+/// # Panics
+/// When a part of the API panicked: it stops as above first.
 pub async fn serve(
     store: Store,
     queue: Queue,
@@ -109,6 +113,7 @@ pub async fn serve(
     let document = docs::render(document, &base)?;
     let grace = config.grace;
     let timeouts = Timeouts { read: config.read_timeout, write: config.write_timeout };
+    let stop = stop.child_token();
     let api = Arc::new(Api::new(store, queue, config, base, document, stop.clone()));
     let keyed = keyed.route_layer(from_fn_with_state(Arc::clone(&api), keys::require));
     // So that the first requests find the keys. Without an answer they are told that the store is away, until there is one.
@@ -121,13 +126,15 @@ pub async fn serve(
     background.spawn(deadlines::keep(Arc::clone(&api)));
     background.spawn(admission::keep_counting(Arc::clone(&api)));
     let responder = Responder::new(open.merge(streams).merge(keyed).with_state(Arc::clone(&api)), &api.base);
-    server::run(listener, responder, timeouts, grace, stop).await;
-
-    api.tasks.close();
-    let finishing = async { tokio::join!(api.tasks.wait(), api.accepter.drain()) };
-    if timeout(grace, finishing).await.is_err() {
-        tracing::warn!("the store did not take what was still being accepted");
-    }
+    let serving = async {
+        server::run(listener, responder, timeouts, grace, stop.clone()).await;
+        api.tasks.close();
+        let finishing = async { tokio::join!(api.tasks.wait(), api.accepter.drain()) };
+        if timeout(grace, finishing).await.is_err() {
+            tracing::warn!("the store did not take what was still being accepted");
+        }
+    };
+    run_beside(&mut background, &stop, serving).await;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! Flags, environment variables and the configuration file of every program, in one place; beside them what every
-//! program does the same way: logging, stopping on a signal, saying why it ends.
+//! program does the same way: logging, stopping on a signal or when a part of it panics, saying why it ends.
 //!
 //! A flag goes before its environment variable, that before the file, that before the default. Nobody else reads the
 //! environment.
@@ -13,6 +13,7 @@ mod keys;
 mod model_version;
 mod models;
 mod parse;
+mod parts;
 mod programs;
 mod run;
 mod server_url;
@@ -34,6 +35,7 @@ pub use models::{
     PrintSettings, PruneModel, PullModel, QuantizeModel, ReplaceSettings, Repository, WeightForm,
 };
 pub use parse::{ParseError, parse, program_commands};
+pub use parts::run_beside;
 pub use programs::{Augur, AugurApi, AugurWorker, Program};
 pub use run::{run, say, told_on_hangup};
 pub use server_url::ServerUrl;

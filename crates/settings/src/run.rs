@@ -5,6 +5,7 @@ use std::{
     fmt::Display,
     future::Future,
     io::{self, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
     process::{self, ExitCode},
     sync::Arc,
 };
@@ -20,6 +21,8 @@ use crate::{Fatal, ParseError, Program, parse};
 
 /// The exit status for a command line, environment or configuration file that is not understood; clap's own.
 pub(crate) const NOT_UNDERSTOOD: u8 = 2;
+
+const PANICKED: &str = "a part of this program panicked, which is a bug in it";
 
 /// Runs a program: reads its settings, starts logging, hands over a token that SIGTERM and SIGINT cancel, and says why it
 /// ended if it did not end well. A second signal ends it at once.
@@ -54,10 +57,14 @@ where
         log.start()?;
     }
     let runtime = Runtime::new()?;
-    let outcome = runtime.block_on(async {
-        let stop = stop_on_signal()?;
-        main(program, stop).await
-    });
+    let running = || {
+        runtime.block_on(async {
+            let stop = stop_on_signal()?;
+            main(program, stop).await
+        })
+    };
+    // What panicked is behind this now, and its message is on standard error.
+    let outcome = catch_unwind(AssertUnwindSafe(running)).unwrap_or_else(|_| Err(Fatal::new(PANICKED)));
     // A model that is still being loaded must not hold up the end.
     runtime.shutdown_background();
     outcome
@@ -104,4 +111,36 @@ fn stop_on_signal() -> io::Result<CancellationToken> {
         process::exit(128 + signal.as_raw_value());
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use tokio::{sync::oneshot, task::JoinSet};
+
+    use super::*;
+    use crate::{LogSettings, run_beside};
+
+    #[derive(Parser)]
+    struct Bare {}
+
+    impl Program for Bare {
+        fn log(&self) -> Option<&LogSettings> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_program_a_part_of_which_panics_ends_with_an_error_whatever_still_blocks() {
+        let (unblock, blocked) = oneshot::channel::<()>();
+        let ended = start(Bare {}, async |_, stop| {
+            let mut parts = JoinSet::new();
+            parts.spawn_blocking(move || drop(blocked.blocking_recv()));
+            parts.spawn(async { panic!("as the test wants it") });
+            run_beside(&mut parts, &stop, stop.cancelled()).await;
+            Ok(())
+        });
+        assert_eq!(ended.expect_err("it panicked").to_string(), PANICKED);
+        drop(unblock);
+    }
 }

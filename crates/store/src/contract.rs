@@ -85,6 +85,16 @@ pub struct Claim {
     pub claimed: Vec<Claimed>,
     /// Waiting predictions that must run alone.
     pub suspects: Vec<PredictionId>,
+    /// Waiting predictions that the database refuses to give.
+    pub refused: Vec<PredictionId>,
+}
+
+impl Claim {
+    pub(crate) fn of(claims: Vec<Self>, refused: Vec<PredictionId>) -> Self {
+        let (claimed, suspects): (Vec<_>, Vec<_>) =
+            claims.into_iter().map(|claim| (claim.claimed, claim.suspects)).unzip();
+        Self { claimed: claimed.into_iter().flatten().collect(), suspects: suspects.concat(), refused }
+    }
 }
 
 /// A prediction held under a lease.
@@ -196,6 +206,13 @@ pub struct Swept {
     pub ended: Vec<PredictionId>,
 }
 
+impl Swept {
+    pub(crate) fn of(parts: Vec<Self>) -> Self {
+        let (requeued, ended): (Vec<_>, Vec<_>) = parts.into_iter().map(|part| (part.requeued, part.ended)).unzip();
+        Self { requeued: requeued.concat(), ended: ended.concat() }
+    }
+}
+
 /// How many records a purge removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
@@ -205,13 +222,15 @@ pub struct Purged {
     pub keys: u64,
     /// Tests of webhooks.
     pub tests: u64,
+    /// Records of predictions that the database refused to remove.
+    pub refused: u64,
 }
 
 impl Purged {
     /// Whether a purge of at most `limit` of each may have left some.
     #[must_use]
     pub fn is_full(self, limit: u32) -> bool {
-        self.predictions.max(self.keys).max(self.tests) >= u64::from(limit)
+        (self.predictions + self.refused).max(self.keys).max(self.tests) >= u64::from(limit)
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     Backend, Delivery, DeliveryClaim, DeliveryFilter, Endpoint, EndpointChange, Line, PageOf, Place, Room,
-    SealedSecret, Settled, Store, StoreError, SweptDeliveries, Webhook, Written, webhooks::Attempt,
+    SealedSecret, Settled, Store, StoreError, SweptDeliveries, Webhook, Written, apart::among, webhooks::Attempt,
 };
 
 /// # Errors
@@ -38,9 +38,16 @@ impl Store {
     }
 
     /// Makes deliveries wait again whose sender's lease ended, and gives up those that wait since longer than `longest` in
-    /// the present round; at most `limit` of each.
+    /// the present round; at most `limit` of each. What the database refuses to change stays as it is, and with it all deliveries of its
+    /// prediction.
     pub async fn sweep_deliveries(&self, longest: Duration, limit: u32) -> Result<SweptDeliveries, StoreError> {
-        on_backend!(self, backend => backend.sweep_deliveries(longest, limit).await)
+        let call = async |ids: Option<Vec<PredictionId>>| on_backend!(self, backend => backend.sweep_deliveries(longest, limit, ids.as_deref()).await);
+        let over = async { on_backend!(self, backend => backend.over_deliveries(longest, limit).await) };
+        let (swept, _) = among(call, over, "deliveries of it are over, but cannot be swept").await?;
+        Ok(SweptDeliveries {
+            requeued: swept.iter().map(|swept| swept.requeued).sum(),
+            exhausted: swept.iter().map(|swept| swept.exhausted).sum(),
+        })
     }
 
     /// The predictions among `ids` that exist, whosever they are, in no particular order: what deliveries are made of.

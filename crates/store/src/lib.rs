@@ -15,6 +15,7 @@ macro_rules! on_backend {
 }
 
 mod accept;
+mod apart;
 mod api_keys;
 mod contract;
 mod deliveries;
@@ -27,6 +28,7 @@ mod page;
 mod postgres;
 mod repeated;
 mod rows;
+mod runs;
 mod schema;
 mod settled;
 mod sqlite;
@@ -223,78 +225,6 @@ impl Store {
             Backend::Postgres(postgres) => postgres.resign(role).await,
             Backend::Sqlite(_) => {}
         }
-    }
-
-    // ---- claim, renew, complete
-    /// Takes waiting, due, unsuspected predictions among `ids` under a lease. What is missing from the answer is
-    /// finished, taken, not due or unknown: its ticket was stale. Suspects are named, not taken.
-    pub async fn claim(&self, worker: WorkerId, ids: &[PredictionId], lease: Duration) -> Result<Claim, StoreError> {
-        if ids.is_empty() {
-            return Ok(Claim::default());
-        }
-        on_backend!(self, backend => backend.claim(worker, ids, lease).await)
-    }
-
-    /// Takes the next waiting, due predictions of these versions without tickets, in fair order, at most `limit`.
-    pub async fn claim_next(
-        &self,
-        worker: WorkerId,
-        serves: &[(ModelName, Version)],
-        limit: u32,
-        lease: Duration,
-    ) -> Result<Claim, StoreError> {
-        if serves.is_empty() {
-            return Ok(Claim::default());
-        }
-        on_backend!(self, backend => backend.claim_next(worker, serves, limit, lease).await)
-    }
-
-    /// Takes one suspect of these versions to be run alone: the worker must hold nothing else while it runs.
-    pub async fn claim_suspect(
-        &self,
-        worker: WorkerId,
-        serves: &[(ModelName, Version)],
-        lease: Duration,
-    ) -> Result<Option<Claimed>, StoreError> {
-        on_backend!(self, backend => backend.claim_suspect(worker, serves, lease).await)
-    }
-
-    /// Extends the leases of these runs; returns those no longer held (canceled, swept, finished): drop them.
-    pub async fn renew(
-        &self,
-        worker: WorkerId,
-        runs: &[Run],
-        lease: Duration,
-    ) -> Result<Vec<PredictionId>, StoreError> {
-        if runs.is_empty() {
-            return Ok(Vec::new());
-        }
-        on_backend!(self, backend => backend.renew(worker, runs, lease).await)
-    }
-
-    /// Writes outcomes of this worker's runs; one answer per item, in order: [`Written::Stale`] when the fence refused it.
-    pub async fn complete(
-        &self,
-        worker: WorkerId,
-        outcomes: impl AsRef<[Outcome]>,
-    ) -> Result<Vec<Written>, StoreError> {
-        let outcomes = outcomes.as_ref();
-        if outcomes.is_empty() {
-            return Ok(Vec::new());
-        }
-        on_backend!(self, backend => backend.complete(worker, outcomes).await)
-    }
-
-    /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled.
-    pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
-        on_backend!(self, backend => backend.sweep(sweep).await)
-    }
-
-    /// Deletes predictions that expired (`expires_at`) and all of whose deliveries are over, with these; idempotency keys and
-    /// tests of webhooks that are older than `keys_for`; secrets whose grace has ended; workers not seen for a day. At most
-    /// `limit` of each.
-    pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
-        on_backend!(self, backend => backend.purge(keys_for, limit).await)
     }
 
     // ---- ask

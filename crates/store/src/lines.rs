@@ -59,16 +59,24 @@ pub(crate) fn shares<'a, T: Ord>(fronts: &'a [Front<T>], room: &Room, limit: u32
 pub(crate) type Share<'a> = (&'a Line, i32);
 
 /// Shares that are still to be taken, all together unless the database refuses that.
-pub(crate) struct Parts<'a>(Vec<&'a [Share<'a>]>);
+pub(crate) struct Parts<'a> {
+    left: Vec<&'a [Share<'a>]>,
+    refused: Vec<String>,
+}
 
 impl<'a> Parts<'a> {
     pub(crate) fn of(shares: &'a [Share<'a>]) -> Self {
-        Self(if shares.is_empty() { Vec::new() } else { vec![shares] })
+        Self { left: if shares.is_empty() { Vec::new() } else { vec![shares] }, refused: Vec::new() }
     }
 
     /// What is to be taken next.
     pub(crate) fn next(&mut self) -> Option<&'a [Share<'a>]> {
-        self.0.pop()
+        self.left.pop()
+    }
+
+    /// The endpoints of which nothing could be taken.
+    pub(crate) fn refused(self) -> Vec<String> {
+        self.refused
     }
 
     /// Notes that this could not be taken. What was refused is halved until the line that the database refuses stands alone: it
@@ -85,14 +93,15 @@ impl<'a> Parts<'a> {
         match (error, part) {
             (StoreError::Refused(error), [(line, _)]) => {
                 tracing::error!(%error, origin = line.origin, "no delivery of an endpoint can be claimed");
+                self.refused.push(line.endpoint.clone());
             }
             (StoreError::Refused(_), _) => {
                 let (first, second) = part.split_at(part.len() / 2);
-                self.0.extend([second, first]);
+                self.left.extend([second, first]);
             }
             (error, _) if was_taken => {
                 tracing::warn!(%error, "not all that is due was claimed");
-                self.0.clear();
+                self.left.clear();
             }
             (error, _) => return Err(error),
         }

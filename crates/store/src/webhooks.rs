@@ -102,6 +102,9 @@ pub struct Line {
 pub struct DeliveryClaim {
     /// The deliveries.
     pub claimed: Vec<ClaimedDelivery>,
+    /// Endpoints of which the database refused to give any. Their turns were lost to others: a claim soon after this one is to leave
+    /// them no room.
+    pub refused: Vec<String>,
     /// The last line that was looked at, if there may be more behind it: the next claim goes on there.
     pub looked_to: Option<Line>,
 }

@@ -21,6 +21,7 @@ mod pace;
 mod poll;
 mod publish;
 mod purge;
+mod refused;
 mod renew;
 mod run;
 mod slots;
@@ -37,6 +38,7 @@ use std::{sync::Arc, time::Duration};
 use inference::Models;
 use node::Node;
 use queue::Queue;
+use settings::run_beside;
 use store::{Store, StoreError};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -113,12 +115,7 @@ pub async fn run(
     parts.spawn(follow::follow(Arc::clone(&node)));
     ready();
 
-    loop {
-        tokio::select! {
-            () = node.stop.cancelled() => break,
-            Some(ended) = parts.join_next() => stop::propagate_panic(ended),
-        }
-    }
+    run_beside(&mut parts, &node.stop, node.stop.cancelled()).await;
     stop::drain(&node, parts).await;
     Ok(())
 }

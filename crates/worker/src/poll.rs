@@ -8,12 +8,14 @@ use std::{
 };
 
 use futures::{FutureExt, future::select_all};
+use prediction::PredictionId;
 
 use crate::{
     backoff::Backoff,
     claim,
     node::Node,
     outage::Trouble,
+    refused::Refused,
     slots::{Slots, Taken},
 };
 
@@ -24,13 +26,13 @@ const EVERY_WHILE_HEALTHY: Duration = Duration::from_secs(2);
 
 /// Polls until the worker stops.
 pub(crate) async fn poll(node: Arc<Node>) {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let (mut backoff, mut refused) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), Refused::default());
     let mut asked_at = Instant::now();
     loop {
         let needed = node.config.poll_store || !node.queue.is_healthy();
         let mut found = Found::Nothing;
         if needed || asked_at.elapsed() >= EVERY_WHILE_HEALTHY {
-            found = take(&node).await;
+            found = take(&node, &mut refused).await;
             asked_at = Instant::now();
         }
         if found != Found::Nothing {
@@ -56,7 +58,7 @@ enum Found {
 }
 
 /// Takes as much as there are free slots; waits for one.
-async fn take(node: &Arc<Node>) -> Found {
+async fn take(node: &Arc<Node>, refused: &mut Refused<PredictionId>) -> Found {
     let runnable = node.models.runnable();
     node.slots.retain(&runnable).await;
     let mut each = node.slots.each().await;
@@ -70,24 +72,20 @@ async fn take(node: &Arc<Node>) -> Found {
         alike.entry(slots.permits().available_permits()).or_default().push(slots);
     }
     let mut found = Found::Nothing;
-    let mut together: Vec<_> = alike.into_iter().collect();
-    while let Some((free, slots)) = together.pop() {
+    for (free, slots) in alike {
         // Only now: a consumer may have found a use for them meanwhile.
-        let taken: Vec<Taken> = slots.iter().filter_map(|slots| Arc::clone(slots).free(free)).collect();
+        let taken: Vec<Taken> = slots.into_iter().filter_map(|slots| slots.free(free)).collect();
         let asked = taken.iter().map(Taken::len).min().unwrap_or(0);
         let (limit, claimed_at) = (u32::try_from(asked).unwrap_or(u32::MAX), Instant::now());
         let versions: Vec<_> = taken.iter().map(|taken| taken.version().clone()).collect();
-        let next = node.store.claim_next(node.id, &versions, limit, node.config.lease);
+        let passed_over = refused.recent(claimed_at);
+        let next = node.store.claim_next(node.id, &versions, &passed_over, limit, node.config.lease);
         let claim = match node.ask(next).await {
             Ok(claim) => claim,
-            // One prediction that cannot be claimed is not the other versions' fault.
-            Err(Trouble::Refused) if slots.len() > 1 => {
-                together.extend(slots.into_iter().map(|slots| (free, vec![slots])));
-                continue;
-            }
             Err(Trouble::Refused) => continue,
             Err(Trouble::Away) => return found,
         };
+        refused.note(claim.refused, Instant::now());
         if !claim.suspects.is_empty() {
             node.suspects.notify_one();
         }

@@ -70,7 +70,7 @@ const CLAIM: &str = claim!(
     commit: "'off'"
 );
 
-/// Takes up to $5 of the versions in $3, $4. Each version's line is read in order from its index, no further than needed.
+/// Takes up to $5 of the versions in $3, $4, and none of $6. Each version's line is read in order from its index, no further than needed.
 const CLAIM_NEXT: &str = claim!(
     "id = ANY(ARRAY(
         SELECT line.id
@@ -80,6 +80,7 @@ const CLAIM_NEXT: &str = claim!(
             SELECT id, priority, not_before FROM predictions
             WHERE version_id = versions.id AND status = 0 AND NOT suspect
               AND not_before <= (SELECT at FROM clock) AND (deadline_at IS NULL OR deadline_at > (SELECT at FROM clock))
+              AND id <> ALL($6)
             ORDER BY priority DESC, not_before, id
             LIMIT $5
             FOR UPDATE SKIP LOCKED
@@ -90,6 +91,21 @@ const CLAIM_NEXT: &str = claim!(
     solo: "false",
     commit: "'off'"
 );
+
+/// Those that the same with $1 to $4 would take.
+const NEXT_WAITING: &str = "
+    SELECT line.id
+    FROM UNNEST($1::text[], $2::text[]) AS served (model, version)
+    JOIN versions USING (model, version)
+    CROSS JOIN LATERAL (
+        SELECT id, priority, not_before FROM predictions
+        WHERE version_id = versions.id AND status = 0 AND NOT suspect AND not_before <= (SELECT clock_timestamp())
+          AND (deadline_at IS NULL OR deadline_at > (SELECT clock_timestamp())) AND id <> ALL($4)
+        ORDER BY priority DESC, not_before, id
+        LIMIT $3
+    ) AS line
+    ORDER BY line.priority DESC, line.not_before, line.id
+    LIMIT $3";
 
 /// Takes one suspect of the versions in $3, $4.
 const CLAIM_SUSPECT: &str = claim!(
@@ -159,6 +175,7 @@ impl Postgres {
         &self,
         worker: WorkerId,
         serves: &[(ModelName, Version)],
+        passed_over: &[PredictionId],
         limit: u32,
         lease: Duration,
     ) -> Result<Claim, StoreError> {
@@ -169,6 +186,7 @@ impl Postgres {
             .bind(&models)
             .bind(&versions)
             .bind(i64::from(limit))
+            .bind(uuids(passed_over))
             .fetch_all(connection)
             .await)?;
         let suspects = on_connection!(self, |connection| sqlx::query_scalar(SUSPECTS_OF)
@@ -178,6 +196,23 @@ impl Postgres {
             .fetch_all(connection)
             .await)?;
         claim(rows, suspects)
+    }
+
+    pub(crate) async fn next_waiting(
+        &self,
+        serves: &[(ModelName, Version)],
+        passed_over: &[PredictionId],
+        limit: u32,
+    ) -> Result<Vec<PredictionId>, StoreError> {
+        let (models, versions) = names(serves);
+        let next = on_connection!(self, |connection| sqlx::query_scalar(NEXT_WAITING)
+            .bind(&models)
+            .bind(&versions)
+            .bind(i64::from(limit))
+            .bind(uuids(passed_over))
+            .fetch_all(connection)
+            .await)?;
+        Ok(rows::ids(next))
     }
 
     pub(crate) async fn claim_suspect(
@@ -223,5 +258,5 @@ fn names(serves: &[(ModelName, Version)]) -> (Vec<&str>, Vec<&str>) {
 
 fn claim(rows: Vec<ClaimedRow<String>>, suspects: Vec<Uuid>) -> Result<Claim, StoreError> {
     let claimed = rows.into_iter().map(ClaimedRow::into_claimed).collect::<Result<_, _>>()?;
-    Ok(Claim { claimed, suspects: rows::ids(suspects) })
+    Ok(Claim { claimed, suspects: rows::ids(suspects), ..Claim::default() })
 }

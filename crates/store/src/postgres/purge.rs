@@ -2,18 +2,25 @@
 
 use std::time::Duration;
 
+use prediction::PredictionId;
+
 use super::{Postgres, on_connection};
-use crate::{Purged, StoreError, numbers::micros};
+use crate::{
+    Purged, StoreError,
+    numbers::micros,
+    rows::{self, uuids},
+};
 
 /// A delivery that is not over is looked for one by one: asked for EXISTS, the planner may read all deliveries first. They are
 /// locked before the last look at them, which sees what was written until then: one that begins again at this moment keeps its
-/// prediction.
+/// prediction. Where $2 is something, only what it names is purged.
 const PURGE_PREDICTIONS: &str = "
     WITH expired AS MATERIALIZED (
         SELECT id, webhook_events FROM predictions
         WHERE status >= 2 AND expires_at <= (SELECT clock_timestamp())
           AND (webhook_events = 0
                OR (SELECT true FROM deliveries WHERE prediction_id = id AND deliveries.status < 2 LIMIT 1) IS NULL)
+          AND ($2::uuid[] IS NULL OR id = ANY($2))
         ORDER BY expires_at
         LIMIT $1
         FOR UPDATE SKIP LOCKED
@@ -47,6 +54,15 @@ const PURGE_PREDICTIONS: &str = "
     ),
     purged AS (DELETE FROM predictions USING gone WHERE predictions.id = gone.id RETURNING predictions.id)
     SELECT count(*) FROM purged";
+
+/// What the same would purge, but for what is being purged.
+const EXPIRED: &str = "
+    SELECT id FROM predictions
+    WHERE status >= 2 AND expires_at <= (SELECT clock_timestamp())
+      AND (webhook_events = 0
+           OR (SELECT true FROM deliveries WHERE prediction_id = id AND deliveries.status < 2 LIMIT 1) IS NULL)
+    ORDER BY expires_at
+    LIMIT $1";
 
 /// Tests belong to no prediction.
 const PURGE_TESTS: &str = "
@@ -104,12 +120,32 @@ const PURGE_WORKERS: &str = "
     WHERE EXISTS (SELECT FROM purged)";
 
 impl Postgres {
-    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
-        let (limit, keys_for) = (i64::from(limit), micros(keys_for));
+    /// `among`: if anything, no others. Returns how many.
+    pub(crate) async fn purge_predictions(
+        &self,
+        among: Option<&[PredictionId]>,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let among = among.map(uuids);
         let purged: i64 = on_connection!(self, |connection| sqlx::query_scalar(PURGE_PREDICTIONS)
-            .bind(limit)
+            .bind(i64::from(limit))
+            .bind(&among)
             .fetch_one(connection)
             .await)?;
+        Ok(u64::try_from(purged).unwrap_or(0))
+    }
+
+    pub(crate) async fn expired(&self, limit: u32) -> Result<Vec<PredictionId>, StoreError> {
+        let expired = on_connection!(self, |connection| sqlx::query_scalar(EXPIRED)
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await)?;
+        Ok(rows::ids(expired))
+    }
+
+    /// All but predictions.
+    pub(crate) async fn purge_rest(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
+        let (limit, keys_for) = (i64::from(limit), micros(keys_for));
         let mut old = [0; 2];
         for (statement, count) in [PURGE_KEYS, PURGE_TESTS].into_iter().zip(&mut old) {
             let result = on_connection!(self, |connection| sqlx::query(statement)
@@ -123,6 +159,6 @@ impl Postgres {
             on_connection!(self, |connection| sqlx::query(statement).bind(limit).execute(connection).await)?;
         }
         let [keys, tests] = old;
-        Ok(Purged { predictions: u64::try_from(purged).unwrap_or(0), keys, tests })
+        Ok(Purged { keys, tests, ..Purged::default() })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use prediction::WorkerId;
+use prediction::{PredictionId, WorkerId};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use crate::{
     ClaimedDelivery, DeliveryClaim, Line, Room, Sending, Settled, StoreError, SweptDeliveries, Written,
     lines::{self, Front, LOOKS, PAST_ENDPOINTS, Parts, Share},
     numbers::{count, micros},
+    rows::{self, uuids},
     settled::{self, Item},
     webhook_rows::{ClaimedDeliveryRow, delivery_id},
 };
@@ -135,11 +136,13 @@ const SETTLE: &str = "
     )
     SELECT id, event, epoch FROM applied";
 
+/// Where $2 is something, only those of what it names are swept.
 const SWEEP_LEASES: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     dead AS MATERIALIZED (
         SELECT prediction_id, event FROM deliveries
         WHERE status = 1 AND lease_until < (SELECT at FROM clock)
+          AND ($2::uuid[] IS NULL OR prediction_id = ANY($2))
         ORDER BY lease_until
         LIMIT $1
         FOR UPDATE SKIP LOCKED
@@ -149,11 +152,13 @@ const SWEEP_LEASES: &str = "
     FROM dead
     WHERE deliveries.prediction_id = dead.prediction_id AND deliveries.event = dead.event";
 
+/// Where $3 is something, only those of what it names are swept.
 const SWEEP_OLD: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     old AS MATERIALIZED (
         SELECT prediction_id, event FROM deliveries
         WHERE status = 0 AND completed_at IS NULL AND begun_at < (SELECT at - $1::bigint * interval '1 microsecond' FROM clock)
+          AND ($3::uuid[] IS NULL OR prediction_id = ANY($3))
         ORDER BY begun_at
         LIMIT $2
         FOR UPDATE SKIP LOCKED
@@ -162,6 +167,23 @@ const SWEEP_OLD: &str = "
     SET status = 3, completed_at = at
     FROM old CROSS JOIN clock
     WHERE deliveries.prediction_id = old.prediction_id AND deliveries.event = old.event";
+
+/// Of which predictions there are deliveries that sweeps may find.
+const OVER: &str = "
+    (
+        SELECT prediction_id FROM deliveries
+        WHERE status = 1 AND lease_until < (SELECT clock_timestamp())
+        ORDER BY lease_until
+        LIMIT $2
+    )
+    UNION
+    (
+        SELECT prediction_id FROM deliveries
+        WHERE status = 0 AND completed_at IS NULL
+          AND begun_at < (SELECT clock_timestamp() - $1::bigint * interval '1 microsecond')
+        ORDER BY begun_at
+        LIMIT $2
+    )";
 
 impl Postgres {
     pub(crate) async fn claim_deliveries(
@@ -195,7 +217,7 @@ impl Postgres {
                 Err(error) => parts.failed(part, error, !claimed.is_empty())?,
             }
         }
-        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+        Ok(DeliveryClaim { claimed, refused: parts.refused(), looked_to: lines::looked_to(fronts) })
     }
 
     async fn take(
@@ -238,15 +260,34 @@ impl Postgres {
         Ok(settled::written(settled, applied))
     }
 
-    pub(crate) async fn sweep_deliveries(&self, longest: Duration, limit: u32) -> Result<SweptDeliveries, StoreError> {
-        let limit = i64::from(limit);
-        let requeued =
-            on_connection!(self, |connection| sqlx::query(SWEEP_LEASES).bind(limit).execute(connection).await)?;
+    /// `among`: if anything, those of no other predictions.
+    pub(crate) async fn sweep_deliveries(
+        &self,
+        longest: Duration,
+        limit: u32,
+        among: Option<&[PredictionId]>,
+    ) -> Result<SweptDeliveries, StoreError> {
+        let (limit, among) = (i64::from(limit), among.map(uuids));
+        let requeued = on_connection!(self, |connection| sqlx::query(SWEEP_LEASES)
+            .bind(limit)
+            .bind(&among)
+            .execute(connection)
+            .await)?;
         let exhausted = on_connection!(self, |connection| sqlx::query(SWEEP_OLD)
             .bind(micros(longest))
             .bind(limit)
+            .bind(&among)
             .execute(connection)
             .await)?;
         Ok(SweptDeliveries { requeued: requeued.rows_affected(), exhausted: exhausted.rows_affected() })
+    }
+
+    pub(crate) async fn over_deliveries(&self, longest: Duration, limit: u32) -> Result<Vec<PredictionId>, StoreError> {
+        let over = on_connection!(self, |connection| sqlx::query_scalar(OVER)
+            .bind(micros(longest))
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await)?;
+        Ok(rows::ids(over))
     }
 }

@@ -7,10 +7,12 @@ use super::{Postgres, on_connection, outbox::tell};
 use crate::{
     StoreError, Sweep, Swept, failures,
     numbers::{count, micros},
+    rows::{self, uuids},
 };
 
 /// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
 /// a strike, and the last strike is the end. Right after a start of the server nobody could renew, so nothing is swept for one lease.
+/// Where $7 is something, only what it names is.
 const SWEEP_LEASES: &str = concat!(
     "WITH clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at
@@ -18,7 +20,7 @@ const SWEEP_LEASES: &str = concat!(
     ),
     dead AS MATERIALIZED (
         SELECT id FROM predictions
-        WHERE status = 1 AND lease_until < (SELECT at FROM clock)
+        WHERE status = 1 AND lease_until < (SELECT at FROM clock) AND ($7::uuid[] IS NULL OR id = ANY($7))
         ORDER BY lease_until
         LIMIT $3
         FOR UPDATE SKIP LOCKED
@@ -46,11 +48,13 @@ const SWEEP_LEASES: &str = concat!(
     SELECT id, status FROM swept"
 );
 
+/// Where $5 is something, only what it names is swept.
 const SWEEP_DEADLINES: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     late AS MATERIALIZED (
         SELECT id FROM predictions
         WHERE status < 2 AND deadline_at IS NOT NULL AND deadline_at <= (SELECT at FROM clock)
+          AND ($5::uuid[] IS NULL OR id = ANY($5))
         ORDER BY deadline_at
         LIMIT $1
         FOR UPDATE SKIP LOCKED
@@ -70,11 +74,37 @@ const SWEEP_DEADLINES: &str = concat!(
     RETURNING prediction_id"
 );
 
+/// What sweeps may find: $1 of each kind, leases if $2.
+const OVER: &str = "
+    (
+        SELECT id FROM predictions
+        WHERE $2 AND status = 1 AND lease_until < (SELECT clock_timestamp())
+        ORDER BY lease_until
+        LIMIT $1
+    )
+    UNION
+    (
+        SELECT id FROM predictions
+        WHERE status < 2 AND deadline_at IS NOT NULL AND deadline_at <= (SELECT clock_timestamp())
+        ORDER BY deadline_at
+        LIMIT $1
+    )";
+
 impl Postgres {
-    pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
+    pub(crate) async fn over(&self, sweep: Sweep) -> Result<Vec<PredictionId>, StoreError> {
+        let over = on_connection!(self, |connection| sqlx::query_scalar(OVER)
+            .bind(i64::from(sweep.limit))
+            .bind(sweep.leases)
+            .fetch_all(connection)
+            .await)?;
+        Ok(rows::ids(over))
+    }
+
+    /// `among`: if anything, no others.
+    pub(crate) async fn sweep(&self, sweep: Sweep, among: Option<&[PredictionId]>) -> Result<Swept, StoreError> {
+        let (mut swept, among) = (Swept::default(), among.map(uuids));
         if sweep.leases {
-            for (id, status) in self.sweep_leases(sweep).await? {
+            for (id, status) in self.sweep_leases(sweep, among.as_deref()).await? {
                 let kind = if status == Status::Starting.code() { &mut swept.requeued } else { &mut swept.ended };
                 kind.push(PredictionId(id));
             }
@@ -85,6 +115,7 @@ impl Postgres {
             .bind(failure.code.as_str())
             .bind(&failure.message)
             .bind(failure.retryable)
+            .bind(&among)
             .fetch_all(connection)
             .await)
         // What became of the leases is committed, and its news must not be lost with the deadlines'.
@@ -99,7 +130,7 @@ impl Postgres {
         Ok(swept)
     }
 
-    async fn sweep_leases(&self, sweep: Sweep) -> Result<Vec<(Uuid, i16)>, StoreError> {
+    async fn sweep_leases(&self, sweep: Sweep, among: Option<&[Uuid]>) -> Result<Vec<(Uuid, i16)>, StoreError> {
         let failure = failures::poison(sweep.max_crashes);
         on_connection!(self, |connection| sqlx::query_as(SWEEP_LEASES)
             .bind(micros(sweep.lease))
@@ -108,6 +139,7 @@ impl Postgres {
             .bind(failure.code.as_str())
             .bind(&failure.message)
             .bind(failure.retryable)
+            .bind(among)
             .fetch_all(connection)
             .await)
     }

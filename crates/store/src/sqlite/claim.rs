@@ -28,6 +28,7 @@ const WAITING_NEXT: &str = "
     SELECT id, priority, not_before FROM predictions
     WHERE version_id = (SELECT id FROM versions WHERE model = ?1 AND version = ?2) AND status = 0 AND NOT suspect
       AND not_before <= ?3 AND (deadline_at IS NULL OR deadline_at > ?3)
+      AND id NOT IN (SELECT unhex(value) FROM json_each(?5))
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
 
@@ -35,6 +36,7 @@ const WAITING_SUSPECTS: &str = "
     SELECT id, priority, not_before FROM predictions
     WHERE version_id = (SELECT id FROM versions WHERE model = ?1 AND version = ?2) AND status = 0 AND suspect = 1
       AND not_before <= ?3 AND (deadline_at IS NULL OR deadline_at > ?3)
+      AND id NOT IN (SELECT unhex(value) FROM json_each(?5))
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
 
@@ -81,22 +83,34 @@ impl Sqlite {
         let (suspects, claimed): (Vec<_>, Vec<_>) =
             turn.finish(script).await?.into_iter().partition(|row| row.len() == 1);
         let suspects = suspects.iter().map(|row| row.try_get("id")).collect::<sqlx::Result<_>>()?;
-        Ok(Claim { claimed: in_order(claimed)?, suspects: rows::ids(suspects) })
+        Ok(Claim { claimed: in_order(claimed)?, suspects: rows::ids(suspects), ..Claim::default() })
     }
 
     pub(crate) async fn claim_next(
         &self,
         worker: WorkerId,
         serves: &[(ModelName, Version)],
+        passed_over: &[PredictionId],
         limit: u32,
         lease: Duration,
     ) -> Result<Claim, StoreError> {
         let mut turn = self.writer.begin().await?;
         let now = clock::now();
-        let next = front(&mut turn, WAITING_NEXT, serves, now, limit).await?;
-        let suspects = front(&mut turn, WAITING_SUSPECTS, serves, now, limit).await?;
+        let next = front(&mut turn, WAITING_NEXT, serves, passed_over, now, limit).await?;
+        let suspects = front(&mut turn, WAITING_SUSPECTS, serves, &[], now, limit).await?;
         let taking = Taking { ids: id_list(&next), worker, now, lease };
-        Ok(Claim { claimed: taking.take_those(turn, "NOT suspect").await?, suspects })
+        let claimed = taking.take_those(turn, "NOT suspect").await?;
+        Ok(Claim { claimed, suspects, ..Claim::default() })
+    }
+
+    pub(crate) async fn next_waiting(
+        &self,
+        serves: &[(ModelName, Version)],
+        passed_over: &[PredictionId],
+        limit: u32,
+    ) -> Result<Vec<PredictionId>, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        Ok(front(&mut connection, WAITING_NEXT, serves, passed_over, clock::now(), limit).await?)
     }
 
     pub(crate) async fn claim_suspect(
@@ -107,7 +121,7 @@ impl Sqlite {
     ) -> Result<Option<Claimed>, StoreError> {
         let mut turn = self.writer.begin().await?;
         let now = clock::now();
-        let suspect = front(&mut turn, WAITING_SUSPECTS, serves, now, 1).await?;
+        let suspect = front(&mut turn, WAITING_SUSPECTS, serves, &[], now, 1).await?;
         let taking = Taking { ids: id_list(&suspect), worker, now, lease };
         Ok(taking.take_those(turn, "suspect").await?.pop())
     }
@@ -133,21 +147,23 @@ impl Sqlite {
     }
 }
 
-/// The first `limit` of several versions' lines, in fair order.
+/// The first `limit` of several versions' lines but for some, in fair order.
 async fn front(
     connection: &mut SqliteConnection,
     line: &'static str,
     serves: &[(ModelName, Version)],
+    passed_over: &[PredictionId],
     now: Stamp,
     limit: u32,
 ) -> sqlx::Result<Vec<PredictionId>> {
-    let mut front = Vec::new();
+    let (mut front, passed_over) = (Vec::new(), id_list(passed_over));
     for (model, version) in serves {
         let waiting: Vec<Waiting> = sqlx::query_as(line)
             .bind(model.as_str())
             .bind(version.as_str())
             .bind(now)
             .bind(limit)
+            .bind(&passed_over)
             .fetch_all(&mut *connection)
             .await?;
         front.extend(waiting);

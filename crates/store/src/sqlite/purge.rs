@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Sqlite, clock, id_list};
 use crate::{Purged, StoreError, numbers::micros, rows};
 
+/// Where ?3 is something, only what it names is purged.
 const PURGE_PREDICTIONS: &str = "
     DELETE FROM predictions
     WHERE id IN (
@@ -15,10 +16,20 @@ const PURGE_PREDICTIONS: &str = "
         WHERE status >= 2 AND expires_at <= ?1
           AND NOT (webhook_events <> 0
                    AND EXISTS (SELECT 1 FROM deliveries WHERE prediction_id = predictions.id AND deliveries.status < 2))
+          AND (?3 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?3)))
         ORDER BY expires_at
         LIMIT ?2
     )
     RETURNING id";
+
+/// What the same would purge.
+const EXPIRED: &str = "
+    SELECT id FROM predictions
+    WHERE status >= 2 AND expires_at <= ?1
+      AND NOT (webhook_events <> 0
+               AND EXISTS (SELECT 1 FROM deliveries WHERE prediction_id = predictions.id AND deliveries.status < 2))
+    ORDER BY expires_at
+    LIMIT ?2";
 
 /// All that belongs to predictions that are gone.
 const PURGE_REST: [&str; 4] = [
@@ -63,15 +74,31 @@ const KEEP_COUNT: &str = "UPDATE installation SET stale_completions = stale_comp
 const WORKERS_KEPT_FOR: Duration = Duration::from_secs(86_400);
 
 impl Sqlite {
-    pub(crate) async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
+    /// `among`: if anything, no others. Returns how many.
+    pub(crate) async fn purge_predictions(
+        &self,
+        among: Option<&[PredictionId]>,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
         let mut transaction = self.writer.begin().await?;
-        let now = clock::now();
-        let purged: Vec<Uuid> =
-            sqlx::query_scalar(PURGE_PREDICTIONS).bind(now).bind(limit).fetch_all(&mut *transaction).await?;
-        let purged = rows::ids(purged);
+        let purge = sqlx::query_scalar(PURGE_PREDICTIONS).bind(clock::now()).bind(limit).bind(among.map(id_list));
+        let purged = rows::ids(purge.fetch_all(&mut *transaction).await?);
         for rest in PURGE_REST {
             sqlx::query(rest).bind(id_list(&purged)).execute(&mut *transaction).await?;
         }
+        transaction.commit().await?;
+        Ok(number(&purged))
+    }
+
+    pub(crate) async fn expired(&self, limit: u32) -> Result<Vec<PredictionId>, StoreError> {
+        let expired = sqlx::query_scalar(EXPIRED).bind(clock::now()).bind(limit);
+        Ok(rows::ids(expired.fetch_all(&self.readers).await?))
+    }
+
+    /// All but predictions.
+    pub(crate) async fn purge_rest(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        let now = clock::now();
         let old = now.plus(-micros(keys_for));
         let keys = sqlx::query(PURGE_KEYS).bind(old).bind(limit).execute(&mut *transaction).await?;
         let tests: Vec<Uuid> =
@@ -86,7 +113,10 @@ impl Sqlite {
             .await?;
         sqlx::query(KEEP_COUNT).bind(counts.iter().sum::<i64>()).execute(&mut *transaction).await?;
         transaction.commit().await?;
-        let number = |ids: Vec<PredictionId>| u64::try_from(ids.len()).unwrap_or(u64::MAX);
-        Ok(Purged { predictions: number(purged), keys: keys.rows_affected(), tests: number(tests) })
+        Ok(Purged { keys: keys.rows_affected(), tests: number(&tests), ..Purged::default() })
     }
+}
+
+fn number(ids: &[PredictionId]) -> u64 {
+    u64::try_from(ids.len()).unwrap_or(u64::MAX)
 }

@@ -2,18 +2,20 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use prediction::{DeliveryId, WorkerId};
+use prediction::{DeliveryId, PredictionId, WorkerId};
 use sqlx::{SqliteConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
     Sqlite,
     clock::{self, Stamp},
+    id_list,
 };
 use crate::{
     ClaimedDelivery, DeliveryClaim, Line, Room, Settled, StoreError, SweptDeliveries, Written,
     lines::{self, Front, LOOKS, PAST_ENDPOINTS, Parts, Share},
     numbers::{count, micros},
+    rows,
     settled::{self, Item},
     webhook_rows::ClaimedDeliveryRow,
 };
@@ -66,24 +68,38 @@ const DISABLE: &str = "
     VALUES (?1, ?2, ?3, ?4, ?4)
     ON CONFLICT (tenant, url) DO UPDATE SET disabled_at = COALESCE(disabled_at, excluded.disabled_at)";
 
+/// Where ?3 is something, only those of what it names are swept.
 const SWEEP_LEASES: &str = "
     UPDATE deliveries
     SET status = 0, epoch = epoch + 1, sender = NULL, lease_until = NULL
     WHERE (prediction_id, event) IN (
         SELECT prediction_id, event FROM deliveries
         WHERE status = 1 AND lease_until < ?1
+          AND (?3 IS NULL OR prediction_id IN (SELECT unhex(value) FROM json_each(?3)))
         ORDER BY lease_until
         LIMIT ?2
     )";
 
+/// Where ?4 is something, only those of what it names are swept.
 const SWEEP_OLD: &str = "
     UPDATE deliveries
     SET status = 3, completed_at = ?1
     WHERE (prediction_id, event) IN (
         SELECT prediction_id, event FROM deliveries
         WHERE status = 0 AND begun_at < ?1 - ?3
+          AND (?4 IS NULL OR prediction_id IN (SELECT unhex(value) FROM json_each(?4)))
         ORDER BY begun_at
         LIMIT ?2
+    )";
+
+/// Of which predictions there are deliveries that sweeps may find.
+const OVER: &str = "
+    SELECT prediction_id FROM (
+        SELECT prediction_id FROM deliveries WHERE status = 1 AND lease_until < ?1 ORDER BY lease_until LIMIT ?2
+    )
+    UNION
+    SELECT prediction_id FROM (
+        SELECT prediction_id FROM deliveries WHERE status = 0 AND begun_at < ?1 - ?3 ORDER BY begun_at LIMIT ?2
     )";
 
 impl Sqlite {
@@ -105,7 +121,7 @@ impl Sqlite {
                 Err(error) => parts.failed(part, error, !claimed.is_empty())?,
             }
         }
-        Ok(DeliveryClaim { claimed, looked_to: lines::looked_to(fronts) })
+        Ok(DeliveryClaim { claimed, refused: parts.refused(), looked_to: lines::looked_to(fronts) })
     }
 
     async fn take_deliveries(
@@ -164,14 +180,25 @@ impl Sqlite {
         Ok(settled::written(settled, applied))
     }
 
-    pub(crate) async fn sweep_deliveries(&self, longest: Duration, limit: u32) -> Result<SweptDeliveries, StoreError> {
+    /// `among`: if anything, those of no other predictions.
+    pub(crate) async fn sweep_deliveries(
+        &self,
+        longest: Duration,
+        limit: u32,
+        among: Option<&[PredictionId]>,
+    ) -> Result<SweptDeliveries, StoreError> {
         let mut transaction = self.writer.begin().await?;
-        let now = clock::now();
-        let requeued = sqlx::query(SWEEP_LEASES).bind(now).bind(limit).execute(&mut *transaction).await?;
-        let old = sqlx::query(SWEEP_OLD).bind(now).bind(limit).bind(micros(longest));
+        let (now, among) = (clock::now(), among.map(id_list));
+        let requeued = sqlx::query(SWEEP_LEASES).bind(now).bind(limit).bind(&among).execute(&mut *transaction).await?;
+        let old = sqlx::query(SWEEP_OLD).bind(now).bind(limit).bind(micros(longest)).bind(&among);
         let exhausted = old.execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(SweptDeliveries { requeued: requeued.rows_affected(), exhausted: exhausted.rows_affected() })
+    }
+
+    pub(crate) async fn over_deliveries(&self, longest: Duration, limit: u32) -> Result<Vec<PredictionId>, StoreError> {
+        let over = sqlx::query_scalar(OVER).bind(clock::now()).bind(limit).bind(micros(longest));
+        Ok(rows::ids(over.fetch_all(&self.readers).await?))
     }
 }
 

@@ -3,20 +3,26 @@
 use prediction::{PredictionId, Status};
 use uuid::Uuid;
 
-use super::{Sqlite, clock, complete::fail};
+use super::{Sqlite, clock, complete::fail, id_list};
 use crate::{StoreError, Sweep, Swept, failures, numbers::count, rows};
 
 /// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
-/// a strike, and the last strike is the end.
+/// a strike, and the last strike is the end. Where ?4 is something, only what it names is swept.
 const SWEEP_LEASES: &str = "
     UPDATE predictions
     SET status = CASE WHEN solo AND crashes + 1 >= ?2 THEN 3 ELSE 0 END, epoch = epoch + 1, worker = NULL,
         lease_until = NULL, crashes = crashes + solo, suspect = 1, solo = 0, queued_at = NULL,
         completed_at = CASE WHEN solo AND crashes + 1 >= ?2 THEN ?1 END,
         expires_at = CASE WHEN solo AND crashes + 1 >= ?2 THEN ?1 + retention END
-    WHERE id IN (SELECT id FROM predictions WHERE status = 1 AND lease_until < ?1 ORDER BY lease_until LIMIT ?3)
+    WHERE id IN (
+        SELECT id FROM predictions
+        WHERE status = 1 AND lease_until < ?1 AND (?4 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?4)))
+        ORDER BY lease_until
+        LIMIT ?3
+    )
     RETURNING id, status";
 
+/// Where ?3 is something, only what it names is swept.
 const SWEEP_DEADLINES: &str = "
     UPDATE predictions
     SET status = 4, epoch = epoch + 1, worker = NULL, lease_until = NULL, solo = 0,
@@ -24,14 +30,32 @@ const SWEEP_DEADLINES: &str = "
     WHERE id IN (
         SELECT id FROM predictions
         WHERE status < 2 AND deadline_at IS NOT NULL AND deadline_at <= ?1
+          AND (?3 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?3)))
         ORDER BY deadline_at
         LIMIT ?2
     )
     RETURNING id";
 
+/// What sweeps may find: ?2 of each kind, leases if ?3.
+const OVER: &str = "
+    SELECT id FROM (SELECT id FROM predictions WHERE ?3 AND status = 1 AND lease_until < ?1 ORDER BY lease_until LIMIT ?2)
+    UNION
+    SELECT id FROM (
+        SELECT id FROM predictions
+        WHERE status < 2 AND deadline_at IS NOT NULL AND deadline_at <= ?1
+        ORDER BY deadline_at
+        LIMIT ?2
+    )";
+
 impl Sqlite {
-    pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
+    pub(crate) async fn over(&self, sweep: Sweep) -> Result<Vec<PredictionId>, StoreError> {
+        let over = sqlx::query_scalar(OVER).bind(clock::now()).bind(sweep.limit).bind(sweep.leases);
+        Ok(rows::ids(over.fetch_all(&self.readers).await?))
+    }
+
+    /// `among`: if anything, no others.
+    pub(crate) async fn sweep(&self, sweep: Sweep, among: Option<&[PredictionId]>) -> Result<Swept, StoreError> {
+        let (mut swept, among) = (Swept::default(), among.map(id_list));
         let mut transaction = self.writer.begin().await?;
         let now = clock::now();
         if sweep.leases {
@@ -39,6 +63,7 @@ impl Sqlite {
                 .bind(now)
                 .bind(count(sweep.max_crashes))
                 .bind(sweep.limit)
+                .bind(&among)
                 .fetch_all(&mut *transaction)
                 .await?;
             for (id, status) in rows {
@@ -47,8 +72,8 @@ impl Sqlite {
             }
             fail(&mut transaction, now, &swept.ended, &failures::poison(sweep.max_crashes)).await?;
         }
-        let late = sqlx::query_scalar(SWEEP_DEADLINES).bind(now).bind(sweep.limit).fetch_all(&mut *transaction).await?;
-        let late = rows::ids(late);
+        let late = sqlx::query_scalar(SWEEP_DEADLINES).bind(now).bind(sweep.limit).bind(&among);
+        let late = rows::ids(late.fetch_all(&mut *transaction).await?);
         fail(&mut transaction, now, &late, &failures::deadline_exceeded()).await?;
         transaction.commit().await?;
         swept.ended.extend(late);

@@ -62,7 +62,7 @@ async fn concurrent_actors_keep_the_invariants(fixture: Fixture) {
         while let Some(claimed) = fixture.claim_suspect(LEASE).await {
             finish(&fixture.store, &tally, fixture.worker, vec![success(claimed.run)]).await;
         }
-        let claim = fixture.store.claim_next(fixture.worker, &serves(), 100, LEASE).await.unwrap();
+        let claim = fixture.store.claim_next(fixture.worker, &serves(), &[], 100, LEASE).await.unwrap();
         finish(
             &fixture.store,
             &tally,
@@ -127,7 +127,7 @@ async fn work(store: Store, tally: Arc<Tally>, seed: u64) {
     let mut runs: Vec<Run> = Vec::new();
     while !tally.over.load(Ordering::SeqCst) {
         let lease = Duration::from_millis(random.random_range(0..15));
-        let claim = store.claim_next(worker, &serves(), 4, lease).await.unwrap();
+        let claim = store.claim_next(worker, &serves(), &[], 4, lease).await.unwrap();
         runs.extend(claim.claimed.iter().map(|claimed| claimed.run));
         let suspect = store.claim_suspect(worker, &serves(), lease * 2).await.unwrap();
         runs.extend(suspect.map(|claimed| claimed.run));

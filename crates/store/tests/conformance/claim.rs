@@ -44,7 +44,7 @@ async fn an_input_that_cannot_be_read_spoils_no_other(fixture: Fixture) {
         let statement = format!("UPDATE inputs SET input = {spoilt} WHERE prediction_id = {}", fixture.id(ids[1]));
         assert_eq!(fixture.execute(statement).await.unwrap(), 1);
         let claim = match spoilt {
-            "''" => fixture.store.claim_next(fixture.worker, &serves(), 10, LEASE).await,
+            "''" => fixture.store.claim_next(fixture.worker, &serves(), &[], 10, LEASE).await,
             _ => fixture.store.claim(fixture.worker, &ids, LEASE).await,
         };
         let claimed = claim.unwrap().claimed;
@@ -69,7 +69,7 @@ async fn what_does_not_wait_is_not_claimed(fixture: Fixture) {
     let ids = [held.id, paused.id, late, canceled, PredictionId::generate()];
     let claim = fixture.store.claim(fixture.worker, &ids, LEASE).await.unwrap();
     assert!(claim.claimed.is_empty() && claim.suspects.is_empty(), "{claim:?}");
-    let claim = fixture.store.claim_next(fixture.worker, &serves(), 10, LEASE).await.unwrap();
+    let claim = fixture.store.claim_next(fixture.worker, &serves(), &[], 10, LEASE).await.unwrap();
     assert!(claim.claimed.is_empty(), "{claim:?}");
     assert!(fixture.store.claim(fixture.worker, &[], LEASE).await.unwrap().claimed.is_empty());
 }
@@ -85,7 +85,7 @@ async fn concurrent_claims_never_share(fixture: Fixture) {
                 let claim = if claimer % 2 == 0 {
                     store.claim(worker, &ids, LEASE).await.unwrap()
                 } else {
-                    store.claim_next(worker, &serves(), 7, LEASE).await.unwrap()
+                    store.claim_next(worker, &serves(), &[], 7, LEASE).await.unwrap()
                 };
                 claimed.extend(claim.claimed.iter().map(|claimed| claimed.run));
                 if claim.claimed.is_empty() {
@@ -114,7 +114,7 @@ async fn the_next_are_claimed_in_fair_order(fixture: Fixture) {
     serves.push(("other/model".parse().unwrap(), serves[0].1.clone()));
     let mut claimed = Vec::new();
     for _ in 0..2 {
-        let claim = fixture.store.claim_next(fixture.worker, &serves, 3, LEASE).await.unwrap();
+        let claim = fixture.store.claim_next(fixture.worker, &serves, &[], 3, LEASE).await.unwrap();
         claimed.extend(claim.claimed.into_iter().map(|claimed| claimed.run.id));
     }
     assert_eq!(claimed, expected);
@@ -128,7 +128,7 @@ async fn suspects_are_named_and_run_alone(fixture: Fixture) {
     let claim = fixture.store.claim(worker, &[run.id, innocent], LEASE).await.unwrap();
     assert_eq!(claim.claimed.iter().map(|claimed| claimed.run.id).collect::<Vec<_>>(), [innocent]);
     assert_eq!(claim.suspects, [run.id]);
-    let claim = fixture.store.claim_next(worker, &serves(), 10, LEASE).await.unwrap();
+    let claim = fixture.store.claim_next(worker, &serves(), &[], 10, LEASE).await.unwrap();
     assert!(claim.claimed.is_empty());
     assert_eq!(claim.suspects, [run.id]);
     assert!(fixture.store.claim_suspect(worker, &[], LEASE).await.unwrap().is_none());

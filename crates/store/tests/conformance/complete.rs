@@ -60,7 +60,7 @@ async fn a_retry_waits_and_is_counted(fixture: Fixture) {
     let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
     assert_eq!((found.status, found.metrics), (Status::Starting, prediction::Metrics::default()));
     assert!(found.started_at.is_some() && found.completed_at.is_none());
-    let claim = fixture.store.claim_next(fixture.worker, &serves(), 10, LEASE).await.unwrap();
+    let claim = fixture.store.claim_next(fixture.worker, &serves(), &[], 10, LEASE).await.unwrap();
     let [claimed] = &claim.claimed[..] else { panic!("{claim:?}") };
     assert_eq!((claimed.run, claimed.retries), (Run { id: run.id, epoch: 2 }, 1));
     assert_eq!(fixture.number("SELECT count(*) FROM predictions WHERE queued_at IS NOT NULL").await, 0);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use prediction::{DeliveryId, DeliveryStatus, Event, PredictionId};
+use prediction::{DeliveryId, DeliveryStatus, Event, PredictionId, WorkerId};
 use store::{
-    ClaimedDelivery, Delivery, DeliveryFilter, Location, NewPrediction, NextStep, PageOf, Place, SweptDeliveries,
+    ClaimedDelivery, Delivery, DeliveryFilter, Location, NewPrediction, NextStep, PageOf, Place, Room, SweptDeliveries,
     Written,
 };
 
@@ -161,7 +161,7 @@ async fn a_line_that_cannot_be_claimed_holds_up_no_other(fixture: Fixture) {
         let ids = fixture.accept([NewPrediction { webhook: Some(hook), ..new() }]).await;
         fixture.store.cancel("", ids[0]).await.unwrap();
     }
-    fixture.refuse("deliveries", &format!("NEW.origin = '{}'", origin(4))).await;
+    fixture.refuse("UPDATE", "deliveries", &format!("NEW.origin = '{}'", origin(4))).await;
     let origins = |sent: Vec<ClaimedDelivery>| {
         let mut origins: Vec<_> = sent.into_iter().map(|delivery| delivery.origin).collect();
         origins.sort();
@@ -169,5 +169,8 @@ async fn a_line_that_cannot_be_claimed_holds_up_no_other(fixture: Fixture) {
     };
     let innocent: Vec<_> = (0..9).filter(|number| *number != 4).map(origin).collect();
     assert_eq!(origins(fixture.send(100, LEASE).await), innocent);
-    assert!(fixture.send(100, LEASE).await.is_empty(), "the guilty one alone is no error either");
+    let room = Room::each(16);
+    let claim = fixture.store.claim_deliveries(WorkerId::generate(), &room, None, 100, LEASE).await.unwrap();
+    assert!(claim.claimed.is_empty(), "the guilty one alone is no error either");
+    assert_eq!(claim.refused, [webhook(&origin(4), &[]).endpoint]);
 }

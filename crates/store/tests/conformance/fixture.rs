@@ -78,15 +78,15 @@ impl Fixture {
         })
     }
 
-    /// From now on the database refuses to change rows of this table that are so: `NEW.id = …`.
-    pub(crate) async fn refuse(&self, table: &str, condition: &str) {
+    /// From now on the database refuses to do this to rows of this table that are so: `NEW.id = …` for an UPDATE.
+    pub(crate) async fn refuse(&self, what: &str, table: &str, condition: &str) {
         let rule = match &self.raw {
             Raw::Postgres(_) => {
                 format!("FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse_change('as the test wants it')")
             }
             Raw::Sqlite { .. } => format!("WHEN {condition} BEGIN SELECT RAISE(ABORT, 'as the test wants it'); END"),
         };
-        self.execute(format!("CREATE TRIGGER guilty BEFORE UPDATE ON {table} {rule}")).await.expect("a trigger");
+        self.execute(format!("CREATE TRIGGER guilty BEFORE {what} ON {table} {rule}")).await.expect("a trigger");
     }
 
     /// Reads one number past the store.

@@ -40,6 +40,7 @@ mod network;
 mod outbox;
 mod plans;
 mod purge;
+mod refused;
 mod schema;
 mod send;
 mod state_machine;

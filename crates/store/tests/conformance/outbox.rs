@@ -105,7 +105,7 @@ async fn the_start_is_told_once(fixture: Fixture) {
     fixture.store.complete(fixture.worker, vec![Outcome::Released { run }]).await.unwrap();
     for outcome in [|run| Outcome::Retry { run, delay: SPENT }, |run| Outcome::Released { run }] {
         let next = eventually(async || {
-            let mut claim = fixture.store.claim_next(fixture.worker, &serves(), 1, LEASE).await.unwrap();
+            let mut claim = fixture.store.claim_next(fixture.worker, &serves(), &[], 1, LEASE).await.unwrap();
             claim.claimed.pop()
         })
         .await;
@@ -124,7 +124,7 @@ async fn the_start_is_told_once(fixture: Fixture) {
 
     // Also when it is taken without its id, and said to whoever took it.
     let id = fixture.accept([told(&[Event::Start])]).await[0];
-    let claim = fixture.store.claim_next(fixture.worker, &serves(), 1, LEASE).await.unwrap();
+    let claim = fixture.store.claim_next(fixture.worker, &serves(), &[], 1, LEASE).await.unwrap();
     let [claimed] = &claim.claimed[..] else { panic!("{claim:?}") };
     assert_eq!((claimed.run.id, claimed.is_first), (id, true));
     assert_eq!(fixture.store.delivery("", deliveries(id, &ALL)[0]).await.unwrap().unwrap().attempts, 0);

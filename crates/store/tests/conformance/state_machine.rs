@@ -218,7 +218,7 @@ impl<'a> Schedule<'a> {
 
     async fn claim_next(&mut self) {
         let (worker, lease, limit) = (self.a_worker(), self.a_lease(), self.random.random_range(1..5));
-        let claim = self.fixture.store.claim_next(worker, &serves(), limit, lease).await.unwrap();
+        let claim = self.fixture.store.claim_next(worker, &serves(), &[], limit, lease).await.unwrap();
         let waiting = self.known.values().filter(|known| known.is_claimable() && !known.state.suspect).count();
         assert_eq!(claim.claimed.len(), waiting.min(usize::try_from(limit).unwrap()));
         self.take(worker, &claim.claimed, lease);

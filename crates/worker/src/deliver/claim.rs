@@ -17,7 +17,7 @@ use super::{
     send,
     sender::{Held, LEASE, Sender},
 };
-use crate::{backoff::Backoff, outage::Trouble};
+use crate::{backoff::Backoff, outage::Trouble, refused::Refused};
 
 /// How often the store is asked by somebody who heard of nothing: retries come due, and notices are lost.
 const EVERY: Duration = Duration::from_secs(1);
@@ -81,9 +81,9 @@ pub(super) async fn hear_due(sender: Arc<Sender>) {
 
 /// Claims until the sender stops.
 pub(super) async fn claim_due(sender: Arc<Sender>) {
-    let (mut backoff, mut tour) = (Backoff::for_store(), Tour::default());
+    let (mut backoff, mut tour, mut refused) = (Backoff::for_store(), Tour::default(), Refused::default());
     while let Some(slots) = sender.stop.run_until_cancelled(free_slots(&sender)).await {
-        let wait = match claim(&sender, slots, &mut tour).await {
+        let wait = match claim(&sender, slots, &mut tour, &mut refused).await {
             Ok(left) => {
                 backoff.reset();
                 wait(&sender, left, &mut tour).await
@@ -121,14 +121,23 @@ async fn free_slots(sender: &Sender) -> Vec<OwnedSemaphorePermit> {
     slots
 }
 
-/// Takes as much as there are slots, and begins to send it.
-async fn claim(sender: &Arc<Sender>, slots: Vec<OwnedSemaphorePermit>, tour: &mut Tour) -> Result<Left, Trouble> {
-    let (room, limit) = (sender.room(), slots.len());
+/// Takes as much as there are slots, and begins to send it. `refused`: endpoints.
+async fn claim(
+    sender: &Arc<Sender>,
+    slots: Vec<OwnedSemaphorePermit>,
+    tour: &mut Tour,
+    refused: &mut Refused<String>,
+) -> Result<Left, Trouble> {
+    let (mut room, limit) = (sender.room(), slots.len());
     let asked = u32::try_from(limit).unwrap_or(u32::MAX);
     let claimed_at = Instant::now();
+    room.endpoints.known.extend(refused.recent(claimed_at).into_iter().map(|endpoint| (endpoint, 0)));
     let call = sender.store.claim_deliveries(sender.id, &room, tour.after.as_ref(), asked, LEASE);
-    let DeliveryClaim { claimed, looked_to } = sender.ask(call).await?;
-    let left = tour.note(left(&claimed, &room, limit), looked_to);
+    let DeliveryClaim { claimed, refused: refused_now, looked_to } = sender.ask(call).await?;
+    // Others have the turns of those that were refused, at once.
+    let left = if refused_now.is_empty() { left(&claimed, &room, limit) } else { Left::More };
+    refused.note(refused_now, Instant::now());
+    let left = tour.note(left, looked_to);
     let mut ready = Vec::with_capacity(claimed.len());
     for (delivery, slot) in claimed.into_iter().zip(slots) {
         let held = Held::new(delivery, slot, claimed_at);

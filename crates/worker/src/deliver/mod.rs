@@ -18,6 +18,7 @@ mod sweep;
 use std::{sync::Arc, time::Duration};
 
 use queue::Queue;
+use settings::run_beside;
 use store::{Store, StoreError};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -69,12 +70,7 @@ pub async fn deliver(
     parts.spawn(sweep::sweep(Arc::clone(&sender)));
     parts.spawn(claim::hear_due(Arc::clone(&sender)));
     parts.spawn(claim::claim_due(Arc::clone(&sender)));
-    loop {
-        tokio::select! {
-            () = sender.stop.cancelled() => break,
-            Some(ended) = parts.join_next() => propagate_panic(ended),
-        }
-    }
+    run_beside(&mut parts, &sender.stop, sender.stop.cancelled()).await;
     drain(&sender, grace).await;
     sender.over.cancel();
     while let Some(ended) = parts.join_next().await {

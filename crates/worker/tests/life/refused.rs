@@ -1,10 +1,13 @@
 //! What the database refuses harms nothing else, and is done once it is refused no more.
 
-use prediction::{PredictionId, Priority, Status};
+use std::time::Duration;
+
+use prediction::{DeliveryStatus, PredictionId, Priority, Status};
 use queue::Location;
 use serde_json::json;
 
 use crate::{
+    receiver::Receiver,
     stage::{Stage, digits, new, set, spec_of_digits},
     tickets::seen_by_a_consumer,
 };
@@ -38,6 +41,25 @@ async fn a_prediction_that_cannot_be_claimed_keeps_neither_others_nor_a_slot() {
         let after = stage.send(vec![json!({"value": n})], |_| {}).await;
         stage.wait_for(&after, Status::Succeeded).await;
     }
+    assert_eq!(stage.get(&guilty).await[0].status, Status::Starting);
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    assert_eq!(stage.wait_for(&guilty, Status::Succeeded).await[0].attempt, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_queue_a_prediction_that_cannot_be_claimed_keeps_nobody_behind_it_waiting() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::Absent).await;
+    let ids = stage.send((0..20).map(|n| json!({"value": n})).collect(), |_| {}).await;
+    let digit = new(&spec_of_digits().await, &json!({"pixels": vec![0; 64]}), |new| new.queued = false);
+    let (guilty, innocent) = ([ids[0]], [&ids[1..], &[digit.id]].concat());
+    stage.store.accept(vec![digit]).await.unwrap();
+    refuse_to_give(&database, guilty[0]).await;
+    // The first in line would have the only slot of its version.
+    let models = inference::Config { enable_echo: true, ..digits() };
+    let worker = stage.worker_of(models, |config| config.slots = 1).await;
+    stage.wait_for(&innocent, Status::Succeeded).await;
     assert_eq!(stage.get(&guilty).await[0].status, Status::Starting);
     servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
     assert_eq!(stage.wait_for(&guilty, Status::Succeeded).await[0].attempt, 1);
@@ -79,4 +101,46 @@ async fn a_suspect_that_cannot_be_claimed_keeps_no_other_version_waiting() {
     servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
     stage.wait_for(&guilty, Status::Succeeded).await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_cannot_be_renewed_ends_without_those_of_others() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let worker = stage.worker(|config| config.lease = Duration::from_secs(3)).await;
+    // Half as long again as the lease.
+    let ids = stage.send((0..8).map(|_| json!({"value": 1, "sleep_ms": 4500})).collect(), |_| {}).await;
+    stage.wait_for(&ids, Status::Processing).await;
+    refuse_to_change(&database, "lease_until", ids[3]).await;
+    let innocent = [&ids[..3], &ids[4..]].concat();
+    let found = stage.wait_for(&innocent, Status::Succeeded).await;
+    assert!(found.iter().all(|found| found.attempt == 1), "{found:?}");
+    servers::execute(&database, "DROP TRIGGER guilty ON predictions").await;
+    stage.wait_for(&ids[3..4], Status::Succeeded).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_cannot_be_claimed_takes_nobodys_turn() {
+    let database = servers::database().await;
+    let stage = Stage::on_postgres(database.clone(), Location::InProcess).await;
+    let (receiver, other) = (Receiver::start("200 OK").await, Receiver::start("200 OK").await);
+    let guilty = stage.test(&receiver.webhook_at("/guilty")).await;
+    let trigger = format!(
+        "CREATE TRIGGER guilty BEFORE UPDATE OF sender ON deliveries FOR EACH ROW WHEN (NEW.prediction_id = '{}')
+         EXECUTE FUNCTION refuse_change('as the test wants it')",
+        guilty.prediction.0
+    );
+    servers::execute(&database, &trigger).await;
+    // One slot, so that the longest due has the only turn; then four, of which an origin has one.
+    for (in_flight, webhook) in [(1, other.webhook_at("/")), (4, receiver.webhook_at("/innocent"))] {
+        let innocent = stage.test(&webhook).await;
+        let sender = stage.sender(|config| config.in_flight = in_flight);
+        stage.wait_for_delivery(innocent, DeliveryStatus::Delivered, 1).await;
+        sender.stop().await;
+    }
+    servers::execute(&database, "DROP TRIGGER guilty ON deliveries").await;
+    let sender = stage.sender(|_| {});
+    stage.wait_for_delivery(guilty, DeliveryStatus::Delivered, 1).await;
+    sender.stop().await;
 }
