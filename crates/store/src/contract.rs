@@ -129,6 +129,15 @@ pub struct Run {
     pub epoch: i32,
 }
 
+/// The answer to a renewal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// No longer held (canceled, swept, finished): drop them.
+    pub lost: Vec<PredictionId>,
+    /// Nothing is known of them: the database went away before their turn, or refused too many others.
+    pub not_tried: Vec<PredictionId>,
+}
+
 /// What a run cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RunMetrics {

@@ -40,7 +40,7 @@ pub use accept::{Accepter, Enqueue};
 pub use api_keys::{ApiKey, FormerApiKey};
 pub use contract::{
     Accepted, CancelResult, Claim, Claimed, Cursor, Due, Lead, ListFilter, ModelQueue, NewPrediction, Outcome, Page,
-    PublishedModel, Purged, Run, RunMetrics, Schema, Sweep, Swept, VersionCount, Written,
+    PublishedModel, Purged, Renewed, Run, RunMetrics, Schema, Sweep, Swept, VersionCount, Written,
 };
 pub use error::StoreError;
 pub use turn::{gather, take_turn};

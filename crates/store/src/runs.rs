@@ -5,7 +5,7 @@ use std::time::Duration;
 use prediction::{ModelName, PredictionId, Version, WorkerId};
 
 use crate::{
-    Backend, Claim, Claimed, Outcome, Purged, Run, Store, StoreError, Sweep, Swept, Written,
+    Backend, Claim, Claimed, Outcome, Purged, Renewed, Run, Store, StoreError, Sweep, Swept, Written,
     apart::{among, apart},
 };
 
@@ -39,7 +39,7 @@ impl Store {
             Some(ids) => self.claim(worker, &ids, lease).await,
         };
         let next = async { on_backend!(self, backend => backend.next_waiting(serves, passed_over, limit).await) };
-        let (claims, refused) = among(claim, next, "it cannot be claimed").await?;
+        let (claims, refused) = among(claim, next, "predictions cannot be claimed").await?;
         Ok(Claim::of(claims, refused))
     }
 
@@ -53,23 +53,16 @@ impl Store {
         on_backend!(self, backend => backend.claim_suspect(worker, serves, lease).await)
     }
 
-    /// Extends the leases of these runs; returns those no longer held (canceled, swept, finished): drop them. One whose lease the
-    /// database refuses to extend keeps the one that it has, and is found to be no longer held once another has it.
-    pub async fn renew(
-        &self,
-        worker: WorkerId,
-        runs: &[Run],
-        lease: Duration,
-    ) -> Result<Vec<PredictionId>, StoreError> {
+    /// Extends the leases of these runs. One whose lease the database refuses to extend keeps the one that it has: the fence decides
+    /// what becomes of its outcome, and it is found to be no longer held once another has it.
+    pub async fn renew(&self, worker: WorkerId, runs: &[Run], lease: Duration) -> Result<Renewed, StoreError> {
         if runs.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Renewed::default());
         }
         let renew = async |runs: &[Run]| on_backend!(self, backend => backend.renew(worker, runs, lease).await);
         let renewed = apart(runs, renew).await?;
-        for (run, error) in renewed.refused {
-            tracing::error!(%error, ?run, "its lease cannot be renewed");
-        }
-        Ok(renewed.done.concat())
+        renewed.report("leases cannot be renewed");
+        Ok(Renewed { lost: renewed.done.concat(), not_tried: renewed.left.iter().map(|run| run.id).collect() })
     }
 
     /// Writes outcomes of this worker's runs; one answer per item, in order: [`Written::Stale`] when the fence refused it.
@@ -90,7 +83,7 @@ impl Store {
     pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
         let call = async |ids: Option<Vec<PredictionId>>| on_backend!(self, backend => backend.sweep(sweep, ids.as_deref()).await);
         let over = async { on_backend!(self, backend => backend.over(sweep).await) };
-        let (swept, _) = among(call, over, "it is over, but cannot be ended").await?;
+        let (swept, _) = among(call, over, "predictions are over, but cannot be ended").await?;
         Ok(Swept::of(swept))
     }
 
@@ -100,7 +93,7 @@ impl Store {
     pub async fn purge(&self, keys_for: Duration, limit: u32) -> Result<Purged, StoreError> {
         let call = async |ids: Option<Vec<PredictionId>>| on_backend!(self, backend => backend.purge_predictions(ids.as_deref(), limit).await);
         let expired = async { on_backend!(self, backend => backend.expired(limit).await) };
-        let (purged, refused) = among(call, expired, "it has expired, but cannot be deleted").await?;
+        let (purged, refused) = among(call, expired, "predictions have expired, but cannot be deleted").await?;
         let (predictions, refused) = (purged.into_iter().sum(), refused.len() as u64);
         let rest = on_backend!(self, backend => backend.purge_rest(keys_for, limit).await)?;
         Ok(Purged { predictions, refused, ..rest })

@@ -72,9 +72,10 @@ async fn take(node: &Arc<Node>, refused: &mut Refused<PredictionId>) -> Found {
         alike.entry(slots.permits().available_permits()).or_default().push(slots);
     }
     let mut found = Found::Nothing;
-    for (free, slots) in alike {
+    let mut together: Vec<_> = alike.into_iter().collect();
+    while let Some((free, slots)) = together.pop() {
         // Only now: a consumer may have found a use for them meanwhile.
-        let taken: Vec<Taken> = slots.into_iter().filter_map(|slots| slots.free(free)).collect();
+        let taken: Vec<Taken> = slots.iter().filter_map(|slots| Arc::clone(slots).free(free)).collect();
         let asked = taken.iter().map(Taken::len).min().unwrap_or(0);
         let (limit, claimed_at) = (u32::try_from(asked).unwrap_or(u32::MAX), Instant::now());
         let versions: Vec<_> = taken.iter().map(|taken| taken.version().clone()).collect();
@@ -82,10 +83,19 @@ async fn take(node: &Arc<Node>, refused: &mut Refused<PredictionId>) -> Found {
         let next = node.store.claim_next(node.id, &versions, &passed_over, limit, node.config.lease);
         let claim = match node.ask(next).await {
             Ok(claim) => claim,
+            // Not even what waits can be read: that is not the other versions' fault.
+            Err(Trouble::Refused) if slots.len() > 1 => {
+                together.extend(slots.into_iter().map(|slots| (free, vec![slots])));
+                continue;
+            }
             Err(Trouble::Refused) => continue,
             Err(Trouble::Away) => return found,
         };
-        refused.note(claim.refused, Instant::now());
+        if !claim.refused.is_empty() {
+            // Others stand behind them, and have their turns now.
+            found = Found::All;
+            refused.note(claim.refused, Instant::now());
+        }
         if !claim.suspects.is_empty() {
             node.suspects.notify_one();
         }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use store::Store;
+use store::{Renewed, Store};
 use tokio::time::sleep;
 
 use crate::{node::Node, outage::Trouble};
@@ -44,12 +44,15 @@ async fn renew_all(node: &Node) {
     }
 }
 
-/// Renews everything held in one statement.
+/// Renews everything held, in one statement unless the database refuses that.
 pub(crate) async fn renew_once(node: &Node, store: &Store) -> Result<(), Trouble> {
     let lease = node.config.lease;
-    let (asked_at, runs) = (Instant::now(), node.held.runs());
+    let (asked_at, mut runs) = (Instant::now(), node.held.runs());
     if !runs.is_empty() {
-        let lost = node.ask_within(lease / 3, store.renew(node.id, &runs, lease)).await?;
+        let Renewed { lost, not_tried } = node.ask_within(lease / 3, store.renew(node.id, &runs, lease)).await?;
+        if !not_tried.is_empty() {
+            runs.retain(|run| !not_tried.contains(&run.id));
+        }
         node.held.renew(&runs, &lost, asked_at, asked_at + lease);
     }
     Ok(())

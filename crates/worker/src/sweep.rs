@@ -21,8 +21,10 @@ pub(crate) async fn sweep(node: Arc<Node>) {
         let mut more = true;
         while more {
             let leases = away_at.is_none_or(|at| at.elapsed() >= node.config.lease);
-            more = sweep_once(&node, leases).await.unwrap_or_else(|_| {
-                away_at = Some(Instant::now());
+            more = sweep_once(&node, leases).await.unwrap_or_else(|trouble| {
+                if trouble == Trouble::Away {
+                    away_at = Some(Instant::now());
+                }
                 false
             });
         }

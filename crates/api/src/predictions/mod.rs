@@ -24,8 +24,9 @@ pub(crate) use request::{CreateRequest, Target};
 
 use crate::{api::Api, problem::Problem};
 
-/// The bytes of an answer about a prediction, without what the caller or the model wrote; a guess on the large side.
-const USUAL_ANSWER: usize = 1024;
+/// The bytes of an answer about a prediction, without what the caller or the model wrote; a guess on the large side, but below the
+/// thousand from which memory is no longer at hand.
+const USUAL_ANSWER: usize = 960;
 
 /// The calls on predictions.
 pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {

@@ -13,16 +13,19 @@ use crate::{
 
 /// A delivery that is not over is looked for one by one: asked for EXISTS, the planner may read all deliveries first. They are
 /// locked before the last look at them, which sees what was written until then: one that begins again at this moment keeps its
-/// prediction. Where $2 is something, only what it names is purged.
-const PURGE_PREDICTIONS: &str = "
+/// prediction. `$which`: which of those that have expired.
+macro_rules! purge {
+    ($which:literal) => {
+        concat!(
+            "
     WITH expired AS MATERIALIZED (
         SELECT id, webhook_events FROM predictions
         WHERE status >= 2 AND expires_at <= (SELECT clock_timestamp())
           AND (webhook_events = 0
                OR (SELECT true FROM deliveries WHERE prediction_id = id AND deliveries.status < 2 LIMIT 1) IS NULL)
-          AND ($2::uuid[] IS NULL OR id = ANY($2))
-        ORDER BY expires_at
-        LIMIT $1
+          ",
+            $which,
+            "
         FOR UPDATE SKIP LOCKED
     ),
     locked AS MATERIALIZED (
@@ -53,9 +56,17 @@ const PURGE_PREDICTIONS: &str = "
         WHERE deliveries.prediction_id = told.prediction_id AND deliveries.event = told.event
     ),
     purged AS (DELETE FROM predictions USING gone WHERE predictions.id = gone.id RETURNING predictions.id)
-    SELECT count(*) FROM purged";
+    SELECT count(*) FROM purged"
+        )
+    };
+}
 
-/// What the same would purge, but for what is being purged.
+/// Up to $1, the longest expired first.
+const PURGE_NEXT: &str = purge!("ORDER BY expires_at LIMIT $1");
+/// Of those in $1, each found by its id.
+const PURGE_AMONG: &str = purge!("AND id = ANY($1)");
+
+/// What the first would purge, but for what is being purged.
 const EXPIRED: &str = "
     SELECT id FROM predictions
     WHERE status >= 2 AND expires_at <= (SELECT clock_timestamp())
@@ -126,12 +137,13 @@ impl Postgres {
         among: Option<&[PredictionId]>,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        let among = among.map(uuids);
-        let purged: i64 = on_connection!(self, |connection| sqlx::query_scalar(PURGE_PREDICTIONS)
-            .bind(i64::from(limit))
-            .bind(&among)
-            .fetch_one(connection)
-            .await)?;
+        let purged: i64 = on_connection!(self, |connection| {
+            let purge = match among {
+                None => sqlx::query_scalar(PURGE_NEXT).bind(i64::from(limit)),
+                Some(ids) => sqlx::query_scalar(PURGE_AMONG).bind(uuids(ids)),
+            };
+            purge.fetch_one(connection).await
+        })?;
         Ok(u64::try_from(purged).unwrap_or(0))
     }
 

@@ -8,21 +8,32 @@ use uuid::Uuid;
 use super::{Sqlite, clock, id_list};
 use crate::{Purged, StoreError, numbers::micros, rows};
 
-/// Where ?3 is something, only what it names is purged.
-const PURGE_PREDICTIONS: &str = "
+/// What has expired by ?1; `$which` of it.
+macro_rules! purge {
+    ($which:literal) => {
+        concat!(
+            "
     DELETE FROM predictions
     WHERE id IN (
         SELECT id FROM predictions
         WHERE status >= 2 AND expires_at <= ?1
           AND NOT (webhook_events <> 0
                    AND EXISTS (SELECT 1 FROM deliveries WHERE prediction_id = predictions.id AND deliveries.status < 2))
-          AND (?3 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?3)))
-        ORDER BY expires_at
-        LIMIT ?2
+          ",
+            $which,
+            "
     )
-    RETURNING id";
+    RETURNING id"
+        )
+    };
+}
 
-/// What the same would purge.
+/// Up to ?2, the longest expired first.
+const PURGE_NEXT: &str = purge!("ORDER BY expires_at LIMIT ?2");
+/// Of those in ?2, each found by its id.
+const PURGE_AMONG: &str = purge!("AND id IN (SELECT unhex(value) FROM json_each(?2))");
+
+/// What the first would purge.
 const EXPIRED: &str = "
     SELECT id FROM predictions
     WHERE status >= 2 AND expires_at <= ?1
@@ -81,7 +92,10 @@ impl Sqlite {
         limit: u32,
     ) -> Result<u64, StoreError> {
         let mut transaction = self.writer.begin().await?;
-        let purge = sqlx::query_scalar(PURGE_PREDICTIONS).bind(clock::now()).bind(limit).bind(among.map(id_list));
+        let purge = match among {
+            None => sqlx::query_scalar(PURGE_NEXT).bind(clock::now()).bind(limit),
+            Some(ids) => sqlx::query_scalar(PURGE_AMONG).bind(clock::now()).bind(id_list(ids)),
+        };
         let purged = rows::ids(purge.fetch_all(&mut *transaction).await?);
         for rest in PURGE_REST {
             sqlx::query(rest).bind(id_list(&purged)).execute(&mut *transaction).await?;

@@ -145,13 +145,13 @@ async fn renewing_keeps_what_is_held(fixture: Fixture) {
     let mut runs: Vec<Run> = claim.claimed.iter().map(|claimed| claimed.run).collect();
     fixture.store.cancel("", runs[1].id).await.unwrap();
     runs[2].epoch += 1;
-    let mut lost = fixture.store.renew(worker, &runs, LEASE).await.unwrap();
+    let mut lost = fixture.store.renew(worker, &runs, LEASE).await.unwrap().lost;
     let mut expected = [runs[1].id, runs[2].id];
     lost.sort();
     expected.sort();
     assert_eq!(lost, expected);
-    assert_eq!(fixture.store.renew(WorkerId::generate(), &runs[..1], LEASE).await.unwrap(), [runs[0].id]);
-    assert!(fixture.store.renew(worker, &[], LEASE).await.unwrap().is_empty());
+    assert_eq!(fixture.store.renew(WorkerId::generate(), &runs[..1], LEASE).await.unwrap().lost, [runs[0].id]);
+    assert!(fixture.store.renew(worker, &[], LEASE).await.unwrap().lost.is_empty());
     // Only the lease that was not renewed has run out.
     let swept =
         eventually(async || Some(fixture.store.sweep(SWEEP).await.unwrap()).filter(|swept| !swept.requeued.is_empty()));

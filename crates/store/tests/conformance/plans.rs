@@ -77,7 +77,7 @@ async fn work(store: &Store, ids: &[PredictionId]) {
     let worker = WorkerId::generate();
     let claimed = store.claim(worker, ids, LEASE).await.unwrap().claimed;
     let runs: Vec<_> = claimed.iter().map(|claimed| claimed.run).collect();
-    assert_eq!(store.renew(worker, &runs, LEASE).await.unwrap(), []);
+    assert_eq!(store.renew(worker, &runs, LEASE).await.unwrap().lost, []);
     let released: Vec<_> = runs.into_iter().map(|run| Outcome::Released { run }).collect();
     store.complete(worker, released).await.unwrap();
     store.mark_unqueued(ids).await.unwrap();

@@ -51,7 +51,7 @@ async fn leases_of_all_others_are_renewed(fixture: Fixture) {
     let (guilty, lost) = (runs[3].id, runs[7].id);
     runs[7].epoch += 1;
     refuse(&fixture, guilty).await;
-    assert_eq!(fixture.store.renew(fixture.worker, &runs, LEASE).await.unwrap(), [lost]);
+    assert_eq!(fixture.store.renew(fixture.worker, &runs, LEASE).await.unwrap().lost, [lost]);
     refuse_no_more(&fixture, "predictions").await;
     let mut swept = HashSet::new();
     eventually(async || {

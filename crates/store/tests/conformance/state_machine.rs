@@ -238,7 +238,7 @@ impl<'a> Schedule<'a> {
             .map(|(_, run)| *run)
             .filter(|_| self.random.random_bool(0.5))
             .collect();
-        let lost = self.fixture.store.renew(worker, &runs, LEASE).await.unwrap();
+        let lost = self.fixture.store.renew(worker, &runs, LEASE).await.unwrap().lost;
         let lost: HashSet<PredictionId> = lost.into_iter().collect();
         let held: HashSet<PredictionId> =
             runs.iter().filter(|run| self.known[&run.id].holds(**run)).map(|run| run.id).collect();

@@ -79,7 +79,7 @@ async fn deadlines_end_what_waits_and_what_runs(fixture: Fixture) {
         assert_eq!((found.status, found.failure.unwrap().code), (Status::Canceled, FailureCode::DeadlineExceeded));
     }
     if let Some(run) = run {
-        assert_eq!(fixture.store.renew(WorkerId::generate(), &[run], LEASE).await.unwrap(), [run.id]);
+        assert_eq!(fixture.store.renew(WorkerId::generate(), &[run], LEASE).await.unwrap().lost, [run.id]);
     }
     assert!(fixture.store.finished(&[unhurried]).await.unwrap().is_empty());
 }
