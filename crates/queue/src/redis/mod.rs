@@ -14,7 +14,7 @@ mod scripts;
 
 use crate::{Config, Depth, Handler, Notice, Piece, QueueError, Room, backend, pieces::Readers};
 use connection::Client;
-use consumer::Consumer;
+use consumer::{Consumer, MOST_BUNDLED};
 use link::Link;
 use names::{GROUP, Names};
 use notices::Notices;
@@ -136,6 +136,7 @@ impl RedisQueue {
         let command =
             scripts::run(pipeline, &scripts::PUSH, [&names.tickets, &names.generation, &names.bundle].into_iter());
         command.arg(GROUP).arg(crate::new_generation()).arg(self.config.window).arg(STREAM_KEPT);
+        command.arg(MOST_BUNDLED);
         for ticket in tickets {
             command.arg(ticket.id.0.as_bytes());
         }

@@ -239,6 +239,10 @@ async fn what_nobody_wants_is_not_believed() {
         assert_eq!(queue.push(tickets(&stream, 3)).await, []);
         assert_eq!(connection.xlen(&key).await, Ok(before + 3), "{said}");
     }
+    connection.set(&bundle, "1000 x").await.expect("it answers");
+    let before = connection.xlen(&key).await.expect("it answers");
+    assert_eq!(queue.push(tickets(&stream, 33)).await, []);
+    assert_eq!(connection.xlen(&key).await, Ok(before + 3), "an entry has sixteen at most");
     connection.del(&bundle).await.expect("it answers");
     connection.lpush(&bundle, "4 x").await.expect("it answers");
     assert_eq!(queue.push(tickets(&stream, 3)).await, []);
