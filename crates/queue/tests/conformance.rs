@@ -249,16 +249,7 @@ async fn stop_waits_for_handlers_and_returns_the_rest(Handles { first, second }:
     let stream = stream(Priority::Normal);
     let pushed = tickets(&stream, 20);
     assert!(first.push(pushed.clone()).await.is_empty());
-    let gate = Arc::new(Semaphore::new(0));
-    let closed = Arc::clone(&gate);
-    let mut consumer = Consumer::start(&first, std::slice::from_ref(&stream), 4, move |_| {
-        let gate = Arc::clone(&closed);
-        async move {
-            gate.acquire().await.expect("it stays open").forget();
-            Handled::Done
-        }
-        .boxed()
-    });
+    let (mut consumer, gate) = Consumer::gated(&first, std::slice::from_ref(&stream), 4);
     let running = consumer.take(4).await;
     consumer.stop.cancel();
     tokio::time::sleep(Duration::from_millis(50)).await;

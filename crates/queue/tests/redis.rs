@@ -11,9 +11,9 @@ use prediction::{PredictionId, Priority, StreamKey, Ticket};
 use queue::{Config, Handled, Location, Notice, Queue, QueueError};
 use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
 use servers::Redis;
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 use support::{Consumer, PATIENCE, config, eventually, stream, tickets};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast;
 
 const SHORT_LEASE: Duration = Duration::from_millis(300);
 
@@ -261,16 +261,7 @@ async fn tickets_of_a_lost_reply_are_found_again() {
     let queue = open(&server.url(), "augur", Duration::from_secs(3600)).await;
     let stream = stream(Priority::Normal);
     let key = key("augur", &stream);
-    let gate = Arc::new(Semaphore::new(0));
-    let closed = Arc::clone(&gate);
-    let mut consumer = Consumer::start(&queue, std::slice::from_ref(&stream), 1, move |_| {
-        let gate = Arc::clone(&closed);
-        async move {
-            gate.acquire().await.expect("it stays open").forget();
-            Handled::Done
-        }
-        .boxed()
-    });
+    let (mut consumer, gate) = Consumer::gated(&queue, std::slice::from_ref(&stream), 1);
     let pushed = tickets(&stream, 2);
     assert!(queue.push(pushed.clone()).await.is_empty());
     assert_eq!(consumer.next().await, pushed[0]);

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap};
 
-use crate::{Line, Room, StoreError, numbers::count};
+use crate::{ClaimedDelivery, Line, Room, apart::Apart, numbers::count};
 
 /// A claim looks at so many lines, so that thousands in which nothing is due do not make each claim slow.
 pub(crate) const LOOKS: u32 = 256;
@@ -58,55 +58,14 @@ pub(crate) fn shares<'a, T: Ord>(fronts: &'a [Front<T>], room: &Room, limit: u32
 /// How many to take from a line.
 pub(crate) type Share<'a> = (&'a Line, i32);
 
-/// Shares that are still to be taken, all together unless the database refuses that.
-pub(crate) struct Parts<'a> {
-    left: Vec<&'a [Share<'a>]>,
-    refused: Vec<String>,
-}
-
-impl<'a> Parts<'a> {
-    pub(crate) fn of(shares: &'a [Share<'a>]) -> Self {
-        Self { left: if shares.is_empty() { Vec::new() } else { vec![shares] }, refused: Vec::new() }
-    }
-
-    /// What is to be taken next.
-    pub(crate) fn next(&mut self) -> Option<&'a [Share<'a>]> {
-        self.left.pop()
-    }
-
-    /// The endpoints of which nothing could be taken.
-    pub(crate) fn refused(self) -> Vec<String> {
-        self.refused
-    }
-
-    /// Notes that this could not be taken. What was refused is halved until the line that the database refuses stands alone: it
-    /// waits, and the others go on.
-    ///
-    /// # Errors
-    /// Any other, unless something `was_taken` before, which the caller is to have.
-    pub(crate) fn failed(
-        &mut self,
-        part: &'a [Share<'a>],
-        error: StoreError,
-        was_taken: bool,
-    ) -> Result<(), StoreError> {
-        match (error, part) {
-            (StoreError::Refused(error), [(line, _)]) => {
-                tracing::error!(%error, origin = line.origin, "no delivery of an endpoint can be claimed");
-                self.refused.push(line.endpoint.clone());
-            }
-            (StoreError::Refused(_), _) => {
-                let (first, second) = part.split_at(part.len() / 2);
-                self.left.extend([second, first]);
-            }
-            (error, _) if was_taken => {
-                tracing::warn!(%error, "not all that is due was claimed");
-                self.left.clear();
-            }
-            (error, _) => return Err(error),
-        }
-        Ok(())
-    }
+/// What was taken, and the endpoints of which nothing could be.
+pub(crate) fn taken(apart: Apart<'_, Share<'_>, Vec<ClaimedDelivery>>) -> (Vec<ClaimedDelivery>, Vec<String>) {
+    let refused = apart.refused.into_iter().map(|((line, _), error)| {
+        // The rest of an endpoint may be a secret.
+        tracing::error!(%error, origin = line.origin, "no delivery of an endpoint can be claimed");
+        line.endpoint.clone()
+    });
+    (apart.done.into_iter().flatten().collect(), refused.collect())
 }
 
 /// Where the next claim goes on, when this one has not come to the last line.

@@ -6,8 +6,7 @@ use futures::FutureExt;
 use prediction::{Priority, StreamKey, Ticket};
 use queue::{Config, Depth, Handled, Queue};
 use redis::{AsyncTypedCommands, IntegerReplyOrNoOp, aio::MultiplexedConnection};
-use std::{collections::HashSet, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use std::{collections::HashSet, time::Duration};
 
 /// Consumers with so many slots want entries of four tickets, and of sixteen.
 const FOR_FOUR: u32 = 112;
@@ -75,17 +74,8 @@ async fn an_entry_is_settled_once_all_its_tickets_are() {
     let (queue, stream, ..) = left_by(FOR_FOUR).await;
     let pushed = tickets(&stream, 4);
     assert_eq!(queue.push(pushed.clone()).await, []);
-    let gate = Arc::new(Semaphore::new(0));
-    let closed = Arc::clone(&gate);
     // One slot: the tickets of the entry come one after the other.
-    let mut consumer = Consumer::start(&queue, std::slice::from_ref(&stream), 1, move |_| {
-        let gate = Arc::clone(&closed);
-        async move {
-            gate.acquire().await.expect("it stays open").forget();
-            Handled::Done
-        }
-        .boxed()
-    });
+    let (mut consumer, gate) = Consumer::gated(&queue, std::slice::from_ref(&stream), 1);
     for ticket in &pushed {
         assert_eq!(consumer.next().await, *ticket);
         assert_eq!(depth(&queue, &stream).await, (0, 1));
@@ -121,16 +111,7 @@ async fn who_stops_returns_the_rest_of_an_entry() {
     let (queue, stream, ..) = left_by(FOR_FOUR).await;
     let pushed = tickets(&stream, 4);
     assert_eq!(queue.push(pushed.clone()).await, []);
-    let gate = Arc::new(Semaphore::new(0));
-    let closed = Arc::clone(&gate);
-    let mut first = Consumer::start(&queue, std::slice::from_ref(&stream), 1, move |_| {
-        let gate = Arc::clone(&closed);
-        async move {
-            gate.acquire().await.expect("it stays open").forget();
-            Handled::Done
-        }
-        .boxed()
-    });
+    let (mut first, gate) = Consumer::gated(&queue, std::slice::from_ref(&stream), 1);
     assert_eq!(first.next().await, pushed[0]);
     first.stop.cancel();
     gate.add_permits(10);

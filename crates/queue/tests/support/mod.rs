@@ -7,7 +7,10 @@ use futures::{
 use prediction::{PredictionId, Priority, StreamKey, Ticket};
 use queue::{Config, Handled, Handler, Queue, Room, Slots};
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for what must happen: so long that only what never happens takes it.
@@ -69,6 +72,21 @@ impl Consumer {
     /// Starts one that is never done with a ticket.
     pub(crate) fn stuck(queue: &Queue, streams: &[StreamKey], slots: u32) -> Self {
         Self::start(queue, streams, slots, |_| std::future::pending().boxed())
+    }
+
+    /// Starts one that is done with a ticket for each permit that it is given.
+    pub(crate) fn gated(queue: &Queue, streams: &[StreamKey], slots: u32) -> (Self, Arc<Semaphore>) {
+        let gate = Arc::new(Semaphore::new(0));
+        let closed = Arc::clone(&gate);
+        let consumer = Self::start(queue, streams, slots, move |_| {
+            let gate = Arc::clone(&closed);
+            async move {
+                gate.acquire().await.expect("it stays open").forget();
+                Handled::Done
+            }
+            .boxed()
+        });
+        (consumer, gate)
     }
 
     pub(crate) async fn next(&mut self) -> Ticket {

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::{Postgres, on_connection};
 use crate::{
     ClaimedDelivery, DeliveryClaim, Line, Room, Sending, Settled, StoreError, SweptDeliveries, Written,
-    lines::{self, Front, LOOKS, PAST_ENDPOINTS, Parts, Share},
+    apart::apart,
+    lines::{self, Front, LOOKS, PAST_ENDPOINTS, Share},
     numbers::{count, micros},
     rows::{self, uuids},
     settled::{self, Item},
@@ -210,14 +211,8 @@ impl Postgres {
         let front = |(origin, endpoint, due)| Front { line: Line { origin, endpoint }, due };
         let fronts: Vec<_> = seen.into_iter().map(front).collect();
         let shares = lines::shares(&fronts, room, limit);
-        let (mut parts, mut claimed) = (Parts::of(&shares), Vec::new());
-        while let Some(part) = parts.next() {
-            match self.take(sender, part, lease).await {
-                Ok(taken) => claimed.extend(taken),
-                Err(error) => parts.failed(part, error, !claimed.is_empty())?,
-            }
-        }
-        Ok(DeliveryClaim { claimed, refused: parts.refused(), looked_to: lines::looked_to(fronts) })
+        let (claimed, refused) = lines::taken(apart(&shares, |part| self.take(sender, part, lease)).await?);
+        Ok(DeliveryClaim { claimed, refused, looked_to: lines::looked_to(fronts) })
     }
 
     async fn take(

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     ClaimedDelivery, DeliveryClaim, Line, Room, Settled, StoreError, SweptDeliveries, Written,
-    lines::{self, Front, LOOKS, PAST_ENDPOINTS, Parts, Share},
+    apart::apart,
+    lines::{self, Front, LOOKS, PAST_ENDPOINTS, Share},
     numbers::{count, micros},
     rows,
     settled::{self, Item},
@@ -114,14 +115,8 @@ impl Sqlite {
         // Not by the writer, which others wait for.
         let fronts = self.look(room, after, limit).await?;
         let shares = lines::shares(&fronts, room, limit);
-        let (mut parts, mut claimed) = (Parts::of(&shares), Vec::new());
-        while let Some(part) = parts.next() {
-            match self.take_deliveries(sender, part, lease).await {
-                Ok(taken) => claimed.extend(taken),
-                Err(error) => parts.failed(part, error, !claimed.is_empty())?,
-            }
-        }
-        Ok(DeliveryClaim { claimed, refused: parts.refused(), looked_to: lines::looked_to(fronts) })
+        let (claimed, refused) = lines::taken(apart(&shares, |part| self.take_deliveries(sender, part, lease)).await?);
+        Ok(DeliveryClaim { claimed, refused, looked_to: lines::looked_to(fronts) })
     }
 
     async fn take_deliveries(
