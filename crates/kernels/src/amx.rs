@@ -8,6 +8,7 @@ mod int8;
 mod pack;
 mod pass;
 mod product;
+mod results;
 mod tiles;
 
 use crate::Precision;

@@ -1,8 +1,10 @@
 //! What happens to a block of sums on its way to the result: bias, activation, residual, while it is in the cache.
 
+use std::ptr;
+
 use crate::{
     Rows, RowsMut,
-    lanes::{Lanes, gelu_erf, gelu_tanh, silu},
+    lanes::{Lanes, gelu_erf, gelu_tanh, rough_gelu_erf, silu},
 };
 
 /// A function of each number.
@@ -29,19 +31,57 @@ pub struct Epilogue<'a> {
     pub residual: Option<Rows<'a>>,
 }
 
-impl Activation {
-    #[inline(always)]
-    pub(crate) fn of<V: Lanes>(self, x: V) -> V {
-        match self {
-            Self::None => x,
-            Self::GeluErf => gelu_erf(x),
-            Self::GeluTanh => gelu_tanh(x),
-            // In this order, so that NaN goes through.
-            Self::Relu => x.filled(0.0).max(x),
-            Self::Silu => silu(x),
-        }
-    }
+/// What an activation does to each register.
+pub(crate) trait Function {
+    fn of<V: Lanes>(x: V) -> V;
 }
+
+macro_rules! functions {
+    ($($name:ident: |$x:ident| $value:expr;)*) => {
+        $(
+            pub(crate) struct $name;
+
+            impl Function for $name {
+                #[inline(always)]
+                fn of<V: Lanes>($x: V) -> V {
+                    $value
+                }
+            }
+        )*
+    };
+}
+
+functions! {
+    Same: |x| x;
+    GeluErf: |x| gelu_erf(x);
+    RoughGeluErf: |x| rough_gelu_erf(x);
+    GeluTanh: |x| gelu_tanh(x);
+    // In this order, so that NaN goes through.
+    Relu: |x| x.filled(0.0).max(x);
+    Silu: |x| silu(x);
+}
+
+/// Has work done with the function that an activation is, named as a type: one copy of the work for each, so that nothing is asked for each
+/// number. Where what it gives is rounded to bf16, `$rough` may be true.
+macro_rules! with_function {
+    ($activation:expr, $rough:expr, $function:ident => $work:expr) => {
+        with_function!(
+            @ $activation, $function => $work;
+            $crate::Activation::None => Same, $crate::Activation::GeluErf if $rough => RoughGeluErf, $crate::Activation::GeluErf => GeluErf,
+            $crate::Activation::GeluTanh => GeluTanh, $crate::Activation::Relu => Relu, $crate::Activation::Silu => Silu
+        )
+    };
+    (@ $activation:expr, $function:ident => $work:expr; $($pattern:pat $(if $condition:expr)? => $name:ident),*) => {
+        match $activation {
+            $($pattern $(if $condition)? => {
+                type $function = $crate::finish::$name;
+                $work
+            })*
+        }
+    };
+}
+
+pub(crate) use with_function;
 
 /// Sums of some rows and columns of a result.
 #[derive(Clone, Copy)]
@@ -72,19 +112,40 @@ impl Target<'_> {
     /// sums and bias can be read in whole registers, beyond the columns.
     #[inline(always)]
     pub(crate) unsafe fn take<V: Lanes>(&mut self, block: Block) {
+        let Epilogue { activation, residual } = self.epilogue;
+        // SAFETY: the caller's promise.
+        with_function!(activation, false, F => unsafe {
+            match residual {
+                Some(residual) => self.put::<V, F, true>(block, residual.as_ptr(), residual.stride()),
+                None => self.put::<V, F, false>(block, ptr::null(), 0),
+            }
+        });
+    }
+
+    /// Writes the function of a block's sums and bias, `ADDED` to what lies at the same place of the result's rows at `others`.
+    ///
+    /// # Safety
+    /// As for `take`.
+    #[inline(always)]
+    unsafe fn put<V: Lanes, F: Function, const ADDED: bool>(
+        &mut self,
+        block: Block,
+        others: *const f32,
+        others_stride: usize,
+    ) {
         let (to, to_stride) = (self.result.as_mut_ptr(), self.result.stride());
-        for row in 0..block.rows {
-            for column in (0..block.columns).step_by(V::WIDTH) {
-                let count = V::WIDTH.min(block.columns - column);
-                let at = |stride: usize| (block.row + row) * stride + block.column + column;
-                // SAFETY: the caller's promise; `count` numbers from here on are within the row.
-                unsafe {
-                    let sums = V::load(block.sums.add(row * block.stride + column));
-                    let mut value = self.epilogue.activation.of(sums + V::load(block.bias.add(column)));
-                    if let Some(residual) = self.epilogue.residual {
-                        value = value + V::load_some(residual.as_ptr().add(at(residual.stride())), count);
+        for first in (0..block.columns).step_by(V::WIDTH) {
+            let (count, column) = (V::WIDTH.min(block.columns - first), block.column + first);
+            // SAFETY: the caller's promise; `count` numbers from here on are within each row.
+            unsafe {
+                let bias = V::load(block.bias.add(first));
+                for row in 0..block.rows {
+                    let mut value = F::of(V::load(block.sums.add(row * block.stride + first)) + bias);
+                    let row = block.row + row;
+                    if ADDED {
+                        value = value + V::load_some(others.add(row * others_stride + column), count);
                     }
-                    value.store_some(to.add(at(to_stride)), count);
+                    value.store_some(to.add(row * to_stride + column), count);
                 }
             }
         }

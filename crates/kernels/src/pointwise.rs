@@ -3,6 +3,7 @@
 use crate::{
     Activation, Cpu, RowsMut,
     cpu::Work,
+    finish::{Function, with_function},
     lanes::{Lanes, exp},
 };
 
@@ -24,6 +25,14 @@ struct Activate<'a> {
 impl Work for Activate<'_> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(mut self) {
+        // SAFETY: the caller promises the instructions.
+        with_function!(self.activation, false, F => unsafe { self.apply::<V, F>() });
+    }
+}
+
+impl Activate<'_> {
+    #[inline(always)]
+    unsafe fn apply<V: Lanes, F: Function>(&mut self) {
         let (columns, stride) = (self.x.columns(), self.x.stride());
         for row in 0..self.x.rows() {
             for column in (0..columns).step_by(V::WIDTH) {
@@ -31,7 +40,7 @@ impl Work for Activate<'_> {
                 // SAFETY: the caller promises the instructions; `count` numbers from here on are within the row.
                 unsafe {
                     let at = self.x.as_mut_ptr().add(row * stride + column);
-                    self.activation.of(V::load_some(at, count)).store_some(at, count);
+                    F::of(V::load_some(at, count)).store_some(at, count);
                 }
             }
         }

@@ -2,8 +2,8 @@
 //! caller would.
 
 use kernels::{
-    Activation, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, attention,
-    layer_norm,
+    Activation, Arena, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch,
+    attention, layer_norm,
 };
 
 use crate::{HEAD, HIDDEN, INTERMEDIATE, LAYERS, numbers};
@@ -32,9 +32,12 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub(crate) fn new(cpu: Cpu, precision: Precision, sequences: usize, length: usize) -> Self {
+        // As a model's weights lie.
+        let arena = Arena::new(2 * LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INTERMEDIATE) * size_of::<f32>());
         let matrix = |outputs: usize, inputs: usize| {
             let weights: Vec<f32> = numbers(outputs * inputs).iter().map(|number| number * 0.05).collect();
-            PackedMatrix::new(cpu, precision, Rows::new(&weights, outputs, inputs, inputs), Some(&numbers(outputs)))
+            let weights = Rows::new(&weights, outputs, inputs, inputs);
+            PackedMatrix::new_in(Some(&arena), cpu, precision, weights, Some(&numbers(outputs)))
         };
         let layer = || Layer {
             query_key_value: matrix(3 * HIDDEN, HIDDEN),

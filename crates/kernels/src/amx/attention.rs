@@ -6,7 +6,7 @@ use super::{
     PANEL, Parts, STEP, TILE,
     pack::{line_of_row, pack_rows, steps, store},
     step_bytes,
-    tiles::{Product, Tiles, multiply},
+    tiles::{OnePart, Operands, Product, Tiles, TwoParts, multiply},
 };
 use crate::{
     Attention, Rows, RowsMut, Scratch,
@@ -25,8 +25,8 @@ pub(crate) fn attention(parts: Parts, input: &Attention<'_>, shortest: usize, y:
     // SAFETY: the caller has a `Cpu` with tiles.
     unsafe {
         match parts {
-            Parts::One => job.run::<false>(scratch),
-            Parts::Two => job.run::<true>(scratch),
+            Parts::One => job.run::<OnePart, false>(scratch),
+            Parts::Two => job.run::<TwoParts, true>(scratch),
         }
     }
 }
@@ -41,7 +41,7 @@ impl Job<'_> {
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<const TWO: bool>(mut self, scratch: &mut Scratch) {
+    unsafe fn run<N: Operands, const TWO: bool>(mut self, scratch: &mut Scratch) {
         let Attention { query, key, value, head_width, scale, .. } = *self.input;
         // SAFETY: the caller's promise; nothing below configures tiles again.
         let _tiles = unsafe { Tiles::configure() };
@@ -58,11 +58,11 @@ impl Job<'_> {
                         let queries = query.rows_in(block.clone()).columns_in(columns.clone());
                         let place = first - rows.start;
                         let factors = if bias.is_some() {
-                            head.weigh::<TWO, true>(queries, place, scale, bias)
+                            head.weigh::<N, TWO, true>(queries, place, scale, bias)
                         } else {
-                            head.weigh::<TWO, false>(queries, place, scale, bias)
+                            head.weigh::<N, TWO, false>(queries, place, scale, bias)
                         };
-                        head.collect::<TWO>(block.len());
+                        head.collect::<N, TWO>(block.len());
                         for (row, factor) in block.zip(factors) {
                             let from = head.results.add((row - first) * head.result_stride);
                             let to = self.y.as_mut_ptr().add(row * self.y.stride() + column);
@@ -134,7 +134,7 @@ impl Head {
     /// # Safety
     /// As for `Job::run`; keys are packed, there is a `Tiles`, and where scores are `BIASED`, the bias reaches as far as the sequence.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn weigh<const TWO: bool, const BIASED: bool>(
+    unsafe fn weigh<N: Operands, const TWO: bool, const BIASED: bool>(
         &self,
         queries: Rows<'_>,
         place: usize,
@@ -146,7 +146,7 @@ impl Head {
         unsafe {
             pack_rows::<TWO>(queries, self.queries);
             for panel in 0..self.length_steps {
-                multiply::<TWO>(&Product {
+                let product = Product {
                     left: self.queries,
                     right: self.keys.add(panel * self.width_steps * step_bytes(TWO)),
                     depth: self.width_steps,
@@ -156,7 +156,8 @@ impl Head {
                     accumulates: false,
                     ahead: self.keys,
                     ahead_stride: 0,
-                });
+                };
+                multiply::<N>(&product, &mut || ());
             }
             for (row, factor) in factors.iter_mut().enumerate().take(queries.rows()) {
                 *factor = 1.0 / self.soften::<TWO, BIASED>(row, scale, bias.of(place + row));
@@ -216,11 +217,11 @@ impl Head {
     /// As for `Job::run`; weights and values are packed, and there is a `Tiles`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn collect<const TWO: bool>(&self, rows: usize) {
+    unsafe fn collect<N: Operands, const TWO: bool>(&self, rows: usize) {
         for panel in 0..self.width_steps {
             // SAFETY: the caller's promise; the scratch has room for 32 rows of all panels.
             unsafe {
-                multiply::<TWO>(&Product {
+                let product = Product {
                     left: self.weights,
                     right: self.values.add(panel * self.length_steps * step_bytes(TWO)),
                     depth: self.length_steps,
@@ -230,7 +231,8 @@ impl Head {
                     accumulates: false,
                     ahead: self.values,
                     ahead_stride: 0,
-                });
+                };
+                multiply::<N>(&product, &mut || ());
             }
         }
     }

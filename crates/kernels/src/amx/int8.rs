@@ -6,13 +6,13 @@ use super::{
     INT8_STEP, PANEL,
     pack::{int8_steps, line_of_row, pack_int8},
     pass::{Found, Pass, SUMS, parts_of},
+    results::Results,
     tiles::{Int8, Operands, Tiles},
 };
 use crate::{
-    Arena, Rows, Scratch,
+    Arena, Epilogue, Rows, Scratch,
     dots::{Avx512Vnni, Columns, Grids, finish},
-    finish::Target,
-    lanes::Avx512,
+    finish::{Target, with_function},
     narrow::pack_rows,
     product::Sums,
     quantise::{SPAN, WeightGrids, spans},
@@ -96,16 +96,19 @@ impl Job<'_> {
                     steps,
                     then: self.packed.tiles.as_ptr().cast(),
                     sums: scratch.sums.as_mut_ptr(),
-                    kept: 1,
+                    kept: 0,
                     accumulates: false,
                 };
-                let (row_grids, outputs) = (scratch.grids.as_ptr(), self.outputs.len());
+                let row_grids = scratch.grids.as_ptr();
                 let bias = self.bias.as_ptr().add(self.outputs.start);
                 let floats = pass.sums.add(2 * SUMS);
                 // One block after the other has the same place, which stays near, unless the rest of its panel comes later.
                 let apart = if pass.near::<Int8>() < steps { SUMS } else { 0 };
-                pass.run::<Int8>(|found| {
-                    let to = Sums { data: floats.add(found.row / PANEL * apart), stride: PANEL };
+                let Epilogue { activation, residual } = self.target.epilogue;
+                let results = Results::new(&mut self.target, rows.start, bias);
+                let sums = |found: Found| {
+                    let place = found.row / PANEL * apart + found.row % PANEL * PANEL;
+                    let to = Sums { data: floats.add(place), stride: PANEL };
                     let grids = Grids { first: row_grids.add(found.row * spans + found.span), stride: spans };
                     let columns = self.packed.grids.columns(((first_panel + found.panel) * spans + found.span) * PANEL);
                     if found.span == 0 {
@@ -113,11 +116,16 @@ impl Job<'_> {
                     } else {
                         add::<false>(found, grids, columns, to);
                     }
-                    if found.is_last {
-                        let found = Found { sums: to.data, ..found };
-                        self.target.take::<Avx512>(found.block(rows.start, outputs, bias));
+                    Found { sums: to.data, ..found }
+                };
+                with_function!(activation, false, F => pass.run::<Int8>(|found| {
+                    let sums = sums(found);
+                    match (found.is_last, residual) {
+                        (false, _) => (),
+                        (true, Some(_)) => results.take::<F, true>(sums),
+                        (true, None) => results.take::<F, false>(sums),
                     }
-                });
+                }));
             }
         }
     }

@@ -1,15 +1,15 @@
 //! The order in which packed rows meet packed panels, whatever numbers they are of.
 
-use std::ops::Range;
+use std::{ops::Range, ptr};
 
 use super::{
     PANEL,
-    tiles::{AHEAD_LINES, Operands, Product},
+    tiles::{AHEAD_LINES, Operands, Product, multiply},
 };
-use crate::{finish::Block, scratch::LINE_BYTES};
+use crate::scratch::LINE_BYTES;
 
 /// Bytes of a panel's part that stays in the first-level cache (48 KiB) while all rows pass by.
-const NEAR_BYTES: usize = 24 << 10;
+const NEAR_BYTES: usize = 96 << 10;
 
 /// Bytes of packed rows that stay in the second-level cache (2 MiB) while all panels pass by.
 const LEFT_BYTES: usize = 1 << 20;
@@ -40,14 +40,14 @@ pub(super) struct Pass {
     pub(super) sums: *mut f32,
     /// The weights that are read after these.
     pub(super) then: *const u8,
-    /// Where all steps are summed: of how many panels sums are kept, of one more than those that are multiplied, if a panel has one
-    /// block. Not read where each span is summed by itself: those of two blocks are kept then.
+    /// Of how many panels sums are kept after the pass; where of none, those of two blocks take turns, or where panels have several parts, those
+    /// of all blocks of one panel have places.
     pub(super) kept: usize,
     /// Whether to add to the sums that are there; not where each span is summed by itself.
     pub(super) accumulates: bool,
 }
 
-/// Sums of one block and panel.
+/// Rows of sums of one block and panel.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     pub(super) sums: *const f32,
@@ -61,18 +61,12 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Where they go in a result of so many outputs, whose biases begin at `bias`; `first` is the result's row of the pass's first one.
-    pub(super) fn block(self, first: usize, outputs: usize, bias: *const f32) -> Block {
-        let column = self.panel * PANEL;
-        Block {
-            sums: self.sums,
-            stride: PANEL,
-            row: first + self.row,
-            rows: self.rows,
-            column,
-            columns: PANEL.min(outputs - column),
-            bias: bias.wrapping_add(column),
-        }
+    /// No rows.
+    const NONE: Self = Self { sums: ptr::null(), panel: 0, row: 0, rows: 0, span: 0, is_last: false };
+
+    /// One of its rows.
+    fn row(self, row: usize) -> Self {
+        Self { sums: self.sums.wrapping_add(row * PANEL), row: self.row + row, rows: 1, ..self }
     }
 }
 
@@ -88,8 +82,8 @@ impl Pass {
         spans.div_ceil(spans.div_ceil(most)) * span
     }
 
-    /// Has `finish` take all sums, of whole panels or of each span, while the next ones are computed: tiles that were just stored
-    /// cannot be read at once, and the units of tiles and of registers work at the same time.
+    /// Has `finish` take all sums, of whole panels or of each span, row by row while the next ones are computed: the units of tiles and
+    /// of registers work at the same time, and what is stored has the time of a few products to find its line of the cache.
     ///
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them, and there is a `Tiles`; operands and sums are as large as the pass says,
@@ -98,7 +92,8 @@ impl Pass {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) unsafe fn run<N: Operands>(&self, mut finish: impl FnMut(Found)) {
         let (step, blocks, near) = (N::STEP_BYTES, self.rows.div_ceil(PANEL), self.near::<N>());
-        let mut waiting: Option<Found> = None;
+        let kept = if N::SPAN.is_none() && near < self.steps { self.kept.max(1) } else { self.kept };
+        let mut waiting = Found::NONE;
         let mut turn = 0;
         for panel in 0..self.panels {
             for begin in (0..self.steps).step_by(near) {
@@ -113,14 +108,14 @@ impl Pass {
                     for first in (begin..end).step_by(N::SPAN.unwrap_or(near)) {
                         let depth = N::SPAN.unwrap_or(near).min(end - first);
                         let is_last = first + depth == self.steps;
-                        let place = if N::SPAN.is_some() { turn % 2 } else { panel % self.kept * blocks + block };
+                        let place = if kept == 0 { turn % 2 } else { panel % kept * blocks + block };
                         turn += 1;
                         // SAFETY: the caller's promise.
-                        unsafe {
+                        let sums = unsafe {
                             let sums = self.sums.add(place * SUMS);
                             let (ahead, ahead_stride) =
                                 ahead(next.wrapping_add((first - begin) * step), depth, step, block);
-                            N::multiply(&Product {
+                            let product = Product {
                                 left: self.left.add((block * self.steps + first) * step),
                                 right: self.right.add(panel * self.panel_bytes + first * step),
                                 depth,
@@ -130,22 +125,28 @@ impl Pass {
                                 accumulates: N::SPAN.is_none() && (self.accumulates || first > 0),
                                 ahead,
                                 ahead_stride,
+                            };
+                            let pieces = product.pieces::<N>();
+                            let (mut row, mut due) = (0, 0);
+                            multiply::<N>(&product, &mut || {
+                                due += waiting.rows;
+                                while due >= pieces {
+                                    finish(waiting.row(row));
+                                    (row, due) = (row + 1, due - pieces);
+                                }
                             });
-                            if let Some(found) = waiting.take() {
-                                finish(found);
-                            }
-                            if is_last || N::SPAN.is_some() {
-                                let span = first / N::SPAN.unwrap_or(self.steps);
-                                waiting = Some(Found { sums, panel, row: block * PANEL, rows, span, is_last });
-                            }
+                            sums
+                        };
+                        waiting = Found::NONE;
+                        if is_last || N::SPAN.is_some() {
+                            let span = first / N::SPAN.unwrap_or(self.steps);
+                            waiting = Found { sums, panel, row: block * PANEL, rows, span, is_last };
                         }
                     }
                 }
             }
         }
-        if let Some(found) = waiting {
-            finish(found);
-        }
+        (0..waiting.rows).for_each(|row| finish(waiting.row(row)));
     }
 }
 

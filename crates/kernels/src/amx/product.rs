@@ -4,16 +4,15 @@ use std::ops::Range;
 
 use super::{
     PANEL, Parts,
-    pack::{line_of_row, pack_rows, steps, store},
+    pack::{pack_rows, steps},
     pass::{Pass, SUMS, parts_of},
+    results::{Between, Results},
     step_bytes,
-    tiles::{Bf16, Tiles},
+    tiles::{OnePart, Operands, Tiles, TwoParts},
 };
 use crate::{
-    Activation, Rows, Scratch,
-    convert::{Pair, halves},
-    finish::Target,
-    lanes::{Avx512, Lanes},
+    Activation, Epilogue, Rows, Scratch,
+    finish::{Same, Target, with_function},
     scratch::Lines,
 };
 
@@ -42,8 +41,8 @@ pub(crate) fn multiply(
     // SAFETY: weights in tiles are packed only for a `Cpu` that has them.
     unsafe {
         match parts {
-            Parts::One => job.run::<false>(scratch),
-            Parts::Two => job.run::<true>(scratch),
+            Parts::One => job.run::<OnePart, false>(scratch),
+            Parts::Two => job.run::<TwoParts, true>(scratch),
         }
     }
 }
@@ -63,8 +62,8 @@ pub(crate) fn multiply_both(
     // SAFETY: weights in tiles are packed only for a `Cpu` that has them.
     unsafe {
         match parts {
-            Parts::One => job.run::<false>(scratch),
-            Parts::Two => job.run::<true>(scratch),
+            Parts::One => job.run::<OnePart, false>(scratch),
+            Parts::Two => job.run::<TwoParts, true>(scratch),
         }
     }
 }
@@ -80,7 +79,7 @@ impl Job<'_> {
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<const TWO: bool>(mut self, scratch: &mut Scratch) {
+    unsafe fn run<N: Operands, const TWO: bool>(mut self, scratch: &mut Scratch) {
         let (steps, step) = (steps(self.packed.inputs), step_bytes(TWO));
         let panels = self.outputs.len().div_ceil(PANEL);
         let first_panel = self.outputs.start / PANEL;
@@ -89,9 +88,7 @@ impl Job<'_> {
         for rows in parts_of(self.x.rows(), steps * step) {
             let blocks = rows.len().div_ceil(PANEL);
             scratch.left.reserve(blocks * steps * step / size_of::<f32>());
-            // With one block its next sums would overwrite the last ones before they are finished.
-            let kept = if blocks == 1 { 2 } else { 1 };
-            scratch.sums.reserve(kept * blocks * SUMS);
+            scratch.sums.reserve(blocks.max(2) * SUMS);
             debug_assert!((first_panel + panels) * steps * step <= self.packed.weights.bytes());
             debug_assert!((first_panel + panels) * PANEL <= self.packed.bias.len());
             // SAFETY: the caller's promise; the rows exist, and the scratch has room for so many blocks; packed weights are as
@@ -108,11 +105,15 @@ impl Job<'_> {
                     steps,
                     then: self.packed.weights.as_ptr().cast(),
                     sums: scratch.sums.as_mut_ptr(),
-                    kept,
+                    kept: 0,
                     accumulates: false,
                 };
-                let outputs = self.outputs.len();
-                pass.run::<Bf16<TWO>>(|found| self.target.take::<Avx512>(found.block(rows.start, outputs, bias)));
+                let results = Results::new(&mut self.target, rows.start, bias);
+                let Epilogue { activation, residual } = self.target.epilogue;
+                with_function!(activation, !TWO, F => match residual {
+                    Some(_) => pass.run::<N>(|found| results.take::<F, true>(found)),
+                    None => pass.run::<N>(|found| results.take::<F, false>(found)),
+                });
             }
         }
     }
@@ -130,19 +131,18 @@ impl Both<'_> {
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<const TWO: bool>(mut self, scratch: &mut Scratch) {
-        let (step, outputs) = (step_bytes(TWO), self.target.result.columns());
+    unsafe fn run<N: Operands, const TWO: bool>(mut self, scratch: &mut Scratch) {
+        let step = step_bytes(TWO);
         let (steps_up, steps_down) = (steps(self.up.inputs), steps(self.down.inputs));
-        let panels = outputs.div_ceil(PANEL);
+        let panels = self.target.result.columns().div_ceil(PANEL);
         // SAFETY: the caller's promise; nothing below configures tiles again.
         let _tiles = unsafe { Tiles::configure() };
         for rows in parts_of(self.x.rows(), steps_up * step) {
             let blocks = rows.len().div_ceil(PANEL);
             scratch.left.reserve(blocks * steps_up * step / size_of::<f32>());
             scratch.right.reserve(blocks * SLICE * step / size_of::<f32>());
-            // Those of all panels of the second product, and then those of one or two of the first.
-            let kept = if blocks == 1 { 2 } else { 1 };
-            scratch.sums.reserve((panels + kept) * blocks * SUMS);
+            // Those of all panels of the second product, and then those of the first.
+            scratch.sums.reserve((panels * blocks + blocks.max(2)) * SUMS);
             debug_assert!(steps_down * steps_up * step <= self.up.weights.bytes());
             debug_assert!(steps_down * PANEL <= self.up.bias.len());
             debug_assert!(panels * steps_down * step <= self.down.weights.bytes());
@@ -166,22 +166,11 @@ impl Both<'_> {
                         steps: steps_up,
                         then: down.cast::<u8>().add(slice * step),
                         sums: sums.add(panels * blocks * SUMS),
-                        kept,
+                        kept: 0,
                         accumulates: false,
                     };
-                    first.run::<Bf16<TWO>>(|found| {
-                        // The outputs of a panel are the numbers of one step.
-                        let bias = bias.add(found.panel * PANEL);
-                        let bias = [Avx512::load(bias), Avx512::load(bias.add(16))];
-                        for row in 0..found.rows {
-                            let from = found.sums.add(row * PANEL);
-                            let [first, second] = [Avx512::load(from), Avx512::load(from.add(16))];
-                            let first = self.activation.of(first + bias[0]);
-                            let second = self.activation.of(second + bias[1]);
-                            let to = line_of_row(between, depth, found.row + row, found.panel, TWO);
-                            store::<TWO>(to, halves::<TWO>(Pair(first.0, second.0)));
-                        }
-                    });
+                    let to = Between { packed: between, steps: depth, bias };
+                    with_function!(self.activation, !TWO, F => first.run::<N>(|found| to.take::<F, TWO>(found)));
                     let second = Pass {
                         left: between,
                         rows: rows.len(),
@@ -194,13 +183,15 @@ impl Both<'_> {
                         kept: panels,
                         accumulates: slice > 0,
                     };
-                    let is_last = slice + depth == steps_down;
-                    second.run::<Bf16<TWO>>(|found| {
-                        if is_last {
-                            let bias = self.down.bias.as_ptr();
-                            self.target.take::<Avx512>(found.block(rows.start, outputs, bias));
-                        }
-                    });
+                    if slice + depth < steps_down {
+                        second.run::<N>(|_| ());
+                        continue;
+                    }
+                    let results = Results::new(&mut self.target, rows.start, self.down.bias.as_ptr());
+                    match self.target.epilogue.residual {
+                        Some(_) => second.run::<N>(|found| results.take::<Same, true>(found)),
+                        None => second.run::<N>(|found| results.take::<Same, false>(found)),
+                    }
                 }
             }
         }

@@ -3,7 +3,10 @@
 //! leave: `Documentation/arch/x86/xstate.rst` of Linux.
 
 use std::{
-    arch::{asm, x86_64::__cpuid_count},
+    arch::{
+        asm,
+        x86_64::{__cpuid_count, _MM_HINT_T1, _mm_prefetch},
+    },
     marker::PhantomData,
 };
 
@@ -115,65 +118,16 @@ pub(super) struct Product {
     pub(super) ahead_stride: usize,
 }
 
-/// Lines asked for in one step of a product.
+/// Lines that are asked for in each step.
 pub(super) const AHEAD_LINES: usize = 4;
 
-/// Asks for the next lines.
-macro_rules! ask {
-    () => {
-        "prefetcht1 [{ahead}]
-        add {ahead}, {ahead_stride}
-        prefetcht1 [{ahead}]
-        add {ahead}, {ahead_stride}
-        prefetcht1 [{ahead}]
-        add {ahead}, {ahead_stride}
-        prefetcht1 [{ahead}]
-        add {ahead}, {ahead_stride}"
-    };
-}
-
-/// The loop over steps; the pieces differ in how many row tiles and parts there are. `step` multiplies and loads what the next step
-/// begins with, `end` only multiplies.
-macro_rules! multiply {
-    (
-        $product:ident, $bytes:expr,
-        load: [$($load:expr),*], zero: [$($zero:expr),*],
-        begin: [$($begin:expr),*], step: [$($step:expr),*], end: [$($end:expr),*],
-        store: [$($store:expr),*]
-        $(, lower: $lower:ident)?
-    ) => {
+/// Instructions on tiles, which keep what they hold from one call to the next: the compiler has no use for them, and what this thread
+/// calls in between does not touch them.
+macro_rules! tiles {
+    ($($instruction:expr),*; $($name:ident = $value:expr),*) => {
         asm!(
-            "test {accumulates}, {accumulates}",
-            "jz 2f",
-            $($load,)*
-            "jmp 3f",
-            "2:",
-            $($zero,)*
-            "3:",
-            $($begin,)*
-            "dec {depth}",
-            "jz 5f",
-            "4:",
-            $($step,)*
-            ask!(),
-            "add {left}, {bytes}",
-            "add {right}, {bytes}",
-            "dec {depth}",
-            "jnz 4b",
-            "5:",
-            $($end,)*
-            $($store,)*
-            bytes = const $bytes,
-            left = inout(reg) $product.left => _,
-            right = inout(reg) $product.right => _,
-            depth = inout(reg) $product.depth => _,
-            line = in(reg) LINE_BYTES,
-            sums = in(reg) $product.sums,
-            $($lower = in(reg) $product.sums.byte_add(16 * $product.sums_stride),)?
-            stride = in(reg) $product.sums_stride,
-            accumulates = in(reg) usize::from($product.accumulates),
-            ahead = inout(reg) $product.ahead => _,
-            ahead_stride = in(reg) $product.ahead_stride,
+            $($instruction,)*
+            $($name = in(reg) $value,)*
             options(nostack),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -181,217 +135,291 @@ macro_rules! multiply {
     };
 }
 
-/// 32 rows: sums in tiles 0 to 3, left operands in 4 and 5, right ones in 6 and 7. Each operand of the next step is loaded after the last
-/// use of the one that it replaces.
-macro_rules! multiply_tall {
-    (
-        $product:ident, $bytes:expr,
-        begin: [$($begin:expr),*], step: [$($step:expr),*], end: [$($end:expr),*]
-    ) => {
-        multiply!(
-            $product, $bytes,
-            load: [
-                "tileloadd tmm0, [{sums} + {stride}*1]",
-                "tileloadd tmm1, [{sums} + {stride}*1 + 64]",
-                "tileloadd tmm2, [{lower} + {stride}*1]",
-                "tileloadd tmm3, [{lower} + {stride}*1 + 64]"
-            ],
-            zero: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-            begin: [$($begin),*], step: [$($step),*], end: [$($end),*],
-            store: [
-                "tilestored [{sums} + {stride}*1], tmm0",
-                "tilestored [{sums} + {stride}*1 + 64], tmm1",
-                "tilestored [{lower} + {stride}*1], tmm2",
-                "tilestored [{lower} + {stride}*1 + 64], tmm3"
-            ],
-            lower: lower
-        )
-    };
-}
-
-/// 16 rows: sums in tiles 0 and 1, the left operand in 4, right ones in 6 and 7.
-macro_rules! multiply_flat {
-    ($product:ident, $bytes:expr, [$($step:expr),*] $(, $last:expr)?) => {
-        multiply!(
-            $product, $bytes,
-            load: ["tileloadd tmm0, [{sums} + {stride}*1]", "tileloadd tmm1, [{sums} + {stride}*1 + 64]"],
-            zero: ["tilezero tmm0", "tilezero tmm1"],
-            begin: [], step: [$($step),*], end: [$($last,)? $($step),*],
-            store: ["tilestored [{sums} + {stride}*1], tmm0", "tilestored [{sums} + {stride}*1 + 64], tmm1"]
-        )
-    };
-}
-
-/// One part, any number of rows, with this instruction; the last step may begin with one more.
-macro_rules! multiply_one {
-    ($product:ident, $dot:literal $(, $last:expr)?) => {
-        if $product.rows > 16 {
-            multiply_tall!(
-                $product,
-                step_bytes(false),
-                begin: [
-                    "tileloaddt1 tmm4, [{left} + {line}*1]",
-                    "tileloadd tmm6, [{right} + {line}*1]",
-                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]"
-                ],
-                step: [
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    concat!($dot, " tmm1, tmm4, tmm7"),
-                    "tileloaddt1 tmm4, [{left} + {line}*1 + 2048]",
-                    concat!($dot, " tmm2, tmm5, tmm6"),
-                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
-                    concat!($dot, " tmm3, tmm5, tmm7"),
-                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 3072]"
-                ],
-                end: [
-                    $($last,)?
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    concat!($dot, " tmm1, tmm4, tmm7"),
-                    concat!($dot, " tmm2, tmm5, tmm6"),
-                    concat!($dot, " tmm3, tmm5, tmm7")
-                ]
-            )
-        } else {
-            multiply_flat!(
-                $product,
-                step_bytes(false),
-                [
-                    "tileloaddt1 tmm4, [{left} + {line}*1]",
-                    "tileloadd tmm6, [{right} + {line}*1]",
-                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    concat!($dot, " tmm1, tmm4, tmm7")
-                ]
-                $(, $last)?
-            )
-        }
-    };
-}
-
-/// What operands hold.
+/// What operands hold, and the instructions that multiply them: for 32 rows with sums in tiles 0 to 3, left operands in 4 and 5 and right
+/// ones in 6 and 7; for 16 rows with sums in 0 and 1 and the left operand in 4.
+///
+/// Left operands are read once for each panel, so they bypass the first-level cache (`tileloaddt1`), where right ones stay.
+///
+/// What `meanwhile` does has its instructions between those on tiles, one call after each piece. The processor looks some hundred instructions
+/// ahead, and a product of tiles takes sixteen cycles: so few that units of tiles and registers work at the same time only where their
+/// instructions alternate.
 pub(super) trait Operands {
     /// Bytes of the tiles of one step.
     const STEP_BYTES: usize;
     /// Steps whose sums are taken out of the tiles by themselves; without it all are summed there.
     const SPAN: Option<usize>;
+    /// Pieces of a step of 32 rows; one of 16 rows has half as many.
+    const PIECES: usize;
 
+    /// Loads what the first step of 32 rows begins with.
+    ///
     /// # Safety
-    /// There is a `Tiles` on this thread. `left` and `right` hold `depth` steps, at least one; `sums` can take 32 numbers in each
-    /// of 32 rows (16 if `rows` is at most 16), which are initialised if it accumulates.
-    unsafe fn multiply(product: &Product);
+    /// As for all here: there is a `Tiles` on this thread, and a step can be read at `left` and `right`. `meanwhile` uses no tiles.
+    unsafe fn begin(left: *const u8, right: *const u8);
+
+    /// Multiplies a step of 32 rows, and if it is not the `LAST` one, loads what the next one begins with, each operand after the last use
+    /// of the one that it replaces.
+    ///
+    /// # Safety
+    /// As for `begin`, and the next step can be read too, if there is one.
+    unsafe fn step<const LAST: bool>(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut());
+
+    /// Loads and multiplies a step of 16 rows.
+    ///
+    /// # Safety
+    /// As for `begin`.
+    unsafe fn half_step(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut());
 }
 
-/// bf16, in one part or `TWO`.
-pub(super) struct Bf16<const TWO: bool>;
+/// bf16, in one part.
+pub(super) struct OnePart;
+
+/// bf16 in two parts; three products are summed: low · high, high · high, high · low.
+pub(super) struct TwoParts;
 
 /// Whole numbers of 8 bits: unsigned ones of rows, signed ones of weights.
 pub(super) struct Int8;
 
-impl<const TWO: bool> Operands for Bf16<TWO> {
-    const STEP_BYTES: usize = step_bytes(TWO);
+/// Loads a tile from so many bytes after an address.
+macro_rules! load {
+    ($load:literal, $tile:literal, $from:expr, $offset:literal) => {
+        tiles!(concat!($load, " ", $tile, ", [{from} + {line}*1 + ", $offset, "]"); from = $from, line = LINE_BYTES)
+    };
+}
+
+/// One tile for sixteen rows or columns of a step, multiplied by this instruction.
+macro_rules! single {
+    ($dot:literal) => {
+        const PIECES: usize = 4;
+
+        #[inline(always)]
+        unsafe fn begin(left: *const u8, right: *const u8) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                load!("tileloaddt1", "tmm4", left, 0);
+                load!("tileloadd", "tmm6", right, 0);
+                load!("tileloadd", "tmm7", right, 1024);
+                load!("tileloaddt1", "tmm5", left, 1024);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn step<const LAST: bool>(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                tiles!(concat!($dot, " tmm0, tmm4, tmm6"););
+                meanwhile();
+                tiles!(concat!($dot, " tmm1, tmm4, tmm7"););
+                if !LAST {
+                    load!("tileloaddt1", "tmm4", left, 2048);
+                }
+                meanwhile();
+                tiles!(concat!($dot, " tmm2, tmm5, tmm6"););
+                if !LAST {
+                    load!("tileloadd", "tmm6", right, 2048);
+                }
+                meanwhile();
+                tiles!(concat!($dot, " tmm3, tmm5, tmm7"););
+                if !LAST {
+                    load!("tileloadd", "tmm7", right, 3072);
+                    load!("tileloaddt1", "tmm5", left, 3072);
+                }
+                meanwhile();
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn half_step(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                load!("tileloaddt1", "tmm4", left, 0);
+                load!("tileloadd", "tmm6", right, 0);
+                load!("tileloadd", "tmm7", right, 1024);
+                tiles!(concat!($dot, " tmm0, tmm4, tmm6"););
+                meanwhile();
+                tiles!(concat!($dot, " tmm1, tmm4, tmm7"););
+                meanwhile();
+            }
+        }
+    };
+}
+
+impl Operands for OnePart {
+    const STEP_BYTES: usize = step_bytes(false);
     const SPAN: Option<usize> = None;
 
-    #[inline(always)]
-    unsafe fn multiply(product: &Product) {
-        // SAFETY: the caller's promise.
-        unsafe { multiply::<TWO>(product) }
-    }
+    single!("tdpbf16ps");
 }
 
 impl Operands for Int8 {
     const STEP_BYTES: usize = step_bytes(false);
     const SPAN: Option<usize> = Some(SPAN / INT8_STEP);
 
+    single!("tdpbusd");
+}
+
+impl Operands for TwoParts {
+    const STEP_BYTES: usize = step_bytes(true);
+    const SPAN: Option<usize> = None;
+    const PIECES: usize = 6;
+
     #[inline(always)]
-    unsafe fn multiply(product: &Product) {
-        debug_assert!(product.depth > 0);
-        // So few steps that a third would ask for nothing if the last did not.
-        // SAFETY: the caller's promise. Prefetches may have any address.
-        unsafe { multiply_one!(product, "tdpbusd", ask!()) }
+    unsafe fn begin(left: *const u8, right: *const u8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            load!("tileloaddt1", "tmm4", left, 2048);
+            load!("tileloadd", "tmm6", right, 0);
+            load!("tileloadd", "tmm7", right, 1024);
+            load!("tileloaddt1", "tmm5", left, 3072);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const LAST: bool>(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7";);
+            load!("tileloaddt1", "tmm4", left, 0);
+            meanwhile();
+            tiles!("tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7";);
+            load!("tileloaddt1", "tmm5", left, 1024);
+            meanwhile();
+            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm2, tmm5, tmm6";);
+            load!("tileloadd", "tmm6", right, 2048);
+            meanwhile();
+            tiles!("tdpbf16ps tmm1, tmm4, tmm7", "tdpbf16ps tmm3, tmm5, tmm7";);
+            load!("tileloadd", "tmm7", right, 3072);
+            meanwhile();
+            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7";);
+            if !LAST {
+                load!("tileloaddt1", "tmm4", left, 6144);
+            }
+            meanwhile();
+            tiles!("tdpbf16ps tmm2, tmm5, tmm6";);
+            if !LAST {
+                load!("tileloadd", "tmm6", right, 4096);
+            }
+            tiles!("tdpbf16ps tmm3, tmm5, tmm7";);
+            if !LAST {
+                load!("tileloadd", "tmm7", right, 5120);
+                load!("tileloaddt1", "tmm5", left, 7168);
+            }
+            meanwhile();
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn half_step(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            load!("tileloaddt1", "tmm4", left, 2048);
+            load!("tileloadd", "tmm6", right, 0);
+            load!("tileloadd", "tmm7", right, 1024);
+            load!("tileloaddt1", "tmm5", left, 0);
+            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7";);
+            meanwhile();
+            tiles!("tdpbf16ps tmm0, tmm5, tmm6", "tdpbf16ps tmm1, tmm5, tmm7";);
+            load!("tileloadd", "tmm6", right, 2048);
+            load!("tileloadd", "tmm7", right, 3072);
+            meanwhile();
+            tiles!("tdpbf16ps tmm0, tmm5, tmm6", "tdpbf16ps tmm1, tmm5, tmm7";);
+            meanwhile();
+        }
     }
 }
 
-/// Multiplies bf16; with `TWO`, each number is in two parts, and three products are summed: low · high, high · high, high · low.
+impl Product {
+    /// How often `meanwhile` is called.
+    pub(super) fn pieces<N: Operands>(&self) -> usize {
+        self.depth * if self.rows > 16 { N::PIECES } else { N::PIECES / 2 }
+    }
+}
+
+/// Multiplies.
 ///
 /// # Safety
-/// As for [`Operands::multiply`].
+/// There is a `Tiles` on this thread. `left` and `right` hold `depth` steps, at least one; `sums` can take 32 numbers in each of 32 rows (16
+/// if `rows` is at most 16), which are initialised if it accumulates. `meanwhile` touches none of them, and no tiles.
 #[inline(always)]
-pub(super) unsafe fn multiply<const TWO: bool>(product: &Product) {
+pub(super) unsafe fn multiply<N: Operands>(product: &Product, meanwhile: &mut impl FnMut()) {
     debug_assert!(product.depth > 0);
+    let (mut left, mut right, mut ahead) = (product.left, product.right, product.ahead);
+    let is_tall = product.rows > 16;
     // SAFETY: the caller's promise. Prefetches may have any address.
     unsafe {
-        match (TWO, product.rows > 16) {
-            (true, true) => multiply_tall!(
-                product,
-                step_bytes(true),
-                begin: [
-                    "tileloaddt1 tmm4, [{left} + {line}*1 + 2048]",
-                    "tileloadd tmm6, [{right} + {line}*1]",
-                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 3072]"
-                ],
-                step: [
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloaddt1 tmm4, [{left} + {line}*1]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloaddt1 tmm4, [{left} + {line}*1 + 6144]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tileloadd tmm6, [{right} + {line}*1 + 4096]",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm7, [{right} + {line}*1 + 5120]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 7168]"
-                ],
-                end: [
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloaddt1 tmm4, [{left} + {line}*1]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloaddt1 tmm5, [{left} + {line}*1 + 1024]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7"
-                ]
-            ),
-            (true, false) => multiply_flat!(
-                product,
-                step_bytes(true),
-                [
-                    "tileloaddt1 tmm4, [{left} + {line}*1 + 2048]",
-                    "tileloadd tmm6, [{right} + {line}*1]",
-                    "tileloadd tmm7, [{right} + {line}*1 + 1024]",
-                    "tileloaddt1 tmm5, [{left} + {line}*1]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm0, tmm5, tmm6",
-                    "tdpbf16ps tmm1, tmm5, tmm7",
-                    "tileloadd tmm6, [{right} + {line}*1 + 2048]",
-                    "tileloadd tmm7, [{right} + {line}*1 + 3072]",
-                    "tdpbf16ps tmm0, tmm5, tmm6",
-                    "tdpbf16ps tmm1, tmm5, tmm7"
-                ]
-            ),
-            (false, _) => multiply_one!(product, "tdpbf16ps"),
+        begin_sums(product);
+        if is_tall {
+            N::begin(left, right);
+        }
+        for step in 0..product.depth {
+            match (is_tall, step + 1 == product.depth) {
+                (true, false) => N::step::<false>(left, right, meanwhile),
+                (true, true) => N::step::<true>(left, right, meanwhile),
+                (false, _) => N::half_step(left, right, meanwhile),
+            }
+            for _ in 0..AHEAD_LINES {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                ahead = ahead.wrapping_add(product.ahead_stride);
+            }
+            (left, right) = (left.wrapping_add(N::STEP_BYTES), right.wrapping_add(N::STEP_BYTES));
+        }
+        store_sums(product);
+    }
+}
+
+/// Loads the sums that are added to, or begins with zeros.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn begin_sums(product: &Product) {
+    let (upper, lower) = halves_of_sums(product);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !product.accumulates {
+            tiles!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3";);
+            return;
+        }
+        tiles!(
+            "tileloadd tmm0, [{sums} + {stride}*1]",
+            "tileloadd tmm1, [{sums} + {stride}*1 + 64]";
+            sums = upper, stride = product.sums_stride
+        );
+        if product.rows > 16 {
+            tiles!(
+                "tileloadd tmm2, [{sums} + {stride}*1]",
+                "tileloadd tmm3, [{sums} + {stride}*1 + 64]";
+                sums = lower, stride = product.sums_stride
+            );
         }
     }
+}
+
+/// Stores the sums.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn store_sums(product: &Product) {
+    let (upper, lower) = halves_of_sums(product);
+    // SAFETY: the caller's promise.
+    unsafe {
+        tiles!(
+            "tilestored [{sums} + {stride}*1], tmm0",
+            "tilestored [{sums} + {stride}*1 + 64], tmm1";
+            sums = upper, stride = product.sums_stride
+        );
+        if product.rows > 16 {
+            tiles!(
+                "tilestored [{sums} + {stride}*1], tmm2",
+                "tilestored [{sums} + {stride}*1 + 64], tmm3";
+                sums = lower, stride = product.sums_stride
+            );
+        }
+    }
+}
+
+/// Where the first 16 rows of the sums begin, and the others.
+fn halves_of_sums(product: &Product) -> (*mut f32, *mut f32) {
+    (product.sums, product.sums.wrapping_byte_add(16 * product.sums_stride))
 }

@@ -39,11 +39,16 @@ const NORMAL_ABOVE: [f32; 6] = [0.398_942_23, 0.033_369_763, 0.004_650_695, 1.64
 const NORMAL_BELOW: [f32; 6] = [1.0, 0.250_311_67, 0.028_377_263, 0.001_858_836, 7.239_151e-5, 1.216_618_2e-6];
 const NORMAL_MOST: f32 = 5.7;
 
+/// Φ(x) - ½ for |x| up to 4 is x · ROUGH_NORMAL(x²), within 2e-4 / |x|, and no less than ½ at 4, where it is cut off.
+const ROUGH_NORMAL: [f32; 7] =
+    [0.397_870_27, -0.064_554_41, 0.008_763_692, -8.121_876e-4, 4.776_39e-5, -1.588_827_9e-6, 2.258_83e-8];
+const ROUGH_NORMAL_MOST: f32 = 4.0;
+
 /// The polynomial of these coefficients, lowest power first.
 #[inline(always)]
-fn polynomial<V: Lanes>(x: V, coefficients: [f32; 6]) -> V {
-    let mut sum = x.filled(coefficients[5]);
-    for power in (0..5).rev() {
+fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
+    let mut sum = x.filled(coefficients[N - 1]);
+    for power in (0..N - 1).rev() {
         sum = sum.mul_add(x, x.filled(coefficients[power]));
     }
     sum
@@ -55,6 +60,19 @@ pub(crate) fn gelu_erf<V: Lanes>(x: V) -> V {
     let near = x.filled(NORMAL_MOST).min(x.filled(-NORMAL_MOST).max(x));
     let square = near * near;
     let ratio = near * polynomial(square, NORMAL_ABOVE) * polynomial(square, NORMAL_BELOW).reciprocal();
+    gated(x, ratio)
+}
+
+/// [`gelu_erf`] within 2e-4 · max(1, |x|), for what is rounded to bf16.
+#[inline(always)]
+pub(crate) fn rough_gelu_erf<V: Lanes>(x: V) -> V {
+    let near = x.filled(ROUGH_NORMAL_MOST).min(x.filled(-ROUGH_NORMAL_MOST).max(x));
+    gated(x, near * polynomial(near * near, ROUGH_NORMAL))
+}
+
+/// x · Φ(x), where Φ(x) - ½ is this ratio as far as it is less than ½.
+#[inline(always)]
+fn gated<V: Lanes>(x: V, ratio: V) -> V {
     let normal = x.filled(0.5).min(x.filled(-0.5).max(ratio));
     x * (normal + x.filled(0.5))
 }

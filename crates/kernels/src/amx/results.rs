@@ -1,0 +1,116 @@
+//! Where finished sums go: to rows of f32, or packed for another product.
+
+use super::{
+    PANEL,
+    pack::{line_of_row, store},
+    pass::Found,
+};
+use crate::{
+    convert::{Pair, halves},
+    finish::{Function, Target},
+    lanes::{Avx512, Lanes},
+    scratch::LINE,
+};
+
+/// Some rows of a result, and what each number is made of beside its sum.
+#[derive(Clone, Copy)]
+pub(super) struct Results {
+    first: *mut f32,
+    stride: usize,
+    /// Numbers in a row.
+    columns: usize,
+    /// One for each column, and zeros to a whole panel.
+    bias: *const f32,
+    /// What is added in the end, if anything is.
+    others: *const f32,
+    others_stride: usize,
+}
+
+impl Results {
+    /// The rows of a target from `row` on.
+    ///
+    /// # Safety
+    /// There is such a row.
+    pub(super) unsafe fn new(target: &mut Target<'_>, row: usize, bias: *const f32) -> Self {
+        let (stride, columns) = (target.result.stride(), target.result.columns());
+        // SAFETY: the caller's promise.
+        let first = unsafe { target.result.as_mut_ptr().add(row * stride) };
+        let others = target.epilogue.residual;
+        let others_stride = others.map_or(0, |others| others.stride());
+        let others = others.map_or(first.cast_const(), |others| others.as_ptr().wrapping_add(row * others_stride));
+        Self { first, stride, columns, bias, others, others_stride }
+    }
+
+    /// Writes the function of sums and biases, with what is `ADDED`.
+    ///
+    /// # Safety
+    /// The machine has AVX-512; these sums, rows and columns exist.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(super) unsafe fn take<F: Function, const ADDED: bool>(self, found: Found) {
+        let column = found.panel * PANEL;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.columns - column {
+                PANEL.. => self.put::<F, ADDED>(found, column, [LINE; 2]),
+                count => self.put::<F, ADDED>(found, column, [count.min(LINE), count.saturating_sub(LINE)]),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `take`; each row has so many numbers from this column on.
+    #[inline(always)]
+    unsafe fn put<F: Function, const ADDED: bool>(self, found: Found, column: usize, counts: [usize; 2]) {
+        // SAFETY: the caller's promise; biases go to a whole panel.
+        unsafe {
+            let bias = self.bias.add(column);
+            let bias = [Avx512::load(bias), Avx512::load(bias.add(LINE))];
+            for row in 0..found.rows {
+                let (from, row) = (found.sums.add(row * PANEL), found.row + row);
+                let mut values = [F::of(Avx512::load(from) + bias[0]), F::of(Avx512::load(from.add(LINE)) + bias[1])];
+                if ADDED {
+                    let others = self.others.add(row * self.others_stride + column);
+                    values[0] = values[0] + Avx512::load_some(others, counts[0]);
+                    values[1] = values[1] + Avx512::load_some(others.wrapping_add(LINE), counts[1]);
+                }
+                let to = self.first.add(row * self.stride + column);
+                values[0].store_some(to, counts[0]);
+                values[1].store_some(to.wrapping_add(LINE), counts[1]);
+            }
+        }
+    }
+}
+
+/// What is between two products, packed for the second.
+#[derive(Clone, Copy)]
+pub(super) struct Between {
+    pub(super) packed: *mut u8,
+    /// In a block.
+    pub(super) steps: usize,
+    /// Of the first product, from the first of these steps on: the outputs of a panel are the numbers of one step.
+    pub(super) bias: *const f32,
+}
+
+impl Between {
+    /// Packs the function of sums and biases.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 and its bf16; these sums and biases exist, and the packed rows have room for them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(super) unsafe fn take<F: Function, const TWO: bool>(self, found: Found) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bias = self.bias.add(found.panel * PANEL);
+            let bias = [Avx512::load(bias), Avx512::load(bias.add(LINE))];
+            for row in 0..found.rows {
+                let from = found.sums.add(row * PANEL);
+                let first = F::of(Avx512::load(from) + bias[0]);
+                let second = F::of(Avx512::load(from.add(LINE)) + bias[1]);
+                let to = line_of_row(self.packed, self.steps, found.row + row, found.panel, TWO);
+                store::<TWO>(to, halves::<TWO>(Pair(first.0, second.0)));
+            }
+        }
+    }
+}
