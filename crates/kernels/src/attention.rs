@@ -3,6 +3,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod powers;
 
 use std::{
     ops::{Range, RangeInclusive},
@@ -18,6 +20,8 @@ use crate::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{Isa, amx};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use powers::power_of_two;
 
 /// Registers across a panel of keys or values: narrower than a matrix's, because heads are narrow.
 const VECTORS: usize = 2;

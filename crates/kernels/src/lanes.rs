@@ -9,7 +9,7 @@ mod x86;
 
 use std::ops::{Add, Mul, Sub};
 
-pub(crate) use math::{exp, gelu_erf, gelu_tanh, rough_gelu_erf, silu};
+pub(crate) use math::{exp, gelu_erf, gelu_tanh, polynomial, rough_gelu_erf, silu};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;

@@ -2,7 +2,7 @@
 
 use std::{arch::x86_64::*, f32::consts::LOG2_E, ops::Range, ptr};
 
-use super::{Attention, Bias, scaled};
+use super::{Attention, Bias, power_of_two, scaled};
 use crate::{
     Rows, RowsMut, Scratch,
     convert::{Pair, bf16, interleaved, read, transposed},
@@ -154,10 +154,10 @@ impl Head {
             let largest = Avx512::splat(largest.largest());
             let mut sum = Avx512::splat(0.0);
             for token in (0..self.length).step_by(NARROW) {
-                let first = power_of_two(at(token) - largest);
+                let first = power_of_two::<false>(at(token) - largest);
                 let mut second = Avx512::splat(0.0);
                 if token + LINE < self.length {
-                    second = power_of_two(at(token + LINE) - largest);
+                    second = power_of_two::<false>(at(token + LINE) - largest);
                 }
                 sum = sum + (first + second);
                 store(to.add(token * size_of::<u16>()), bf16(first.0, second.0));
@@ -213,23 +213,6 @@ unsafe fn multiply(left: PackedRows, right: *const u8, outputs: usize, sums: Sum
             }
         }
     }
-}
-
-/// 2^x for x not above 0, within 1e-4 of its value, which is less than bf16 keeps; NaN stays NaN.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn power_of_two(x: Avx512) -> Avx512 {
-    // Of what is above the whole number below x: our own fit, weighted towards the smallest largest relative error.
-    const POWER: [f32; 4] = [0.999_925_2, 0.695_833_56, 0.226_067_16, 0.078_024_52];
-    // Below, 2^x is 0. In this order, so that NaN goes through.
-    let x = x.filled(-200.0).max(x);
-    let rest = Avx512(_mm512_reduce_ps::<_MM_FROUND_TO_NEG_INF>(x.0));
-    let mut sum = x.filled(POWER[3]);
-    for power in (0..3).rev() {
-        sum = sum.mul_add(rest, x.filled(POWER[power]));
-    }
-    // By 2 to the whole number below x.
-    Avx512(_mm512_scalef_ps(sum.0, x.0))
 }
 
 /// # Safety

@@ -46,7 +46,7 @@ const ROUGH_NORMAL_MOST: f32 = 4.0;
 
 /// The polynomial of these coefficients, lowest power first.
 #[inline(always)]
-fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
+pub(crate) fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
     let mut sum = x.filled(coefficients[N - 1]);
     for power in (0..N - 1).rev() {
         sum = sum.mul_add(x, x.filled(coefficients[power]));
