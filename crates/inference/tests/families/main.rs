@@ -27,7 +27,7 @@ fn machines() -> impl Iterator<Item = Machine> + Clone {
     let some = |threads| NonZeroUsize::new(threads).expect("some");
     let kernels =
         cpus.flat_map(move |cpu| [1, 3].map(|threads| Machine { cpu, threads: some(threads), ..Machine::default() }));
-    kernels.chain([Machine { device: Device::CpuTensors, threads: some(3), ..Machine::default() }])
+    kernels.chain([Machine { device: Device::Plain, threads: some(3), ..Machine::default() }])
 }
 
 async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Machine> + Clone) {
@@ -219,7 +219,7 @@ fn what_does_not_fit_is_refused() {
         let mut tiny = family.tiny("embedder");
         change(&mut tiny);
         let home = family.directory(&tiny);
-        let machines = [Machine::default(), Machine { device: Device::CpuTensors, ..Machine::default() }];
+        let machines = [Machine::default(), Machine { device: Device::Plain, ..Machine::default() }];
         let refusal = |machine| load(&home.path().join("tiny"), machine).err().expect("must not load").to_string();
         let [one, other] = machines.map(refusal);
         assert_eq!(one, other);
