@@ -1,5 +1,5 @@
 //! Every family of text encoders at every task, as a server runs them: tiny networks against what transformers answers
-//! (`goldens/make_families.py`), alone and in company, on all instructions, with several threads, and by tensors.
+//! (`goldens/make_families.py`), alone and in company, on all instructions, with several threads, and by the steps of a card.
 
 #[path = "../card/mod.rs"]
 mod card;
@@ -63,7 +63,7 @@ async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Ma
                 if machine.device == Device::Cpu {
                     assert_eq!(answer.get(), alone[index].get(), "{what}");
                 } else {
-                    // Sums are in another order where there is padding.
+                    // Sums are in another order where products are of another size.
                     let values = [&answer, &alone[index]].map(|answer| serde_json::from_str::<Value>(answer.get()));
                     let [together, alone] = values.map(|value| value.expect("JSON"));
                     assert!(apart(&together, &alone, &what) <= RAW_TOLERANCE, "{what}");
