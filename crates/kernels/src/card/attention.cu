@@ -207,11 +207,12 @@ __device__ __forceinline__ void attend_exactly(const Input<float> input, float* 
         for (int lanes = 4; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
         const int query = here.query + first + i;
         if (query >= here.length) continue;
+        const float share = 1.0f / sum;
         float* to = y + (here.begin + query) * inner + here.head * columns;
 #pragma unroll
         for (int j = 0; j < FOURS * 4; ++j) {
             const int column = j / 4 * 32 + lane * 4 + j % 4;
-            if (column < columns) to[column] = sums[i][j] / sum + bias[2 * inner + column];
+            if (column < columns) to[column] = sums[i][j] * share + bias[2 * inner + column];
         }
     }
 }

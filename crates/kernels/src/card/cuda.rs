@@ -338,9 +338,9 @@ impl Steps for Cuda {
     }
 
     fn attention(&self, input: Attend<'_>, y: &mut CardRows) -> Result<()> {
-        let Attend { states, bias, begins, longest, heads, width } = input;
+        let Attend { states, bias, begins, heads, width } = input;
         let (kernels, shared) = self.kernels.attention(width)?;
-        let tiles = longest.div_ceil(QUERIES);
+        let tiles = begins.lengths().max().unwrap_or_default().div_ceil(QUERIES);
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
         let mut parameters = [
             self.of(states),

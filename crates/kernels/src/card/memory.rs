@@ -18,6 +18,7 @@ pub struct CardIndices {
     pub(super) numbers: Vec<u32>,
     /// Where each list ends.
     ends: Vec<usize>,
+    #[cfg(feature = "cuda")]
     pub(super) memory: Memory,
 }
 

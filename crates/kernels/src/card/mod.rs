@@ -330,7 +330,7 @@ impl Card {
         if longest == 0 {
             return Ok(());
         }
-        self.steps.attention(Attend { states, bias, begins, longest, heads, width: inner / heads.count }, y)
+        self.steps.attention(Attend { states, bias, begins, heads, width: inner / heads.count }, y)
     }
 
     /// Takes steps that are the same again and again, apart from what numbers and indices are: a card records them, and begins all at

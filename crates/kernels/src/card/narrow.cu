@@ -35,15 +35,13 @@ __device__ __forceinline__ unsigned address(const void* shared) { return static_
 __device__ __forceinline__ void matrices(const bf16* row, unsigned (&to)[4]) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(address(row))
-                 : "memory");
+                 : "r"(address(row)));
 }
 
 __device__ __forceinline__ void transposed(const bf16* row, unsigned (&to)[4]) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(address(row))
-                 : "memory");
+                 : "r"(address(row)));
 }
 
 __device__ __forceinline__ void multiply(const unsigned (&a)[4], unsigned b0, unsigned b1, float (&sums)[4]) {
@@ -57,9 +55,14 @@ __device__ __forceinline__ void copy(const bf16* from, bf16* to, bool is_there) 
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(to)), "l"(from), "r"(is_there ? 16 : 0) : "memory");
 }
 
+template <bool VALUE> struct Is {
+    static constexpr bool value = VALUE;
+};
+
 // Begins to bring a tile of keys and values.
 __device__ __forceinline__ void bring(const bf16* keys, size_t row_length, int inner, int columns, int there, bf16 (*to_keys)[HEAD + 8],
                                       bf16 (*to_values)[HEAD + 8]) {
+#pragma unroll
     for (int index = threadIdx.x; index < KEYS * HEAD / 8; index += THREADS) {
         const int key = index / (HEAD / 8), column = index % (HEAD / 8) * 8;
         const bool is_there = key < there;
@@ -117,13 +120,15 @@ __device__ __forceinline__ void attend_narrowly(const Input<bf16> input, bf16* y
             asm volatile("cp.async.wait_group 0;" ::: "memory");
         }
         __syncthreads();
-        if (has_any) {
+        // Without looks at each key where all are there: then steps of several keys overlap.
+        const auto take = [&](auto is_whole) {
+            constexpr bool WHOLE = decltype(is_whole)::value;
             float scores[KEYS / 8][4] = {};
 #pragma unroll
             for (int step = 0; step < HEAD / 16; ++step) {
 #pragma unroll
                 for (int key = 0; key < KEYS; key += 16) {
-                    if (key < left) {
+                    if (WHOLE || key < left) {
                         unsigned b[4];
                         matrices(&shared.keys[buffer][key + lane / 16 * 8 + lane % 8][step * 16 + lane / 8 % 2 * 8], b);
                         multiply(queries[step], b[0], b[1], scores[key / 8]);
@@ -139,11 +144,11 @@ __device__ __forceinline__ void attend_narrowly(const Input<bf16> input, bf16* y
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
                         const int key = eight * 8 + two + i % 2, row = rows[i / 2];
-                        if (key < left && row < here.length) scores[eight][i] += middle[key - row] * LOG2_E;
+                        if ((WHOLE || key < left) && row < here.length) scores[eight][i] += middle[key - row] * LOG2_E;
                     }
                 }
             }
-            if (left < KEYS) {
+            if (!WHOLE) {
 #pragma unroll
                 for (int eight = 0; eight < KEYS / 8; ++eight) {
 #pragma unroll
@@ -174,7 +179,7 @@ __device__ __forceinline__ void attend_narrowly(const Input<bf16> input, bf16* y
             }
 #pragma unroll
             for (int key = 0; key < KEYS; key += 16) {
-                if (key < left) {
+                if (WHOLE || key < left) {
                     unsigned shares[4];
 #pragma unroll
                     for (int part = 0; part < 4; ++part) {
@@ -193,6 +198,11 @@ __device__ __forceinline__ void attend_narrowly(const Input<bf16> input, bf16* y
                     }
                 }
             }
+        };
+        if (has_any && left >= KEYS) {
+            take(Is<true>());
+        } else if (has_any) {
+            take(Is<false>());
         }
         __syncthreads();
     }
@@ -200,6 +210,7 @@ __device__ __forceinline__ void attend_narrowly(const Input<bf16> input, bf16* y
     for (int i = 0; i < 2; ++i) {
         total[i] += __shfl_xor_sync(~0u, total[i], 1);
         total[i] += __shfl_xor_sync(~0u, total[i], 2);
+        total[i] = 1.0f / total[i];
     }
 #pragma unroll
     for (int eight = 0; eight < HEAD / 8; ++eight) {
@@ -210,7 +221,7 @@ __device__ __forceinline__ void attend_narrowly(const Input<bf16> input, bf16* y
             float added[2];
             two_of(bias + 2 * inner, column, columns, added);
             bf16* to = y + (here.begin + rows[i]) * inner + here.head * columns + column;
-            const float result[2] = {sums[eight][i * 2] / total[i] + added[0], sums[eight][i * 2 + 1] / total[i] + added[1]};
+            const float result[2] = {sums[eight][i * 2] * total[i] + added[0], sums[eight][i * 2 + 1] * total[i] + added[1]};
             if (columns == HEAD) {
                 store<bf16, 2>(result, to);
             } else {

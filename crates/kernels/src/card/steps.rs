@@ -38,8 +38,6 @@ pub(super) struct Attend<'a> {
     pub(super) states: &'a CardRows,
     pub(super) bias: &'a CardRows,
     pub(super) begins: Part<'a>,
-    /// Tokens of the longest text.
-    pub(super) longest: usize,
     pub(super) heads: Heads<'a>,
     /// Columns of a head.
     pub(super) width: usize,

@@ -28,6 +28,9 @@ pub(super) const THREADS: u32 = 128;
 /// Columns that attention is compiled for.
 const HEADS: [usize; 3] = [32, 64, WIDEST_HEAD];
 
+/// What a card can, as CUDA counts it.
+type Capability = (i32, i32);
+
 /// One for each precision; cards before compute capability 8.0 have the first alone.
 pub(super) struct Of<T> {
     f32: T,
@@ -42,7 +45,7 @@ impl<T> Of<T> {
         }
     }
 
-    fn load(capability: (i32, i32), load: impl Fn(&str) -> Result<T>) -> Result<Self> {
+    fn load(capability: Capability, load: impl Fn(&str) -> Result<T>) -> Result<Self> {
         let bf16 = (capability >= (8, 0)).then(|| load("bf16")).transpose()?;
         Ok(Self { f32: load("f32")?, bf16 })
     }
@@ -67,12 +70,12 @@ pub(super) struct Kernels {
     pub(super) means: Of<CudaFunction>,
     attention: [OnceLock<Of<CudaFunction>>; HEADS.len()],
     context: Arc<CudaContext>,
-    capability: (i32, i32),
+    capability: Capability,
 }
 
 impl Kernels {
     /// Compiles and loads all but attention.
-    pub(super) fn new(context: Arc<CudaContext>, capability: (i32, i32)) -> Result<Self> {
+    pub(super) fn new(context: Arc<CudaContext>, capability: Capability) -> Result<Self> {
         let module = context.load_module(compiled(capability, None)?)?;
         let rows = |kind: &str, at_once: usize| -> Result<Rows> {
             Ok(Rows {
@@ -121,8 +124,8 @@ fn function(module: &Arc<CudaModule>, name: &str) -> Result<CudaFunction> {
 }
 
 /// Steps on rows, or attention of heads of so many columns, for cards of this capability.
-fn compiled(capability: (i32, i32), head: Option<usize>) -> Result<Ptx> {
-    static DONE: Mutex<BTreeMap<((i32, i32), Option<usize>), Ptx>> = Mutex::new(BTreeMap::new());
+fn compiled(capability: Capability, head: Option<usize>) -> Result<Ptx> {
+    static DONE: Mutex<BTreeMap<(Capability, Option<usize>), Ptx>> = Mutex::new(BTreeMap::new());
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(ptx) = done.get(&(capability, head)) {
         return Ok(ptx.clone());
@@ -131,8 +134,11 @@ fn compiled(capability: (i32, i32), head: Option<usize>) -> Result<Ptx> {
     if !unsafe { nvrtc::sys::is_culib_present() } {
         return Err(broken("libnvrtc, CUDA's compiler, is not found".into()));
     }
-    let mut options =
-        vec![format!("--gpu-architecture=compute_{}{}", capability.0, capability.1), "--std=c++17".to_owned()];
+    let mut options = vec![
+        format!("--gpu-architecture=compute_{}{}", capability.0, capability.1),
+        "--std=c++17".to_owned(),
+        "--device-as-default-execution-space".to_owned(),
+    ];
     options.extend(head.map(|columns| format!("--define-macro=HEAD={columns}")));
     let source = if head.is_some() { ATTENTION } else { ROWS };
     let ptx = compile_ptx_with_opts(source, CompileOptions { options, ..CompileOptions::default() })?;
