@@ -36,6 +36,7 @@ const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("apalis", &["queue"]),
     ("redis", &["queue"]),
     ("candle", &["inference"]),
+    ("cudarc", &["kernels"]),
     ("tokenizers", &["inference"]),
     ("minijinja", &["inference"]),
     ("safetensors", &["inference"]),

@@ -89,8 +89,8 @@ async fn embeddings_are_those_of_sentence_transformers_alone_and_batched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_they_are_by_tensors_as_a_card_computes_them() {
-    let machine = Machine { device: Device::CpuTensors, ..Machine::default() };
+async fn so_they_are_by_the_steps_of_a_card_in_plain_loops() {
+    let machine = Machine { device: Device::Plain, ..Machine::default() };
     are_those_of_sentence_transformers(&load_for(fetched(), machine)).await;
 }
 

@@ -30,6 +30,7 @@
 mod amx;
 mod arena;
 mod attention;
+mod card;
 #[cfg(target_arch = "x86_64")]
 mod convert;
 mod cpu;
@@ -48,6 +49,7 @@ mod team;
 
 pub use arena::{Arena, in_huge_pages};
 pub use attention::{Attention, attention};
+pub use card::{Card, CardError, CardIndices, CardNorm, CardRows, Finish, Heads, Part, WIDEST_HEAD};
 pub use cpu::{Cpu, Isa, IsaError, Precision};
 pub use finish::{Activation, Epilogue};
 pub use matrix::{Both, PackedMatrix};

@@ -1,4 +1,4 @@
-//! What text encoders compute on: the processor, or an NVIDIA card by candle's tensors.
+//! What text encoders compute on: the processor, or an NVIDIA card.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -8,7 +8,7 @@ mod cuda;
 
 use std::{fmt, str::FromStr};
 
-use candle_core as candle;
+use kernels::{Card, CardError};
 
 /// What text encoders compute on. Other models, which have no path on a card, compute on the processor whatever this says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,9 +16,9 @@ pub enum Device {
     /// The processor, by our own kernels.
     #[default]
     Cpu,
-    /// The processor, by the tensors that a card computes with: several times slower than our kernels, and there so that all of
-    /// a card's path but the card can be tested.
-    CpuTensors,
+    /// The processor, by the steps of a card in plain loops: many times slower than our kernels, and there so that all of a card's
+    /// path but the card can be tested.
+    Plain,
     /// The NVIDIA card of this index, as the CUDA driver counts them.
     Cuda(usize),
 }
@@ -64,7 +64,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
-            Self::CpuTensors => f.write_str("cpu, by tensors"),
+            Self::Plain => f.write_str("cpu, as a card"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
@@ -81,51 +81,15 @@ impl Device {
         if index < count { Ok(self) } else { Err(DeviceError::Missing { device: self, count }) }
     }
 
-    /// Where tensors are made, for one model: a card gives each a stream of work of its own, so that they run side by side.
-    pub(crate) fn open(self) -> candle::Result<candle::Device> {
+    /// What takes a card's steps, for one model: a card gives each a stream of work of its own, so that they run side by side.
+    ///
+    /// # Errors
+    /// When the card, its driver or a library of CUDA's does not work.
+    pub(crate) fn open(self) -> Result<Card, CardError> {
         match self {
-            Self::Cpu | Self::CpuTensors => Ok(candle::Device::Cpu),
-            Self::Cuda(index) => candle::Device::new_cuda_with_stream(index),
+            Self::Cpu | Self::Plain => Ok(Card::plain()),
+            Self::Cuda(index) => cuda::open(index),
         }
-    }
-}
-
-/// Bytes of memory that are free on a card now; `None` for the processor, whose memory is not asked about.
-pub(crate) fn free_bytes(device: &candle::Device) -> candle::Result<Option<u64>> {
-    if device.is_cuda() { cuda::free_bytes(device).map(Some) } else { Ok(None) }
-}
-
-/// Why a device did not compute.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    /// It has no memory for so much at once.
-    OutOfMemory(candle::Error),
-    /// Anything else.
-    Other(candle::Error),
-}
-
-impl From<candle::Error> for Fault {
-    fn from(error: candle::Error) -> Self {
-        if is_out_of_memory(&error) { Self::OutOfMemory(error) } else { Self::Other(error) }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OutOfMemory(error) => write!(f, "out of memory: {error}"),
-            Self::Other(error) => error.fmt(f),
-        }
-    }
-}
-
-fn is_out_of_memory(error: &candle::Error) -> bool {
-    match error {
-        candle::Error::Cuda(error) => cuda::is_out_of_memory(&**error),
-        candle::Error::WithBacktrace { inner, .. }
-        | candle::Error::Context { inner, .. }
-        | candle::Error::WithPath { inner, .. } => is_out_of_memory(inner),
-        _ => false,
     }
 }
 

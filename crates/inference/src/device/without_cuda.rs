@@ -1,20 +1,16 @@
-//! In the place of CUDA where it is not built in: there are no cards, and nothing of theirs can fail.
+//! In the place of CUDA where it is not built in: there are no cards.
 
-use std::error::Error;
-
-use candle_core::{Device as Tensors, Error as Fault, Result};
+use kernels::{Card, CardError};
 
 use super::{Device, DeviceError};
 
 /// Says why there is none.
-pub(super) fn count(asked: Device) -> std::result::Result<usize, DeviceError> {
+pub(super) fn count(asked: Device) -> Result<usize, DeviceError> {
     Err(DeviceError::NotBuilt(asked))
 }
 
-pub(super) fn free_bytes(_: &Tensors) -> Result<u64> {
-    Err(Fault::NotCompiledWithCudaSupport)
-}
-
-pub(super) fn is_out_of_memory(_: &(dyn Error + 'static)) -> bool {
-    false
+/// Says why not.
+pub(super) fn open(index: usize) -> Result<Card, CardError> {
+    let reason = DeviceError::NotBuilt(Device::Cuda(index)).to_string();
+    Err(CardError { is_out_of_memory: false, reason })
 }

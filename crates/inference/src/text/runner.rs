@@ -1,10 +1,10 @@
-//! Who computes an encoder: kernels on the processor, or tensors on a device.
+//! Who computes an encoder: kernels on the processor, or a card.
 
 use kernels::Precision;
 use prediction::Failure;
 
 use super::{
-    device::{DeviceEncoder, dtype},
+    device::{DeviceEncoder, way},
     encoder::{Encoder, Text},
     files::Settings,
 };
@@ -33,8 +33,8 @@ impl Runner {
         machine: Machine,
         precision: Precision,
     ) -> Result<Self, LoadError> {
-        if let Some(dtype) = dtype(machine.device, precision) {
-            return DeviceEncoder::load(settings, weights, machine, dtype)
+        if let Some(precision) = way(machine.device, &settings.config, precision) {
+            return DeviceEncoder::load(settings, weights, machine, precision)
                 .map(|encoder| Self::Device(encoder.into(), machine.device));
         }
         let encoder = Encoder::load(settings, weights, machine, precision)?;

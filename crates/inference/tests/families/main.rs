@@ -1,5 +1,5 @@
 //! Every family of text encoders at every task, as a server runs them: tiny networks against what transformers answers
-//! (`goldens/make_families.py`), alone and in company, on all instructions, with several threads, and by tensors.
+//! (`goldens/make_families.py`), alone and in company, on all instructions, with several threads, and by the steps of a card.
 
 #[path = "../card/mod.rs"]
 mod card;
@@ -27,7 +27,7 @@ fn machines() -> impl Iterator<Item = Machine> + Clone {
     let some = |threads| NonZeroUsize::new(threads).expect("some");
     let kernels =
         cpus.flat_map(move |cpu| [1, 3].map(|threads| Machine { cpu, threads: some(threads), ..Machine::default() }));
-    kernels.chain([Machine { device: Device::CpuTensors, threads: some(3), ..Machine::default() }])
+    kernels.chain([Machine { device: Device::Plain, threads: some(3), ..Machine::default() }])
 }
 
 async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Machine> + Clone) {
@@ -63,7 +63,7 @@ async fn is_as_transformers_has_it(name: &str, machines: impl Iterator<Item = Ma
                 if machine.device == Device::Cpu {
                     assert_eq!(answer.get(), alone[index].get(), "{what}");
                 } else {
-                    // Sums are in another order where there is padding.
+                    // Sums are in another order where products are of another size.
                     let values = [&answer, &alone[index]].map(|answer| serde_json::from_str::<Value>(answer.get()));
                     let [together, alone] = values.map(|value| value.expect("JSON"));
                     assert!(apart(&together, &alone, &what) <= RAW_TOLERANCE, "{what}");
@@ -219,7 +219,7 @@ fn what_does_not_fit_is_refused() {
         let mut tiny = family.tiny("embedder");
         change(&mut tiny);
         let home = family.directory(&tiny);
-        let machines = [Machine::default(), Machine { device: Device::CpuTensors, ..Machine::default() }];
+        let machines = [Machine::default(), Machine { device: Device::Plain, ..Machine::default() }];
         let refusal = |machine| load(&home.path().join("tiny"), machine).err().expect("must not load").to_string();
         let [one, other] = machines.map(refusal);
         assert_eq!(one, other);

@@ -78,7 +78,7 @@ async fn what_is_left_computes_what_transformers_does_without_the_rest() {
         assert_eq!(expected, golden.removed, "{who}: what is removed");
         assert_eq!(after.parameters < before.parameters, !matches!(golden.cut, Stated::Sparsity(_)), "{who}");
         assert_eq!((after.spec.name.as_str(), &after.spec.task), ("my/pruned", &before.spec.task), "{who}");
-        for machine in [Machine::default(), Machine { device: Device::CpuTensors, ..Machine::default() }] {
+        for machine in [Machine::default(), Machine { device: Device::Plain, ..Machine::default() }] {
             let who = format!("{who}, {}", machine.device);
             let model = load(&made(&home), machine).unwrap_or_else(|error| panic!("{who}: {error}"));
             for case in &golden.tiny.cases {

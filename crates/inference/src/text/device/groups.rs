@@ -1,18 +1,14 @@
-//! Which texts of a batch a device computes together: as many as its memory holds, of similar lengths, because they are padded to
-//! the longest of them.
+//! Which texts of a batch a card computes together: as many as its memory holds.
 
-use std::cmp::Reverse;
+use std::ops::Range;
 
-use crate::{device::Fault, transformer::Shape};
+use kernels::{CardError, Precision};
 
-/// Bytes of an encoder's states between two steps, as tensors need them.
+use crate::transformer::Shape;
+
+/// Bytes of an encoder's states between two steps for each token.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Footprint {
-    /// For each token.
-    token: u64,
-    /// For each pair of tokens of one text.
-    pair: u64,
-}
+pub(super) struct Footprint(u64);
 
 /// How much memory a group may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,24 +18,22 @@ pub(super) struct Budget {
 }
 
 impl Footprint {
-    /// Of layers of this shape that keep so many numbers for each pair of tokens, counted so that it is rather too much: a step's operands and result, and what
-    /// waits for later steps. Attention keeps hidden states, queries, keys and values in two orders, scaled queries, contexts in two orders;
-    /// scores before and after each step, and their bias, of which there is one for all texts. The dense parts keep hidden states,
-    /// and what is between before and after the bias and the activation.
-    pub(super) fn new(shape: &Shape, scores: usize, bytes: usize) -> Self {
-        Self { token: ((11 * shape.width + 3 * shape.between) * bytes) as u64, pair: (scores * bytes) as u64 }
+    /// Of layers of this shape: hidden states, what heads gather and a sum, queries, keys and values or what is between the dense parts;
+    /// what a model's head makes of them, in f32; and four indices.
+    pub(super) fn new(shape: &Shape, precision: Precision) -> Self {
+        let bytes = if precision == Precision::Bf16 { 2 } else { 4 };
+        let wide = shape.between.max(3 * shape.width);
+        Self((bytes * (3 * shape.width + wide) + 4 * (2 * shape.width + 4)) as u64)
     }
 
-    /// So many texts, padded to this length.
-    pub(super) fn of(self, texts: usize, length: usize) -> u64 {
-        let (texts, length) = (texts as u64, length as u64);
-        let of_one = self.token.saturating_add(self.pair.saturating_mul(length)).saturating_mul(length);
-        of_one.saturating_mul(texts)
+    /// Bytes of so many tokens.
+    pub(super) fn of(self, tokens: usize) -> u64 {
+        self.0.saturating_mul(tokens as u64)
     }
 
-    /// How many tokens fit, in texts of this length.
-    pub(super) fn tokens_in(self, bytes: u64, length: usize) -> usize {
-        usize::try_from(bytes / self.of(1, length).max(1)).unwrap_or(usize::MAX).saturating_mul(length)
+    /// How many tokens fit.
+    pub(super) fn tokens_in(self, bytes: u64) -> usize {
+        usize::try_from(bytes / self.0).unwrap_or(usize::MAX)
     }
 }
 
@@ -49,13 +43,13 @@ impl Budget {
         Self { now: most, most }
     }
 
-    /// How many of these texts, the longest first, make the next group: at least one, and none less than half as long as the
-    /// first, so that less than half of what is computed is padding.
-    fn take(&self, footprint: Footprint, lengths: impl Iterator<Item = usize> + Clone) -> usize {
-        let longest = lengths.clone().next().unwrap_or_default();
-        let similar = lengths.take_while(|length| length * 2 >= longest).count();
-        let fitting = usize::try_from(self.now / footprint.of(1, longest).max(1)).unwrap_or(usize::MAX);
-        similar.min(fitting).max(1)
+    /// How many of these texts make the next group: at least one.
+    fn take(&self, footprint: Footprint, lengths: &[usize]) -> usize {
+        let all = lengths.iter().scan(0, |tokens: &mut usize, length| {
+            *tokens = tokens.saturating_add(*length);
+            Some(*tokens)
+        });
+        all.take_while(|tokens| footprint.of(*tokens) <= self.now).count().max(1)
     }
 
     /// After a group that was too much: half of it may be tried.
@@ -73,70 +67,68 @@ impl Budget {
 /// memory is too little is tried again in halves. `None` when `forward` stopped before its end.
 ///
 /// # Errors
-/// When memory is too little for one text alone, and when the device fails otherwise.
+/// When memory is too little for one text alone, and when the card fails otherwise.
 pub(super) fn in_groups<T>(
     lengths: &[usize],
     footprint: Footprint,
     budget: &mut Budget,
-    mut forward: impl FnMut(&[usize]) -> Result<Option<Vec<T>>, Fault>,
-) -> Result<Option<Vec<T>>, Fault> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|text| Reverse(lengths[*text]));
-    let mut results: Vec<Option<T>> = lengths.iter().map(|_| None).collect();
-    let mut rest = order.as_slice();
-    while let Some(first) = rest.first() {
-        let (group, others) = rest.split_at(budget.take(footprint, rest.iter().map(|text| lengths[*text])));
-        match forward(group) {
+    mut forward: impl FnMut(Range<usize>) -> Result<Option<Vec<T>>, CardError>,
+) -> Result<Option<Vec<T>>, CardError> {
+    let mut results = Vec::with_capacity(lengths.len());
+    while results.len() < lengths.len() {
+        let begin = results.len();
+        let count = budget.take(footprint, &lengths[begin..]);
+        match forward(begin..begin + count) {
             Ok(Some(found)) => {
-                group.iter().zip(found).for_each(|(text, result)| results[*text] = Some(result));
+                results.extend(found);
                 budget.grow();
-                rest = others;
             }
             Ok(None) => return Ok(None),
-            Err(Fault::OutOfMemory(error)) if group.len() > 1 => {
-                tracing::warn!(texts = group.len(), longest = lengths[*first], %error, "too much for the device; half is tried");
-                budget.shrink(footprint.of(group.len(), lengths[*first]));
+            Err(error) if error.is_out_of_memory && count > 1 => {
+                let tokens = lengths[begin..begin + count].iter().sum();
+                tracing::warn!(texts = count, tokens, %error, "too much for the device; half is tried");
+                budget.shrink(footprint.of(tokens));
             }
-            Err(fault) => return Err(fault),
+            Err(error) => return Err(error),
         }
     }
-    Ok(results.into_iter().collect())
+    Ok(Some(results))
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Error;
     use kernels::Activation;
 
     use super::*;
     use crate::transformer::Order;
 
-    const FOOTPRINT: Footprint = Footprint { token: 10, pair: 0 };
+    const FOOTPRINT: Footprint = Footprint(10);
+
+    fn fault(is_out_of_memory: bool) -> CardError {
+        CardError { is_out_of_memory, reason: "a fault".into() }
+    }
 
     /// Each text's length as its result, in groups that `fits` the memory; and what groups were tried.
     fn run(
         lengths: &[usize],
         budget: &mut Budget,
-        fits: impl Fn(&[usize]) -> bool,
-    ) -> (Result<Option<Vec<usize>>, Fault>, Vec<usize>) {
+        fits: impl Fn(usize) -> bool,
+    ) -> (Result<Option<Vec<usize>>, CardError>, Vec<usize>) {
         let mut tried = Vec::new();
         let results = in_groups(lengths, FOOTPRINT, budget, |group| {
             tried.push(group.len());
-            if fits(group) {
-                Ok(Some(group.iter().map(|text| lengths[*text]).collect()))
-            } else {
-                Err(Fault::OutOfMemory(Error::Msg("no memory".into())))
-            }
+            if fits(group.len()) { Ok(Some(group.map(|text| lengths[text]).collect())) } else { Err(fault(true)) }
         });
         (results, tried)
     }
 
     #[test]
-    fn results_are_in_order_and_groups_hold_similar_texts() {
+    fn results_are_in_order_and_groups_are_as_large_as_fits() {
         let lengths = [3, 40, 5, 20, 19, 39, 2];
         let (results, tried) = run(&lengths, &mut Budget::new(u64::MAX), |_| true);
-        assert_eq!(results.expect("runs"), Some(lengths.to_vec()));
-        assert_eq!(tried, [3, 1, 2, 1], "40 39 20, 19, 5 3, 2");
+        assert_eq!((results.expect("runs"), tried), (Some(lengths.to_vec()), vec![7]));
+        let (results, tried) = run(&lengths, &mut Budget::new(480), |_| true);
+        assert_eq!((results.expect("runs"), tried), (Some(lengths.to_vec()), vec![3, 2, 2]));
         let (results, tried) = run(&[], &mut Budget::new(0), |_| true);
         assert_eq!((results.expect("runs"), tried), (Some(Vec::new()), Vec::new()));
     }
@@ -153,9 +145,9 @@ mod tests {
     fn what_is_too_much_is_halved_and_no_text_is_lost() {
         let mut budget = Budget::new(1_000_000);
         let lengths: Vec<usize> = (0..100).map(|index| 50 + index % 50).collect();
-        let (results, tried) = run(&lengths, &mut budget, |group| group.len() <= 7);
+        let (results, tried) = run(&lengths, &mut budget, |texts| texts <= 7);
         assert_eq!(results.expect("runs"), Some(lengths));
-        assert_eq!(tried[..5], [100, 50, 25, 12, 6], "halves until it fits");
+        assert_eq!(tried[..5], [100, 50, 29, 16, 8], "halves of their tokens until it fits");
         assert!(tried[5..].iter().filter(|texts| **texts > 7).count() <= 2, "and what fits is remembered: {tried:?}");
     }
 
@@ -171,9 +163,10 @@ mod tests {
     #[test]
     fn one_text_that_is_too_much_is_a_fault_and_so_is_any_other_error() {
         let (results, tried) = run(&[9; 4], &mut Budget::new(u64::MAX), |_| false);
-        assert!(matches!(results, Err(Fault::OutOfMemory(_))) && tried == [4, 2, 1], "{tried:?}");
-        let other = |_: &[usize]| Err::<Option<Vec<()>>, _>(Fault::Other(Error::Msg("broken".into())));
-        assert!(matches!(in_groups(&[1; 4], FOOTPRINT, &mut Budget::new(u64::MAX), other), Err(Fault::Other(_))));
+        assert!(results.is_err_and(|error| error.is_out_of_memory) && tried == [4, 2, 1], "{tried:?}");
+        let other = |_: Range<usize>| Err::<Option<Vec<()>>, _>(fault(false));
+        let result = in_groups(&[1; 4], FOOTPRINT, &mut Budget::new(u64::MAX), other);
+        assert!(result.is_err_and(|error| !error.is_out_of_memory));
     }
 
     #[test]
@@ -186,11 +179,10 @@ mod tests {
     fn memory_is_counted_by_the_layers_shape() {
         let order = Order::NormLast;
         let shape = Shape { order, width: 384, between: 1536, head_width: 32, activation: Activation::GeluErf };
-        let footprint = Footprint::new(&shape, 36, 4);
-        assert_eq!(footprint.of(2, 256), 2 * 256 * 4 * (11 * 384 + 3 * 1536 + 3 * 12 * 256));
-        let pruned = Footprint::new(&shape, 24, 4);
-        assert_eq!(footprint.of(1, 256) - pruned.of(1, 256), 256 * 4 * 3 * 4 * 256, "scores of four heads");
-        assert_eq!(footprint.tokens_in(footprint.of(7, 256) + 1, 256), 7 * 256);
-        assert_eq!(footprint.of(usize::MAX, usize::MAX), u64::MAX, "nothing wraps around");
+        let [exact, half] = [Precision::F32, Precision::Bf16].map(|precision| Footprint::new(&shape, precision));
+        assert_eq!(exact.of(10), 10 * (4 * (3 * 384 + 1536) + 4 * (2 * 384 + 4)));
+        assert_eq!(exact.of(1) - half.of(1), 2 * (3 * 384 + 1536));
+        assert_eq!(exact.tokens_in(exact.of(7) + 1), 7);
+        assert_eq!(exact.of(usize::MAX), u64::MAX, "nothing wraps around");
     }
 }

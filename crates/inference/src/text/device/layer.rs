@@ -1,29 +1,41 @@
-//! A layer of an encoder in candle's tensors: the same steps as on kernels, for texts that are padded to one length.
+//! A layer of an encoder in a card's steps: eight, of which four are products.
 
-use candle_core::{Result, Tensor};
-use candle_nn::{
-    Linear, Module,
-    ops::{layer_norm, softmax_last_dim},
-};
-use kernels::Activation;
+use std::{mem, sync::Arc};
 
-use super::{padded::Padded, upload::Upload};
+use kernels::{Card, CardError, CardIndices, CardNorm, CardRows, Finish, Heads, Precision};
+
+use super::upload::{Dense, Upload};
 use crate::{
     LoadError,
     transformer::{LayerNames, Shape},
 };
 
-/// The parameters of a layer norm.
-pub(super) struct Norm {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
-    pub(super) epsilon: f32,
+/// What texts are between two steps: a row for each token, one text after the other.
+pub(super) struct States {
+    /// In this order: each token's word, its position, where texts begin, and each token's type.
+    pub(super) indices: CardIndices,
+    pub(super) hidden: CardRows,
+    /// Queries, keys and values; then what is between the dense parts.
+    pub(super) wide: CardRows,
+    /// What heads gather; then the next hidden states.
+    pub(super) context: CardRows,
+    pub(super) sum: CardRows,
+    /// What heads of a model make of hidden states, in f32.
+    pub(super) pooled: CardRows,
+    pub(super) outputs: CardRows,
 }
 
-impl Norm {
-    /// The layer norm of each row.
-    pub(super) fn of(&self, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias, self.epsilon)
+/// Places in [`States::indices`].
+pub(super) const WORDS: usize = 0;
+pub(super) const POSITIONS: usize = 1;
+pub(super) const BEGINS: usize = 2;
+pub(super) const TYPES: usize = 3;
+
+impl States {
+    pub(super) fn new(card: &Card, precision: Precision) -> Self {
+        let [hidden, wide, context, sum] = [(); 4].map(|()| card.empty(precision));
+        let [pooled, outputs] = [(); 2].map(|()| card.empty(Precision::F32));
+        Self { indices: CardIndices::default(), hidden, wide, context, sum, pooled, outputs }
     }
 }
 
@@ -31,36 +43,34 @@ impl Norm {
 pub(super) struct Layer {
     /// Which may be fewer than the columns of hidden states have room for.
     heads: usize,
-    /// Which of the encoder's heads those are, where the layer lacks some.
-    chosen: Option<Tensor>,
+    /// Added to the scores of those heads, in f32.
+    by_distance: Option<Arc<CardRows>>,
     /// Queries, keys and values side by side.
-    query_key_value: Linear,
-    attended: Linear,
-    attended_norm: Norm,
-    up: Linear,
-    down: Linear,
-    norm: Norm,
+    query_key_value: Dense,
+    attended: Dense,
+    attended_norm: CardNorm,
+    up: Dense,
+    down: Dense,
+    norm: CardNorm,
 }
 
 impl Layer {
-    /// Reads a layer of these of the encoder's heads, whose tensors' names begin with `name`.
+    /// Reads a layer of so many heads, whose tensors' names begin with `name`.
     ///
     /// # Errors
-    /// When a tensor is missing or of another shape, and when the device has no room for it.
+    /// When a tensor is missing or of another shape, and when the card has no room for it.
     pub(super) fn load(
         upload: &Upload<'_>,
         name: &str,
         names: &LayerNames,
         shape: &Shape,
-        heads: &[usize],
-    ) -> std::result::Result<Self, LoadError> {
-        let (width, between, inner) = (shape.width, shape.between, heads.len() * shape.head_width);
+        (heads, by_distance): (usize, Option<Arc<CardRows>>),
+    ) -> Result<Self, LoadError> {
+        let (width, between, inner) = (shape.width, shape.between, heads * shape.head_width);
         let name = |part: &str| format!("{name}.{part}");
-        let all = shape.width / shape.head_width;
-        let chosen = || upload.indices(heads);
         Ok(Self {
-            heads: heads.len(),
-            chosen: (heads.len() < all).then(chosen).transpose()?,
+            heads,
+            by_distance,
             query_key_value: upload.dense(&names.query_key_value.map(name), inner, width)?,
             attended: upload.dense(&[name(names.attended)], width, inner)?,
             attended_norm: upload.norm(&name(names.attended_norm), width)?,
@@ -70,46 +80,23 @@ impl Layer {
         })
     }
 
-    /// Takes hidden states (a row for each token, padding included) through the layer.
-    pub(super) fn pass(&self, shape: &Shape, hidden: &Tensor, texts: &Padded) -> Result<Tensor> {
-        let attended = self.attended.forward(&self.attend(shape, hidden, texts)?)?;
-        let hidden = self.attended_norm.of(&(attended + hidden)?)?;
-        let between = activate(shape.activation, &self.up.forward(&hidden)?)?;
-        self.norm.of(&(self.down.forward(&between)? + hidden)?)
-    }
-
-    /// The attention of each text and head, side by side for each token.
-    fn attend(&self, shape: &Shape, hidden: &Tensor, texts: &Padded) -> Result<Tensor> {
-        let (heads, head) = (self.heads, shape.head_width);
-        let all = self.query_key_value.forward(hidden)?.reshape((texts.count, texts.length, 3, heads, head))?;
-        // One copy: afterwards each of the three is dense, as texts × heads × tokens × columns.
-        let all = all.permute((2, 0, 3, 1, 4))?.contiguous()?;
-        let (query, key, value) = ((all.get(0)? / (head as f64).sqrt())?, all.get(1)?, all.get(2)?);
-        let bias = match (&texts.bias, &self.chosen) {
-            (Some(bias), Some(chosen)) => Some(bias.index_select(chosen, 1)?),
-            (bias, _) => bias.clone(),
-        };
-        let scores = plus(query.matmul(&key.t()?)?, bias.as_ref())?;
-        let scores = plus(scores, texts.mask.as_ref())?;
-        softmax_last_dim(&scores)?.matmul(&value)?.transpose(1, 2)?.reshape((texts.count * texts.length, heads * head))
-    }
-}
-
-/// The sum, if there is something to add; it alone is kept.
-fn plus(scores: Tensor, term: Option<&Tensor>) -> Result<Tensor> {
-    match term {
-        Some(term) => scores.broadcast_add(term),
-        None => Ok(scores),
-    }
-}
-
-/// The function of each number.
-pub(super) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
-    match activation {
-        Activation::None => Ok(x.clone()),
-        Activation::GeluErf => x.gelu_erf(),
-        Activation::GeluTanh => x.gelu(),
-        Activation::Relu => x.relu(),
-        Activation::Silu => x.silu(),
+    /// Takes hidden states through the layer.
+    ///
+    /// # Errors
+    /// When the card fails, or has too little memory.
+    pub(super) fn pass(&self, card: &Card, shape: &Shape, states: &mut States) -> Result<(), CardError> {
+        let States { indices, hidden, wide, context, sum, .. } = states;
+        let heads = Heads { count: self.heads, by_distance: self.by_distance.as_deref() };
+        card.multiply(hidden, &self.query_key_value.weights, wide)?;
+        card.attention(wide, &self.query_key_value.bias, indices.part(BEGINS), heads, context)?;
+        card.multiply(context, &self.attended.weights, sum)?;
+        card.add_norm(sum, hidden, &self.attended.bias, &self.attended_norm, context)?;
+        mem::swap(hidden, context);
+        card.multiply(hidden, &self.up.weights, wide)?;
+        card.finish(wide, &self.up.bias, Finish::By(shape.activation))?;
+        card.multiply(wide, &self.down.weights, sum)?;
+        card.add_norm(sum, hidden, &self.down.bias, &self.norm, context)?;
+        mem::swap(hidden, context);
+        Ok(())
     }
 }

@@ -1,31 +1,29 @@
-//! Text encoders on a card: the layers of [`encoder`](super::encoder) in candle's tensors. Texts of a batch are sorted by length,
-//! and those of similar lengths padded and computed together, as many as the card's memory holds.
+//! Text encoders on a card: the layers of [`encoder`](super::encoder) in a card's steps. Texts lie one after the other, without padding;
+//! as many as the card's memory holds are computed together.
 
 mod groups;
 mod layer;
-mod padded;
 #[cfg(test)]
 mod tests;
 mod upload;
 
 use std::{
     mem,
+    ops::Range,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use candle_core::{DType, Device as Tensors, Result, Tensor};
-use candle_nn::{Linear, Module};
-use kernels::{Precision, Team};
+use kernels::{Activation, Card, CardError, CardNorm, CardRows, Finish, Precision, Team, WIDEST_HEAD};
 use prediction::{Failure, FailureCode};
 
 use self::{
     groups::{Budget, Footprint, in_groups},
-    layer::{Layer, Norm, activate},
-    padded::{Padded, Tables},
-    upload::Upload,
+    layer::{BEGINS, Layer, POSITIONS, States, TYPES, WORDS},
+    upload::{Dense, Upload},
 };
 use super::{
+    config::Config,
     embeddings::Embeddings,
     encoder::{Text, shape, tensors},
     family::Squash,
@@ -36,66 +34,78 @@ use super::{
 };
 use crate::{
     LoadError, Machine,
-    device::{Device, Fault, free_bytes},
+    device::Device,
     map::Weights,
     plain::WEIGHTS,
     transformer::{Bias, Shape},
 };
 
-/// The share of the memory that is free once a model is loaded that its batches may take: what is counted of a batch is not all
-/// that it needs, and other models want some.
+/// The share of the memory that is free once a model is loaded that its batches may take: cuBLAS wants some, and other models.
 const SHARE: u64 = 2;
 
 /// What batches may take where memory is not asked about, in bytes.
 const UNMEASURED: u64 = 1 << 30;
 
+/// Bytes that are kept from one batch to the next: enough for nearly all, and less than another model would miss.
+const KEPT: u64 = 1 << 30;
+
+/// Tokens of a batch that a card has computed before all its steps are begun one by one: so few are worth recording, of each multiple of
+/// some rows.
+const FEW: usize = 4096;
+const ROWS: usize = 16;
+
 /// A loaded text encoder on a device, from tokens to embeddings or a classifier's outputs, without the queue and the JSON around it.
 pub struct DeviceEncoder {
-    device: Tensors,
+    card: Card,
     /// How weights and states are kept.
-    dtype: DType,
-    /// Its tables of words, positions and types are empty: they are on the device.
-    embeddings: Embeddings<Linear>,
+    precision: Precision,
+    /// Its tables of words, positions and types are empty: they are on the card.
+    embeddings: Embeddings<Dense>,
     tables: Tables,
-    norm: Norm,
+    norm: CardNorm,
     shape: Shape,
     layers: Vec<Layer>,
     /// In f32, as for kernels.
-    head: Head<Linear>,
+    head: Head<Dense>,
     footprint: Footprint,
     /// The most tokens of a batch.
     max_tokens: usize,
     desk: Mutex<Desk>,
 }
 
+/// The tables of embeddings.
+struct Tables {
+    words: CardRows,
+    positions: CardRows,
+    types: CardRows,
+}
+
 /// What batches have of each other.
 struct Desk {
     budget: Budget,
-    /// Makes answers of numbers on all threads, because the device waits meanwhile.
+    states: States,
+    /// Makes answers of numbers on all threads, because the card waits meanwhile.
     team: Team,
 }
 
-/// How numbers are kept on a device for products of this exactness; `None` where there is no way.
-pub(super) fn dtype(device: Device, precision: Precision) -> Option<DType> {
-    match (device, precision) {
-        (Device::CpuTensors | Device::Cuda(_), Precision::F32) => Some(DType::F32),
-        (Device::Cuda(_), Precision::Bf16) => Some(DType::BF16),
-        (Device::CpuTensors, Precision::Bf16) | (_, Precision::Int8) | (Device::Cpu, _) => None,
-    }
+/// How exactly a device computes an encoder of which this exactness is asked; `None` where it has no way.
+pub(super) fn way(device: Device, config: &Config, precision: Precision) -> Option<Precision> {
+    let is_card = device != Device::Cpu && precision != Precision::Int8 && config.head_width() <= WIDEST_HEAD;
+    is_card.then_some(precision)
 }
 
 impl DeviceEncoder {
     /// Reads the encoder of a Hugging Face directory whose model embeds text, for the machine's device.
     ///
     /// # Errors
-    /// When the device does not compute so exactly, a file cannot be read, the files do not fit each other, a tensor is missing or of
-    /// another shape, and when the model was made for something else or the device has no room for it.
-    pub fn open(dir: &Path, machine: Machine, precision: Precision) -> std::result::Result<Self, LoadError> {
+    /// When the device does not compute such an encoder so exactly, a file cannot be read, the files do not fit each other, a tensor is missing
+    /// or of another shape, and when the model was made for something else or the device has no room for it.
+    pub fn open(dir: &Path, machine: Machine, precision: Precision) -> Result<Self, LoadError> {
         let settings = Settings::read(dir, Some(Task::FeatureExtraction.name()))?;
-        let dtype = dtype(machine.device, precision).ok_or_else(|| {
-            LoadError::new(dir, format!("there is no way by tensors to compute {precision:?} on {}", machine.device))
+        let precision = way(machine.device, &settings.config, precision).ok_or_else(|| {
+            LoadError::new(dir, format!("{} has no way to compute it in {precision:?}", machine.device))
         })?;
-        Self::load(&settings, &Weights::open(&dir.join(WEIGHTS))?, machine, dtype)
+        Self::load(&settings, &Weights::open(&dir.join(WEIGHTS))?, machine, precision)
     }
 
     /// The embedding of each text, given by its tokens' ids, at least one.
@@ -105,7 +115,7 @@ impl DeviceEncoder {
     ///
     /// # Panics
     /// When a text has no tokens, too many, or one that the vocabulary lacks.
-    pub fn embed(&self, texts: &[&[u32]]) -> std::result::Result<Vec<Vec<f32>>, Failure> {
+    pub fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, Failure> {
         let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
         Ok(self.run(&texts, || false, |_, embedding| embedding)?.unwrap_or_default())
     }
@@ -118,60 +128,59 @@ impl DeviceEncoder {
         settings: &Settings,
         weights: &Weights,
         machine: Machine,
-        dtype: DType,
-    ) -> std::result::Result<Self, LoadError> {
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
         let wrong = |reason: String| LoadError::new(weights.path(), reason);
-        let does_not_work = |error| wrong(format!("{} does not work: {}", machine.device, Fault::from(error)));
+        let does_not_work = |error: CardError| wrong(format!("{} does not work: {error}", machine.device));
         let config = &settings.config;
-        let device = machine.device.open().map_err(does_not_work)?;
+        let card = machine.device.open().map_err(does_not_work)?;
+        let precision = card.precision(precision);
         let shape = shape(config);
-        let upload = Upload { tensors: tensors(config, weights, machine.cpu, Precision::F32), device: &device, dtype };
+        let upload = Upload { tensors: tensors(config, weights, machine.cpu, Precision::F32), card: &card, precision };
+        let exact = Upload { precision: Precision::F32, ..upload };
         let mut embeddings = Embeddings::load(&upload.tensors, config, |name, outputs, inputs| {
             upload.dense(&[name.to_owned()], outputs, inputs)
         })?;
         let width = embeddings.width;
-        let put = |table: &mut Vec<f32>| {
-            let table = mem::take(table);
-            let rows = table.len() / width;
-            upload.put(table, (rows, width))
-        };
-        let layer = |index: usize| {
-            let name = format!("{}.{index}", config.family.layers());
-            Layer::load(&upload, &name, &config.family.layer(), &shape, &config.heads(index))
-        };
-        let head = Head::load(upload.tensors, settings, |tensors, name, outputs, inputs| {
-            let exact = Upload { tensors: *tensors, device: &device, dtype: DType::F32 };
-            exact.dense(&[name.to_owned()], outputs, inputs)
-        })?;
-        let bias = relative::load(&upload.tensors, config)?;
-        let put_bias = |bias: &Bias| {
-            let rows = bias.rows();
-            let numbers: Vec<f32> = (0..rows.rows()).flat_map(|head| rows.row(head)).copied().collect();
-            upload.put(numbers, (rows.rows(), rows.columns()))
-        };
+        let put = |table: &mut Vec<f32>| upload.put(&mem::take(table), width);
         let tables = Tables {
             words: put(&mut embeddings.words)?,
             positions: put(&mut embeddings.positions)?,
             types: put(&mut embeddings.types)?,
-            bias: bias.map(|bias| put_bias(&bias)).transpose()?,
         };
-        let layers = (0..config.num_hidden_layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let norm = upload.put_norm(&embeddings.norm)?;
 
-        device.synchronize().map_err(does_not_work)?;
-        let budget = free_bytes(&device).map_err(does_not_work)?.map_or(UNMEASURED, |free| free / SHARE);
-        let heads = (0..config.num_hidden_layers).map(|index| config.heads(index).len()).max().unwrap_or_default();
-        // Scores, with what is added to them, and after softmax; and those that are added, of all heads.
-        let scores = 3 * heads + if tables.bias.is_some() { config.num_attention_heads } else { 0 };
-        let footprint = Footprint::new(&shape, scores, dtype.size_in_bytes());
-        let max_tokens = footprint.tokens_in(budget, settings.max_tokens);
-        tracing::info!(device = %machine.device, ?dtype, batch_bytes = budget, batch_tokens = max_tokens, "batches fit the device's memory");
+        let bias = relative::load(&upload.tensors, config)?;
+        let put_bias = |bias: &Bias| {
+            let rows = bias.rows();
+            let numbers: Vec<f32> = (0..rows.rows()).flat_map(|head| rows.row(head)).copied().collect();
+            exact.put(&numbers, rows.columns()).map(Arc::new)
+        };
+        let of_all = bias.as_ref().map(put_bias).transpose()?;
+        let layer = |index: usize| {
+            let (name, heads) = (format!("{}.{index}", config.family.layers()), config.heads(index));
+            let by_distance = match &bias {
+                Some(bias) if heads.len() < config.num_attention_heads => Some(put_bias(&bias.of(&heads))?),
+                _ => of_all.clone(),
+            };
+            Layer::load(&upload, &name, &config.family.layer(), &shape, (heads.len(), by_distance))
+        };
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;
+        let head = Head::load(upload.tensors, settings, |tensors, name, outputs, inputs| {
+            Upload { tensors: *tensors, card: &card, ..exact }.dense(&[name.to_owned()], outputs, inputs)
+        })?;
+
+        card.synchronize().map_err(does_not_work)?;
+        let budget = card.free_bytes().map_err(does_not_work)?.map_or(UNMEASURED, |free| free / SHARE);
+        let footprint = Footprint::new(&shape, precision);
+        let max_tokens = footprint.tokens_in(budget).max(settings.max_tokens);
+        tracing::info!(device = %machine.device, ?precision, batch_bytes = budget, batch_tokens = max_tokens, "batches fit the device's memory");
         let team = Team::new(machine.threads.get()).map_err(|error| wrong(format!("no threads to run it: {error}")))?;
-        let desk = Mutex::new(Desk { budget: Budget::new(budget), team });
-        Ok(Self { device, dtype, embeddings, tables, norm, shape, layers, head, footprint, max_tokens, desk })
+        let desk = Mutex::new(Desk { budget: Budget::new(budget), states: States::new(&card, precision), team });
+        Ok(Self { card, precision, embeddings, tables, norm, shape, layers, head, footprint, max_tokens, desk })
     }
 
-    /// The most tokens that a batch may have in texts as long as the model reads them; at least those of one.
+    /// The most tokens that a batch may have; at least those of one text.
     pub(super) fn max_tokens(&self) -> usize {
         self.max_tokens
     }
@@ -183,26 +192,31 @@ impl DeviceEncoder {
     /// When the device fails, or its memory is too little for one text alone just now; trying again may help.
     ///
     /// # Panics
-    /// When a text has too many tokens, or one that the vocabulary or the encoder's types lack.
+    /// When a text has no tokens, too many, or one that the vocabulary or the encoder's types lack.
     pub(super) fn run<T: Send>(
         &self,
         texts: &[Text<'_>],
         stop: impl Fn() -> bool,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
-    ) -> std::result::Result<Option<Vec<T>>, Failure> {
+    ) -> Result<Option<Vec<T>>, Failure> {
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        let Desk { budget, team } = &mut *desk;
+        let Desk { budget, states, team } = &mut *desk;
         let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
-        let numbers = in_groups(&lengths, self.footprint, budget, |group| {
-            let chosen: Vec<_> = group.iter().map(|text| texts[*text]).collect();
-            let numbers = self.forward(&chosen, &stop);
+        let mut most = 0;
+        let numbers = in_groups(&lengths, self.footprint, budget, |group: Range<usize>| {
+            most = most.max(lengths[group.clone()].iter().sum());
+            let numbers = self.forward(&texts[group], states, &stop);
             if numbers.is_err() {
                 // What it had taken is free once all that was begun has ended.
-                self.device.synchronize()?;
+                *states = States::new(&self.card, self.precision);
+                self.card.synchronize()?;
             }
-            Ok(numbers?)
+            numbers
         });
-        let Some(numbers) = numbers.map_err(|fault| failed(&fault))? else { return Ok(None) };
+        if self.footprint.of(most) > KEPT {
+            *states = States::new(&self.card, self.precision);
+        }
+        let Some(numbers) = numbers.map_err(|error| failed(&error))? else { return Ok(None) };
         let mut parts: Vec<_> = numbers.into_iter().enumerate().map(|(text, numbers)| (text, numbers, None)).collect();
         let mut members = vec![(); team.members()];
         team.share(&mut members, &mut parts, |(), (text, numbers, part)| {
@@ -212,65 +226,116 @@ impl DeviceEncoder {
     }
 
     /// Takes texts through all layers, and what the head gives of each.
-    fn forward(&self, texts: &[Text<'_>], stop: &impl Fn() -> bool) -> Result<Option<Vec<Vec<f32>>>> {
-        let texts = Padded::new(texts, &self.embeddings, &self.tables, self.dtype)?;
-        let mut hidden = self.begin(&texts)?;
-        for layer in &self.layers {
-            if stop() {
-                return Ok(None);
+    fn forward(
+        &self,
+        texts: &[Text<'_>],
+        states: &mut States,
+        stop: &impl Fn() -> bool,
+    ) -> Result<Option<Vec<Vec<f32>>>, CardError> {
+        let has_types = self.write(texts, states)?;
+        let mut steps = || {
+            self.begin(has_types, states)?;
+            for layer in &self.layers {
+                if stop() {
+                    return Ok(false);
+                }
+                layer.pass(&self.card, &self.shape, states)?;
             }
-            hidden = layer.pass(&self.shape, &hidden, &texts)?;
+            self.end(states)?;
+            Ok(true)
+        };
+        let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
+        let has_ended = if tokens <= FEW { self.card.repeat(steps)? } else { steps()? };
+        if has_ended { self.read(texts, states).map(Some) } else { Ok(None) }
+    }
+
+    /// Writes which rows of tables tokens have, and where texts begin; whether any token is of another type than 0.
+    fn write(&self, texts: &[Text<'_>], states: &mut States) -> Result<bool, CardError> {
+        let mut ids: Vec<u32> = texts.iter().flat_map(|text| text.ids).copied().collect();
+        let mut places: Vec<u32> = texts.iter().flat_map(|text| self.embeddings.places(text.ids)).collect();
+        let mut begins = vec![0];
+        begins.extend(texts.iter().scan(0, |end, text| {
+            *end += text.ids.len() as u32;
+            Some(*end)
+        }));
+        let has_types = texts.iter().any(|text| text.types.iter().any(|kind| *kind != 0));
+        let mut types = Vec::new();
+        for text in texts.iter().filter(|_| has_types) {
+            types.extend_from_slice(text.types);
+            types.resize(types.len() + text.ids.len() - text.types.len(), 0);
         }
-        self.end(&hidden.to_dtype(DType::F32)?, &texts).map(Some)
+        if ids.len() <= FEW {
+            // Rows of no text, whatever they hold: so there are fewer numbers of rows to record.
+            let rows = ids.len().next_multiple_of(ROWS);
+            ids.resize(rows, 0);
+            places.resize(rows, 0);
+            types.resize(if has_types { rows } else { 0 }, 0);
+        }
+        self.card.write_indices(&[&ids, &places, &begins, &types], &mut states.indices)?;
+        Ok(has_types)
     }
 
     /// Hidden states before the first layer.
-    fn begin(&self, texts: &Padded) -> Result<Tensor> {
-        let Tables { words, positions, types, .. } = &self.tables;
-        let mut sum = (words.index_select(&texts.ids, 0)? + positions.index_select(&texts.places, 0)?)?;
-        if let Some(kinds) = &texts.types {
-            sum = (sum + types.index_select(kinds, 0)?)?;
-        }
-        let hidden = self.norm.of(&sum)?;
-        match &self.embeddings.widen {
-            Some(widen) => widen.forward(&hidden),
-            None => Ok(hidden),
+    fn begin(&self, has_types: bool, states: &mut States) -> Result<(), CardError> {
+        let States { indices, hidden, sum, .. } = states;
+        let Tables { words, positions, types } = &self.tables;
+        let chosen = [(words, indices.part(WORDS)), (positions, indices.part(POSITIONS)), (types, indices.part(TYPES))];
+        let chosen = &chosen[..2 + usize::from(has_types)];
+        let Some(widen) = &self.embeddings.widen else { return self.card.embed(chosen, &self.norm, hidden) };
+        self.card.embed(chosen, &self.norm, sum)?;
+        self.dense(sum, widen, Finish::By(Activation::None), hidden)
+    }
+
+    fn dense(&self, x: &CardRows, dense: &Dense, finish: Finish, y: &mut CardRows) -> Result<(), CardError> {
+        self.card.multiply(x, &dense.weights, y)?;
+        self.card.finish(y, &dense.bias, finish)
+    }
+
+    /// What the model's head makes of hidden states: a row for each text, or for each token.
+    fn end(&self, states: &mut States) -> Result<(), CardError> {
+        let States { indices, hidden, pooled, outputs, .. } = states;
+        let (card, begins) = (&self.card, indices.part(BEGINS));
+        let plain = Finish::By(Activation::None);
+        match &self.head {
+            Head::Pool(Pooling::Cls) => card.firsts(hidden, begins, outputs),
+            Head::Pool(Pooling::Mean) => card.means(hidden, begins, outputs),
+            Head::First { dense, squash, last } => {
+                let finish = match squash {
+                    Squash::Tanh => Finish::Tanh,
+                    Squash::By(activation) => Finish::By(*activation),
+                };
+                card.firsts(hidden, begins, outputs)?;
+                self.dense(outputs, dense, finish, pooled)?;
+                self.dense(pooled, last, plain, outputs)
+            }
+            Head::Each(last) => {
+                card.widen(hidden, pooled)?;
+                self.dense(pooled, last, plain, outputs)
+            }
         }
     }
 
-    /// The numbers of each text, from hidden states.
-    fn end(&self, hidden: &Tensor, texts: &Padded) -> Result<Vec<Vec<f32>>> {
-        let (count, length) = (texts.count, texts.length);
-        let by_text = || hidden.reshape((count, length, self.shape.width));
-        let first = || by_text()?.narrow(1, 0, 1)?.squeeze(1)?.contiguous();
-        match &self.head {
-            Head::Pool(Pooling::Cls) => first()?.to_vec2(),
-            Head::Pool(Pooling::Mean) => texts.shares(&self.device)?.matmul(&by_text()?)?.squeeze(1)?.to_vec2(),
-            Head::First { dense, squash, last } => {
-                let dense = dense.forward(&first()?)?;
-                let squashed = match squash {
-                    Squash::Tanh => dense.tanh()?,
-                    Squash::By(activation) => activate(*activation, &dense)?,
-                };
-                last.forward(&squashed)?.to_vec2()
-            }
-            Head::Each(last) => {
-                let outputs = last.forward(hidden)?;
-                let labels = outputs.dim(1)?;
-                let mut outputs: Vec<Vec<f32>> = outputs.reshape((count, length * labels))?.to_vec2()?;
-                outputs.iter_mut().zip(&texts.lengths).for_each(|(row, tokens)| row.truncate(tokens * labels));
-                Ok(outputs)
-            }
-        }
+    /// The numbers of each text.
+    fn read(&self, texts: &[Text<'_>], states: &States) -> Result<Vec<Vec<f32>>, CardError> {
+        let (numbers, columns) = (self.card.read(&states.outputs)?, states.outputs.columns());
+        let mut rest = numbers.as_slice();
+        let of_text = |text: &Text<'_>| {
+            let rows = if matches!(self.head, Head::Each(_)) { text.ids.len() } else { 1 };
+            let (own, others) = rest.split_at(rows * columns);
+            rest = others;
+            own.to_vec()
+        };
+        Ok(texts.iter().map(of_text).collect())
     }
 }
 
 /// What is told of a fault: a fault of this server's, which another try or another worker may not have.
-fn failed(fault: &Fault) -> Failure {
-    tracing::error!(error = %fault, "a device failed");
-    let message = match fault {
-        Fault::OutOfMemory(_) => "the device has too little free memory for this input",
-        Fault::Other(_) => "the device that runs the model failed",
+fn failed(error: &CardError) -> Failure {
+    tracing::error!(%error, "a device failed");
+    let message = if error.is_out_of_memory {
+        "the device has too little free memory for this input"
+    } else {
+        "the device that runs the model failed"
     };
     Failure::new(FailureCode::Internal, message)
 }

@@ -1,67 +1,61 @@
-//! Weights on their way from a file to a device.
+//! Weights on their way from a file to a card.
 
-use candle_core::{DType, Device, Error, Result, Shape, Tensor};
-use candle_nn::Linear;
+use kernels::{Card, CardError, CardNorm, CardRows, Precision};
 
-use super::layer::Norm;
-use crate::{LoadError, device::Fault, transformer::Tensors};
+use crate::{LoadError, transformer::Tensors};
 
 /// Where tensors come from, and where they are put.
+#[derive(Clone, Copy)]
 pub(super) struct Upload<'a> {
     pub(super) tensors: Tensors<'a>,
-    pub(super) device: &'a Device,
+    pub(super) card: &'a Card,
     /// How numbers are kept there.
-    pub(super) dtype: DType,
+    pub(super) precision: Precision,
+}
+
+/// A dense part: a row of weights for each output, and a bias.
+pub(super) struct Dense {
+    pub(super) weights: CardRows,
+    pub(super) bias: CardRows,
 }
 
 impl Upload<'_> {
-    /// Numbers, row by row, in a tensor of this shape.
+    /// Numbers in rows of so many columns.
     ///
     /// # Errors
-    /// When the device has no room for it.
-    pub(super) fn put(&self, numbers: Vec<f32>, shape: impl Into<Shape>) -> std::result::Result<Tensor, LoadError> {
-        let put = || -> Result<Tensor> { Tensor::from_vec(numbers, shape, self.device)?.to_dtype(self.dtype) };
-        put().map_err(|error| self.refused(error))
+    /// When the card has no room for them.
+    pub(super) fn put(&self, numbers: &[f32], columns: usize) -> Result<CardRows, LoadError> {
+        self.card.rows(self.precision, numbers, columns).map_err(|error| self.refused(&error))
     }
 
-    fn refused(&self, error: Error) -> LoadError {
-        let fault = Fault::from(error);
-        LoadError::new(self.tensors.weights.path(), format!("the device does not take its weights: {fault}"))
+    fn refused(&self, error: &CardError) -> LoadError {
+        LoadError::new(self.tensors.weights.path(), format!("the device does not take its weights: {error}"))
     }
 
-    /// Numbers of rows or columns.
+    /// Dense parts of the same inputs, side by side in one: `outputs` of each.
     ///
     /// # Errors
-    /// When the device has no room for them.
-    pub(super) fn indices(&self, numbers: &[usize]) -> std::result::Result<Tensor, LoadError> {
-        let numbers: Vec<u32> = numbers.iter().map(|number| *number as u32).collect();
-        Tensor::new(numbers, self.device).map_err(|error| self.refused(error))
-    }
-
-    /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
-    pub(super) fn dense(
-        &self,
-        names: &[String],
-        outputs: usize,
-        inputs: usize,
-    ) -> std::result::Result<Linear, LoadError> {
+    /// When a tensor is missing or of another shape, or the card has no room for them.
+    pub(super) fn dense(&self, names: &[String], outputs: usize, inputs: usize) -> Result<Dense, LoadError> {
         let (weights, bias) = self.tensors.side_by_side(names, outputs, inputs)?;
-        let outputs = bias.len();
-        Ok(Linear::new(self.put(weights, (outputs, inputs))?, Some(self.put(bias, outputs)?)))
+        Ok(Dense { weights: self.put(&weights, inputs)?, bias: self.put(&bias, bias.len())? })
     }
 
     /// A layer norm over so many columns.
-    pub(super) fn norm(&self, name: &str, size: usize) -> std::result::Result<Norm, LoadError> {
+    ///
+    /// # Errors
+    /// As [`dense`](Self::dense).
+    pub(super) fn norm(&self, name: &str, size: usize) -> Result<CardNorm, LoadError> {
         self.put_norm(&self.tensors.norm(name, size)?)
     }
 
     /// A layer norm that was read.
-    pub(super) fn put_norm(&self, norm: &crate::transformer::Norm) -> std::result::Result<Norm, LoadError> {
+    ///
+    /// # Errors
+    /// When the card has no room for it.
+    pub(super) fn put_norm(&self, norm: &crate::transformer::Norm) -> Result<CardNorm, LoadError> {
         let norm = norm.parameters();
-        Ok(Norm {
-            weight: self.put(norm.weight.to_vec(), norm.weight.len())?,
-            bias: self.put(norm.bias.to_vec(), norm.bias.len())?,
-            epsilon: norm.epsilon,
-        })
+        let put = |numbers: &[f32]| self.put(numbers, numbers.len());
+        Ok(CardNorm { weight: put(norm.weight)?, bias: put(norm.bias)?, epsilon: norm.epsilon })
     }
 }
