@@ -1,5 +1,7 @@
 //! Where finished sums go: to rows of f32, or packed for another product.
 
+use std::ptr;
+
 use super::{
     PANEL,
     pack::{line_of_row, store},
@@ -37,7 +39,7 @@ impl Results {
         let first = unsafe { target.result.as_mut_ptr().add(row * stride) };
         let others = target.epilogue.residual;
         let others_stride = others.map_or(0, |others| others.stride());
-        let others = others.map_or(first.cast_const(), |others| others.as_ptr().wrapping_add(row * others_stride));
+        let others = others.map_or(ptr::null(), |others| others.as_ptr().wrapping_add(row * others_stride));
         Self { first, stride, columns, bias, others, others_stride }
     }
 

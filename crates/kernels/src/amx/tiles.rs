@@ -10,8 +10,23 @@ use std::{
     marker::PhantomData,
 };
 
-use super::{INT8_STEP, step_bytes};
-use crate::{quantise::SPAN, scratch::LINE_BYTES};
+/// Instructions on tiles, which keep what they hold from one call to the next: the compiler has no use for them, and what this thread
+/// calls in between does not touch them.
+macro_rules! tiles {
+    ($($instruction:expr),*; $($name:ident = $value:expr),*) => {
+        asm!(
+            $($instruction,)*
+            $($name = in(reg) $value,)*
+            options(nostack),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+        )
+    };
+}
+
+mod operands;
+
+pub(super) use operands::{Int8, OnePart, Operands, TwoParts};
 
 /// Whether the processor has tiles of bf16 and of bytes, and the operating system lets this process use them. Linux is asked: its leave is
 /// for the process, all threads of it, and costs each thread that uses tiles the memory to save them in.
@@ -120,213 +135,6 @@ pub(super) struct Product {
 
 /// Lines that are asked for in each step.
 pub(super) const AHEAD_LINES: usize = 4;
-
-/// Instructions on tiles, which keep what they hold from one call to the next: the compiler has no use for them, and what this thread
-/// calls in between does not touch them.
-macro_rules! tiles {
-    ($($instruction:expr),*; $($name:ident = $value:expr),*) => {
-        asm!(
-            $($instruction,)*
-            $($name = in(reg) $value,)*
-            options(nostack),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-        )
-    };
-}
-
-/// What operands hold, and the instructions that multiply them: for 32 rows with sums in tiles 0 to 3, left operands in 4 and 5 and right
-/// ones in 6 and 7; for 16 rows with sums in 0 and 1 and the left operand in 4.
-///
-/// Left operands are read once for each panel, so they bypass the first-level cache (`tileloaddt1`), where right ones stay.
-///
-/// What `meanwhile` does has its instructions between those on tiles, one call after each piece. The processor looks some hundred instructions
-/// ahead, and a product of tiles takes sixteen cycles: so few that units of tiles and registers work at the same time only where their
-/// instructions alternate.
-pub(super) trait Operands {
-    /// Bytes of the tiles of one step.
-    const STEP_BYTES: usize;
-    /// Steps whose sums are taken out of the tiles by themselves; without it all are summed there.
-    const SPAN: Option<usize>;
-    /// Pieces of a step of 32 rows; one of 16 rows has half as many.
-    const PIECES: usize;
-
-    /// Loads what the first step of 32 rows begins with.
-    ///
-    /// # Safety
-    /// As for all here: there is a `Tiles` on this thread, and a step can be read at `left` and `right`. `meanwhile` uses no tiles.
-    unsafe fn begin(left: *const u8, right: *const u8);
-
-    /// Multiplies a step of 32 rows, and if it is not the `LAST` one, loads what the next one begins with, each operand after the last use
-    /// of the one that it replaces.
-    ///
-    /// # Safety
-    /// As for `begin`, and the next step can be read too, if there is one.
-    unsafe fn step<const LAST: bool>(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut());
-
-    /// Loads and multiplies a step of 16 rows.
-    ///
-    /// # Safety
-    /// As for `begin`.
-    unsafe fn half_step(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut());
-}
-
-/// bf16, in one part.
-pub(super) struct OnePart;
-
-/// bf16 in two parts; three products are summed: low · high, high · high, high · low.
-pub(super) struct TwoParts;
-
-/// Whole numbers of 8 bits: unsigned ones of rows, signed ones of weights.
-pub(super) struct Int8;
-
-/// Loads a tile from so many bytes after an address.
-macro_rules! load {
-    ($load:literal, $tile:literal, $from:expr, $offset:literal) => {
-        tiles!(concat!($load, " ", $tile, ", [{from} + {line}*1 + ", $offset, "]"); from = $from, line = LINE_BYTES)
-    };
-}
-
-/// One tile for sixteen rows or columns of a step, multiplied by this instruction.
-macro_rules! single {
-    ($dot:literal) => {
-        const PIECES: usize = 4;
-
-        #[inline(always)]
-        unsafe fn begin(left: *const u8, right: *const u8) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                load!("tileloaddt1", "tmm4", left, 0);
-                load!("tileloadd", "tmm6", right, 0);
-                load!("tileloadd", "tmm7", right, 1024);
-                load!("tileloaddt1", "tmm5", left, 1024);
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn step<const LAST: bool>(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                tiles!(concat!($dot, " tmm0, tmm4, tmm6"););
-                meanwhile();
-                tiles!(concat!($dot, " tmm1, tmm4, tmm7"););
-                if !LAST {
-                    load!("tileloaddt1", "tmm4", left, 2048);
-                }
-                meanwhile();
-                tiles!(concat!($dot, " tmm2, tmm5, tmm6"););
-                if !LAST {
-                    load!("tileloadd", "tmm6", right, 2048);
-                }
-                meanwhile();
-                tiles!(concat!($dot, " tmm3, tmm5, tmm7"););
-                if !LAST {
-                    load!("tileloadd", "tmm7", right, 3072);
-                    load!("tileloaddt1", "tmm5", left, 3072);
-                }
-                meanwhile();
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn half_step(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                load!("tileloaddt1", "tmm4", left, 0);
-                load!("tileloadd", "tmm6", right, 0);
-                load!("tileloadd", "tmm7", right, 1024);
-                tiles!(concat!($dot, " tmm0, tmm4, tmm6"););
-                meanwhile();
-                tiles!(concat!($dot, " tmm1, tmm4, tmm7"););
-                meanwhile();
-            }
-        }
-    };
-}
-
-impl Operands for OnePart {
-    const STEP_BYTES: usize = step_bytes(false);
-    const SPAN: Option<usize> = None;
-
-    single!("tdpbf16ps");
-}
-
-impl Operands for Int8 {
-    const STEP_BYTES: usize = step_bytes(false);
-    const SPAN: Option<usize> = Some(SPAN / INT8_STEP);
-
-    single!("tdpbusd");
-}
-
-impl Operands for TwoParts {
-    const STEP_BYTES: usize = step_bytes(true);
-    const SPAN: Option<usize> = None;
-    const PIECES: usize = 6;
-
-    #[inline(always)]
-    unsafe fn begin(left: *const u8, right: *const u8) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            load!("tileloaddt1", "tmm4", left, 2048);
-            load!("tileloadd", "tmm6", right, 0);
-            load!("tileloadd", "tmm7", right, 1024);
-            load!("tileloaddt1", "tmm5", left, 3072);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn step<const LAST: bool>(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7";);
-            load!("tileloaddt1", "tmm4", left, 0);
-            meanwhile();
-            tiles!("tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7";);
-            load!("tileloaddt1", "tmm5", left, 1024);
-            meanwhile();
-            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm2, tmm5, tmm6";);
-            load!("tileloadd", "tmm6", right, 2048);
-            meanwhile();
-            tiles!("tdpbf16ps tmm1, tmm4, tmm7", "tdpbf16ps tmm3, tmm5, tmm7";);
-            load!("tileloadd", "tmm7", right, 3072);
-            meanwhile();
-            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7";);
-            if !LAST {
-                load!("tileloaddt1", "tmm4", left, 6144);
-            }
-            meanwhile();
-            tiles!("tdpbf16ps tmm2, tmm5, tmm6";);
-            if !LAST {
-                load!("tileloadd", "tmm6", right, 4096);
-            }
-            tiles!("tdpbf16ps tmm3, tmm5, tmm7";);
-            if !LAST {
-                load!("tileloadd", "tmm7", right, 5120);
-                load!("tileloaddt1", "tmm5", left, 7168);
-            }
-            meanwhile();
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn half_step(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut()) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            load!("tileloaddt1", "tmm4", left, 2048);
-            load!("tileloadd", "tmm6", right, 0);
-            load!("tileloadd", "tmm7", right, 1024);
-            load!("tileloaddt1", "tmm5", left, 0);
-            tiles!("tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7";);
-            meanwhile();
-            tiles!("tdpbf16ps tmm0, tmm5, tmm6", "tdpbf16ps tmm1, tmm5, tmm7";);
-            load!("tileloadd", "tmm6", right, 2048);
-            load!("tileloadd", "tmm7", right, 3072);
-            meanwhile();
-            tiles!("tdpbf16ps tmm0, tmm5, tmm6", "tdpbf16ps tmm1, tmm5, tmm7";);
-            meanwhile();
-        }
-    }
-}
 
 impl Product {
     /// How often `meanwhile` is called.
