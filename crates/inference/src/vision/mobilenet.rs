@@ -122,6 +122,8 @@ impl Network for MobileNetV2 {
         let wrong = |reason: String| LoadError::new(&dir.join(CONFIG), reason);
         config.check().map_err(wrong)?;
         let after = After::of(&config.hidden_act).map_err(wrong)?;
+        // Its many layers of few channels add up what tiles round, to more than 1e-5 in a score.
+        let machine = Machine { cpu: machine.cpu.in_registers(), ..machine };
         let tensors = tensors(weights, "mobilenet_v2.", machine, config.layer_norm_eps as f32);
         let scaled = |channels: usize| config.divisible(channels, config.depth_multiplier);
         let (begin, channels) = (scaled(FIRST), CHANNELS.map(scaled));
