@@ -157,8 +157,7 @@ impl Cpu {
     /// The same without tiles, whose f32 is exact to 2⁻¹⁷ of each operand: for what adds up too many of such errors.
     #[must_use]
     pub fn in_registers(self) -> Self {
-        let isa = if self.isa == Isa::Amx { Isa::Avx512 } else { self.isa };
-        Self { isa, extensions: if isa == self.isa { self.extensions } else { extensions(isa) } }
+        Self { isa: if self.isa == Isa::Amx { Isa::Avx512 } else { self.isa }, ..self }
     }
 
     /// What products are really computed in where this precision is asked for: it, or `F32` where that is as fast.

@@ -7,11 +7,12 @@ use std::{f32::consts::LOG2_E, ops::Range};
 
 use super::{
     PANEL, Parts,
-    tiles::{OnePart, Operands, Tiles, TwoParts},
+    pack::pack_rows,
+    tiles::{Bf16, Operands, Tiles},
 };
 use crate::{Attention, RowsMut, Scratch};
 
-use pack::{pack_keys, pack_queries, pack_values};
+use pack::{pack_keys, pack_values};
 use place::{Place, Room};
 
 /// Blocks that are under way at once: packed, multiplied with keys, softened, multiplied with values. What one step stores the next one reads
@@ -25,10 +26,10 @@ pub(crate) fn attention(parts: Parts, input: &Attention<'_>, shortest: usize, y:
     // SAFETY: the caller has a `Cpu` with tiles.
     unsafe {
         match (parts, input.bias.is_some()) {
-            (Parts::One, false) => job.run::<OnePart, false, false>(scratch),
-            (Parts::One, true) => job.run::<OnePart, false, true>(scratch),
-            (Parts::Two, false) => job.run::<TwoParts, true, false>(scratch),
-            (Parts::Two, true) => job.run::<TwoParts, true, true>(scratch),
+            (Parts::One, false) => job.run::<false, false>(scratch),
+            (Parts::One, true) => job.run::<false, true>(scratch),
+            (Parts::Two, false) => job.run::<true, false>(scratch),
+            (Parts::Two, true) => job.run::<true, true>(scratch),
         }
     }
 }
@@ -77,11 +78,14 @@ impl Job<'_> {
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<N: Operands, const TWO: bool, const BIASED: bool>(mut self, scratch: &mut Scratch) {
+    unsafe fn run<const TWO: bool, const BIASED: bool>(mut self, scratch: &mut Scratch)
+    where
+        Bf16<TWO>: Operands,
+    {
         let Attention { query, key, value, head_width, scale, .. } = *self.input;
         // SAFETY: the caller's promise; nothing below configures tiles again.
         let _tiles = unsafe { Tiles::configure() };
-        let mut room = Room::new::<TWO>(self.longest, head_width, scratch);
+        let room = Room::new::<TWO>(self.longest, head_width, scratch);
         let (to, to_stride) = (self.y.as_mut_ptr(), self.y.stride());
         let (mut blocks, mut heads, mut turn) = (self.blocks(), 0, 0);
         // Where each block is that is under way, the last one first.
@@ -102,13 +106,13 @@ impl Job<'_> {
                         pack_values::<TWO>(value.rows_in(rows).columns_in(columns.clone()), place.values);
                     }
                     let queries = query.rows_in(block.rows()).columns_in(columns);
-                    pack_queries::<TWO>(queries, scale * LOG2_E, place.queries);
+                    pack_rows::<TWO>(queries, Some(scale * LOG2_E), place.queries);
                 }
                 if let Some((block, place)) = &packed {
-                    place.score::<N>(block.queries());
+                    place.score::<Bf16<TWO>>(block.queries());
                 }
                 if let Some((block, place)) = &softened {
-                    place.collect::<N>(block.queries());
+                    place.collect::<Bf16<TWO>>(block.queries());
                 }
                 // Before the sums of its weights make room for those of the next block but one.
                 if let Some((block, place)) = &collected {

@@ -131,21 +131,17 @@ impl Job<'_> {
     }
 }
 
-/// Writes what the integers of a block's first span stand for, or adds that of another one.
+/// Writes what the integers of a row's first span stand for, or adds that of another one.
 ///
 /// # Safety
-/// As for `Job::run`; the block has integers, grids and columns, and room.
+/// As for `Job::run`; the row has integers, grids and columns, and room.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn add<const IS_FIRST: bool>(found: Found, grids: Grids, columns: Columns, to: Sums) {
-    for row in 0..found.rows {
-        // SAFETY: the caller's promise; of the instructions of VNNI none is needed.
-        unsafe {
-            let integers = found.sums.add(row * PANEL);
-            let integers = [_mm512_load_si512(integers.cast()), _mm512_load_si512(integers.add(LINE).cast())];
-            let grids = Grids { first: grids.first.add(row * grids.stride), ..grids };
-            let to = Sums { data: to.data.add(row * PANEL), ..to };
-            finish::<Avx512Vnni, 1, 2, IS_FIRST>([integers], grids, columns, to);
-        }
+    // SAFETY: the caller's promise; of the instructions of VNNI none is needed.
+    unsafe {
+        let integers = found.sums;
+        let integers = [_mm512_load_si512(integers.cast()), _mm512_load_si512(integers.add(LINE).cast())];
+        finish::<Avx512Vnni, 1, 2, IS_FIRST>([integers], grids, columns, to);
     }
 }

@@ -1,6 +1,6 @@
 //! Matrices in tiles: packed weights and packed rows; `docs/kernels.md` draws both.
 
-use std::arch::x86_64::{__m512i, _mm512_store_si512};
+use std::arch::x86_64::{__m512i, _mm512_mul_ps, _mm512_set1_ps, _mm512_store_si512};
 
 use super::{
     INT8_STEP, PANEL, Parts, STEP, TILE, step_bytes,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Arena, Rows,
-    convert::{Halves, halves, parts as bf16_parts, read},
+    convert::{Halves, Pair, halves, parts as bf16_parts, read},
     quantise::WeightGrids,
     scratch::{LINE_BYTES, Lines},
 };
@@ -65,20 +65,24 @@ fn place_of_weight<const GROUP: usize>(output: usize, input: usize, steps: usize
         + input % GROUP * (4 / GROUP)
 }
 
-/// Packs rows in blocks: for each step the tiles of their high parts, then of their low parts, if there are two. Rows after the
-/// last stay whatever they were: each row of a product depends on its own row alone.
+/// Packs rows, multiplied with a factor if there is one, in blocks: for each step the tiles of their high parts, then of their low
+/// parts, if there are two. Rows after the last stay whatever they were: each row of a product depends on its own row alone.
 ///
 /// # Safety
 /// The machine has AVX-512 and its bf16; `to` has room for all blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack_rows<const TWO: bool>(rows: Rows<'_>, to: *mut u8) {
+pub(super) unsafe fn pack_rows<const TWO: bool>(rows: Rows<'_>, factor: Option<f32>, to: *mut u8) {
     let (columns, steps) = (rows.columns(), steps(rows.columns()));
     for row in 0..rows.rows() {
         for step in 0..steps {
             // SAFETY: the caller's promise; the numbers are those of the row.
             unsafe {
                 let from = rows.as_ptr().wrapping_add(row * rows.stride() + step * STEP);
-                let numbers = read(from, STEP.min(columns - step * STEP));
+                let mut numbers = read(from, STEP.min(columns - step * STEP));
+                if let Some(factor) = factor {
+                    let factor = _mm512_set1_ps(factor);
+                    numbers = Pair(_mm512_mul_ps(numbers.0, factor), _mm512_mul_ps(numbers.1, factor));
+                }
                 store::<TWO>(line_of_row(to, steps, row, step, TWO), halves::<TWO>(numbers));
             }
         }

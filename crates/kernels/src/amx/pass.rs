@@ -1,6 +1,6 @@
 //! The order in which packed rows meet packed panels, whatever numbers they are of.
 
-use std::{ops::Range, ptr};
+use std::ops::Range;
 
 use super::{
     PANEL,
@@ -48,13 +48,12 @@ pub(super) struct Pass {
     pub(super) accumulates: bool,
 }
 
-/// Rows of sums of one block and panel.
+/// A row of sums of one panel.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     pub(super) sums: *const f32,
     pub(super) panel: usize,
     pub(super) row: usize,
-    pub(super) rows: usize,
     /// Which span they are of, where each is summed by itself.
     pub(super) span: usize,
     /// Whether the panel ends here.
@@ -62,12 +61,9 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// No rows.
-    const NONE: Self = Self { sums: ptr::null(), panel: 0, row: 0, rows: 0, span: 0, is_last: false };
-
-    /// One of its rows.
-    fn row(self, row: usize) -> Self {
-        Self { sums: self.sums.wrapping_add(row * PANEL), row: self.row + row, rows: 1, ..self }
+    /// So many rows after it.
+    fn after(self, rows: usize) -> Self {
+        Self { sums: self.sums.wrapping_add(rows * PANEL), row: self.row + rows, ..self }
     }
 }
 
@@ -94,7 +90,8 @@ impl Pass {
     pub(super) unsafe fn run<N: Operands>(&self, mut finish: impl FnMut(Found)) {
         let (step, blocks, near) = (N::STEP_BYTES, self.rows.div_ceil(PANEL), self.near::<N>());
         let kept = if N::SPAN.is_none() && near < self.steps { self.kept.max(1) } else { self.kept };
-        let mut waiting = Found::NONE;
+        // The first of the rows that wait to be finished, and how many they are.
+        let (mut waiting, mut waiting_rows) = (Found { sums: self.sums, panel: 0, row: 0, span: 0, is_last: false }, 0);
         let mut turn = 0;
         for panel in 0..self.panels {
             for begin in (0..self.steps).step_by(near) {
@@ -130,24 +127,22 @@ impl Pass {
                             let pieces = product.pieces::<N>();
                             let (mut row, mut due) = (0, 0);
                             multiply::<N>(&product, &mut || {
-                                due += waiting.rows;
+                                due += waiting_rows;
                                 while due >= pieces {
-                                    finish(waiting.row(row));
+                                    finish(waiting.after(row));
                                     (row, due) = (row + 1, due - pieces);
                                 }
                             });
                             sums
                         };
-                        waiting = Found::NONE;
-                        if is_last || N::SPAN.is_some() {
-                            let span = first / N::SPAN.unwrap_or(self.steps);
-                            waiting = Found { sums, panel, row: block * PANEL, rows, span, is_last };
-                        }
+                        let span = first / N::SPAN.unwrap_or(self.steps);
+                        waiting = Found { sums, panel, row: block * PANEL, span, is_last };
+                        waiting_rows = if is_last || N::SPAN.is_some() { rows } else { 0 };
                     }
                 }
             }
         }
-        (0..waiting.rows).for_each(|row| finish(waiting.row(row)));
+        (0..waiting_rows).for_each(|row| finish(waiting.after(row)));
     }
 }
 

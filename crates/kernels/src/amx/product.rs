@@ -8,7 +8,7 @@ use super::{
     pass::{Pass, SUMS, parts_of},
     results::{Between, Results},
     step_bytes,
-    tiles::{OnePart, Operands, Tiles, TwoParts},
+    tiles::{Bf16, Operands, Tiles},
 };
 use crate::{
     Activation, Epilogue, Rows, Scratch,
@@ -41,8 +41,8 @@ pub(crate) fn multiply(
     // SAFETY: weights in tiles are packed only for a `Cpu` that has them.
     unsafe {
         match parts {
-            Parts::One => job.run::<OnePart, false>(scratch),
-            Parts::Two => job.run::<TwoParts, true>(scratch),
+            Parts::One => job.run::<false>(scratch),
+            Parts::Two => job.run::<true>(scratch),
         }
     }
 }
@@ -62,8 +62,8 @@ pub(crate) fn multiply_both(
     // SAFETY: weights in tiles are packed only for a `Cpu` that has them.
     unsafe {
         match parts {
-            Parts::One => job.run::<OnePart, false>(scratch),
-            Parts::Two => job.run::<TwoParts, true>(scratch),
+            Parts::One => job.run::<false>(scratch),
+            Parts::Two => job.run::<true>(scratch),
         }
     }
 }
@@ -79,7 +79,10 @@ impl Job<'_> {
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<N: Operands, const TWO: bool>(mut self, scratch: &mut Scratch) {
+    unsafe fn run<const TWO: bool>(mut self, scratch: &mut Scratch)
+    where
+        Bf16<TWO>: Operands,
+    {
         let (steps, step) = (steps(self.packed.inputs), step_bytes(TWO));
         let panels = self.outputs.len().div_ceil(PANEL);
         let first_panel = self.outputs.start / PANEL;
@@ -94,7 +97,7 @@ impl Job<'_> {
             // SAFETY: the caller's promise; the rows exist, and the scratch has room for so many blocks; packed weights are as
             // large as panels and steps say, because `multiply` of the matrix checked the shapes.
             unsafe {
-                pack_rows::<TWO>(self.x.rows_in(rows.clone()), scratch.left.as_mut_ptr().cast());
+                pack_rows::<TWO>(self.x.rows_in(rows.clone()), None, scratch.left.as_mut_ptr().cast());
                 let bias = self.packed.bias.as_ptr().add(self.outputs.start);
                 let pass = Pass {
                     left: scratch.left.as_ptr().cast(),
@@ -111,8 +114,8 @@ impl Job<'_> {
                 let results = Results::new(&mut self.target, rows.start, bias);
                 let Epilogue { activation, residual } = self.target.epilogue;
                 with_function!(activation, !TWO, F => match residual {
-                    Some(_) => pass.run::<N>(|found| results.take::<F, true>(found)),
-                    None => pass.run::<N>(|found| results.take::<F, false>(found)),
+                    Some(_) => pass.run::<Bf16<TWO>>(|found| results.take::<F, true>(found)),
+                    None => pass.run::<Bf16<TWO>>(|found| results.take::<F, false>(found)),
                 });
             }
         }
@@ -131,7 +134,10 @@ impl Both<'_> {
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<N: Operands, const TWO: bool>(mut self, scratch: &mut Scratch) {
+    unsafe fn run<const TWO: bool>(mut self, scratch: &mut Scratch)
+    where
+        Bf16<TWO>: Operands,
+    {
         let step = step_bytes(TWO);
         let (steps_up, steps_down) = (steps(self.up.inputs), steps(self.down.inputs));
         let panels = self.target.result.columns().div_ceil(PANEL);
@@ -150,7 +156,7 @@ impl Both<'_> {
             // SAFETY: the caller's promise; the rows exist; the scratch has room for packed rows, for a slice of what is between,
             // and for sums; packed weights are as large as panels and steps say, because the matrix's method checked the shapes.
             unsafe {
-                pack_rows::<TWO>(self.x.rows_in(rows.clone()), scratch.left.as_mut_ptr().cast());
+                pack_rows::<TWO>(self.x.rows_in(rows.clone()), None, scratch.left.as_mut_ptr().cast());
                 let between = scratch.right.as_mut_ptr().cast::<u8>();
                 let (sums, up, down) =
                     (scratch.sums.as_mut_ptr(), self.up.weights.as_ptr(), self.down.weights.as_ptr());
@@ -170,7 +176,7 @@ impl Both<'_> {
                         accumulates: false,
                     };
                     let to = Between { packed: between, steps: depth, bias };
-                    with_function!(self.activation, !TWO, F => first.run::<N>(|found| to.take::<F, TWO>(found)));
+                    with_function!(self.activation, !TWO, F => first.run::<Bf16<TWO>>(|found| to.take::<F, TWO>(found)));
                     let second = Pass {
                         left: between,
                         rows: rows.len(),
@@ -184,13 +190,13 @@ impl Both<'_> {
                         accumulates: slice > 0,
                     };
                     if slice + depth < steps_down {
-                        second.run::<N>(|_| ());
+                        second.run::<Bf16<TWO>>(|_| ());
                         continue;
                     }
                     let results = Results::new(&mut self.target, rows.start, self.down.bias.as_ptr());
                     match self.target.epilogue.residual {
-                        Some(_) => second.run::<N>(|found| results.take::<Same, true>(found)),
-                        None => second.run::<N>(|found| results.take::<Same, false>(found)),
+                        Some(_) => second.run::<Bf16<TWO>>(|found| results.take::<Same, true>(found)),
+                        None => second.run::<Bf16<TWO>>(|found| results.take::<Same, false>(found)),
                     }
                 }
             }

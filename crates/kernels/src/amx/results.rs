@@ -43,10 +43,10 @@ impl Results {
         Self { first, stride, columns, bias, others, others_stride }
     }
 
-    /// Writes the function of sums and biases, with what is `ADDED`.
+    /// Writes the function of a row's sums and biases, with what is `ADDED`.
     ///
     /// # Safety
-    /// The machine has AVX-512; these sums, rows and columns exist.
+    /// The machine has AVX-512; these sums, their row and columns exist.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) unsafe fn take<F: Function, const ADDED: bool>(self, found: Found) {
@@ -61,25 +61,23 @@ impl Results {
     }
 
     /// # Safety
-    /// As for `take`; each row has so many numbers from this column on.
+    /// As for `take`; the row has so many numbers from this column on.
     #[inline(always)]
     unsafe fn put<F: Function, const ADDED: bool>(self, found: Found, column: usize, counts: [usize; 2]) {
         // SAFETY: the caller's promise; biases go to a whole panel.
         unsafe {
             let bias = self.bias.add(column);
             let bias = [Avx512::load(bias), Avx512::load(bias.add(LINE))];
-            for row in 0..found.rows {
-                let (from, row) = (found.sums.add(row * PANEL), found.row + row);
-                let mut values = [F::of(Avx512::load(from) + bias[0]), F::of(Avx512::load(from.add(LINE)) + bias[1])];
-                if ADDED {
-                    let others = self.others.add(row * self.others_stride + column);
-                    values[0] = values[0] + Avx512::load_some(others, counts[0]);
-                    values[1] = values[1] + Avx512::load_some(others.wrapping_add(LINE), counts[1]);
-                }
-                let to = self.first.add(row * self.stride + column);
-                values[0].store_some(to, counts[0]);
-                values[1].store_some(to.wrapping_add(LINE), counts[1]);
+            let sums = [Avx512::load(found.sums), Avx512::load(found.sums.add(LINE))];
+            let mut values = [F::of(sums[0] + bias[0]), F::of(sums[1] + bias[1])];
+            if ADDED {
+                let others = self.others.add(found.row * self.others_stride + column);
+                values[0] = values[0] + Avx512::load_some(others, counts[0]);
+                values[1] = values[1] + Avx512::load_some(others.wrapping_add(LINE), counts[1]);
             }
+            let to = self.first.add(found.row * self.stride + column);
+            values[0].store_some(to, counts[0]);
+            values[1].store_some(to.wrapping_add(LINE), counts[1]);
         }
     }
 }
@@ -95,7 +93,7 @@ pub(super) struct Between {
 }
 
 impl Between {
-    /// Packs the function of sums and biases.
+    /// Packs the function of a row's sums and biases.
     ///
     /// # Safety
     /// The machine has AVX-512 and its bf16; these sums and biases exist, and the packed rows have room for them.
@@ -106,13 +104,10 @@ impl Between {
         unsafe {
             let bias = self.bias.add(found.panel * PANEL);
             let bias = [Avx512::load(bias), Avx512::load(bias.add(LINE))];
-            for row in 0..found.rows {
-                let from = found.sums.add(row * PANEL);
-                let first = F::of(Avx512::load(from) + bias[0]);
-                let second = F::of(Avx512::load(from.add(LINE)) + bias[1]);
-                let to = line_of_row(self.packed, self.steps, found.row + row, found.panel, TWO);
-                store::<TWO>(to, halves::<TWO>(Pair(first.0, second.0)));
-            }
+            let first = F::of(Avx512::load(found.sums) + bias[0]);
+            let second = F::of(Avx512::load(found.sums.add(LINE)) + bias[1]);
+            let to = line_of_row(self.packed, self.steps, found.row, found.panel, TWO);
+            store::<TWO>(to, halves::<TWO>(Pair(first.0, second.0)));
         }
     }
 }

@@ -26,7 +26,7 @@ macro_rules! tiles {
 
 mod operands;
 
-pub(super) use operands::{Int8, OnePart, Operands, TwoParts};
+pub(super) use operands::{Bf16, Int8, Operands};
 
 /// Whether the processor has tiles of bf16 and of bytes, and the operating system lets this process use them. Linux is asked: its leave is
 /// for the process, all threads of it, and costs each thread that uses tiles the memory to save them in.

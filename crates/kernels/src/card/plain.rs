@@ -6,7 +6,7 @@ use super::{
     steps::{Attend, Means, Steps, Term},
 };
 use crate::{
-    Activation, Cpu, Epilogue, Isa, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, activate, layer_norm,
+    Activation, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, activate, layer_norm,
     narrow::nearest_bf16, softmax,
 };
 
@@ -16,8 +16,7 @@ pub(super) struct Plain;
 /// The best instructions that multiply in f32: AMX's multiply parts of numbers, and are nearly as exact, but a card is to be compared with
 /// what is as exact as it is.
 fn cpu() -> Cpu {
-    let exact = Isa::ALL.into_iter().filter(|isa| *isa != Isa::Amx);
-    exact.filter_map(|isa| Cpu::with(isa).ok()).next_back().expect("portable instructions are everywhere")
+    Cpu::best().in_registers()
 }
 
 impl CardRows {

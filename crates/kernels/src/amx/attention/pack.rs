@@ -1,10 +1,10 @@
-//! Queries, keys and values of one head, packed for products in tiles.
+//! Keys and values of one head, packed for products in tiles.
 
-use std::arch::x86_64::{_mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512};
+use std::arch::x86_64::{_mm512_setzero_ps, _mm512_setzero_si512};
 
 use super::super::{
     PANEL, STEP, TILE,
-    pack::{line_of_row, steps, store},
+    pack::{steps, store},
     step_bytes,
 };
 use crate::{
@@ -27,27 +27,6 @@ unsafe fn line<const TWO: bool>(rows: Rows<'_>, row: usize, column: usize) -> Ha
     unsafe {
         let from = rows.as_ptr().add(row * rows.stride() + column);
         halves::<TWO>(read(from, STEP.min(rows.columns() - column)))
-    }
-}
-
-/// Packs queries in a block, multiplied with a number.
-///
-/// # Safety
-/// The machine has AVX-512 and its bf16; there is room for a block.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack_queries<const TWO: bool>(queries: Rows<'_>, factor: f32, to: *mut u8) {
-    let (columns, steps, factor) = (queries.columns(), steps(queries.columns()), _mm512_set1_ps(factor));
-    for row in 0..queries.rows() {
-        for step in 0..steps {
-            // SAFETY: the caller's promise; the numbers are those of the row.
-            unsafe {
-                let from = queries.as_ptr().add(row * queries.stride() + step * STEP);
-                let Pair(first, second) = read(from, STEP.min(columns - step * STEP));
-                let numbers = Pair(_mm512_mul_ps(first, factor), _mm512_mul_ps(second, factor));
-                store::<TWO>(line_of_row(to, steps, row, step, TWO), halves::<TWO>(numbers));
-            }
-        }
     }
 }
 

@@ -61,7 +61,7 @@ impl Room {
     }
 
     /// That of one block, which is the `turn`th, of the `head`th head.
-    pub(super) fn place(&mut self, length: usize, head: usize, turn: usize) -> Place {
+    pub(super) fn place(&self, length: usize, head: usize, turn: usize) -> Place {
         let keys = self.heads.wrapping_add(head % UNDER_WAY * 2 * self.operand);
         let queries = self.blocks.wrapping_add(turn % 2 * self.block_bytes);
         let scores = self.sums.wrapping_add(turn % 2 * PANEL * (self.score_stride + self.result_stride + 1));
@@ -118,23 +118,9 @@ impl Place {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) unsafe fn score<N: Operands>(&self, queries: usize) {
-        for panel in 0..self.length_steps {
-            // SAFETY: the caller's promise; there is room for scores of whole panels.
-            unsafe {
-                let product = Product {
-                    left: self.queries,
-                    right: self.keys.add(panel * self.width_steps * N::STEP_BYTES),
-                    depth: self.width_steps,
-                    sums: self.scores.add(panel * PANEL),
-                    sums_stride: self.score_stride * size_of::<f32>(),
-                    rows: queries,
-                    accumulates: false,
-                    ahead: self.keys,
-                    ahead_stride: 0,
-                };
-                multiply::<N>(&product, &mut || ());
-            }
-        }
+        let panels = Panels { packed: self.keys, count: self.length_steps, depth: self.width_steps };
+        // SAFETY: the caller's promise; there is room for scores of whole panels.
+        unsafe { panels.multiply::<N>(self.queries, queries, self.scores, self.score_stride) }
     }
 
     /// Packs 2^(score - m) of one row, where m is its largest score, and notes their sum. Where it is `BIASED`, `bias` is what is added to its
@@ -197,23 +183,9 @@ impl Place {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) unsafe fn collect<N: Operands>(&self, queries: usize) {
-        for panel in 0..self.width_steps {
-            // SAFETY: the caller's promise; the scratch has room for 32 rows of all panels.
-            unsafe {
-                let product = Product {
-                    left: self.weights,
-                    right: self.values.add(panel * self.length_steps * N::STEP_BYTES),
-                    depth: self.length_steps,
-                    sums: self.results.add(panel * PANEL),
-                    sums_stride: self.result_stride * size_of::<f32>(),
-                    rows: queries,
-                    accumulates: false,
-                    ahead: self.values,
-                    ahead_stride: 0,
-                };
-                multiply::<N>(&product, &mut || ());
-            }
-        }
+        let panels = Panels { packed: self.values, count: self.width_steps, depth: self.length_steps };
+        // SAFETY: the caller's promise; the scratch has room for 32 rows of all panels.
+        unsafe { panels.multiply::<N>(self.weights, queries, self.results, self.result_stride) }
     }
 
     /// Writes the results of so many queries, divided by their sums of weights.
@@ -232,6 +204,42 @@ impl Place {
             for row in 0..queries {
                 let (from, factor) = (self.results.add(row * self.result_stride), *self.weight_sums.add(row));
                 scaled::<Avx512>(from, head_width, factor, to.add(row * to_stride));
+            }
+        }
+    }
+}
+
+/// Packed keys or values.
+struct Panels {
+    packed: *const u8,
+    count: usize,
+    /// Steps of each.
+    depth: usize,
+}
+
+impl Panels {
+    /// Writes the products of so many packed rows with all panels, side by side, to rows of sums so far apart.
+    ///
+    /// # Safety
+    /// As for `Job::run`; operands are packed, there is a `Tiles`, and room for 32 rows of all panels.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn multiply<N: Operands>(&self, left: *const u8, rows: usize, sums: *mut f32, stride: usize) {
+        for panel in 0..self.count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let product = Product {
+                    left,
+                    right: self.packed.add(panel * self.depth * N::STEP_BYTES),
+                    depth: self.depth,
+                    sums: sums.add(panel * PANEL),
+                    sums_stride: stride * size_of::<f32>(),
+                    rows,
+                    accumulates: false,
+                    ahead: self.packed,
+                    ahead_stride: 0,
+                };
+                multiply::<N>(&product, &mut || ());
             }
         }
     }

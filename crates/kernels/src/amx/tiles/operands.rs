@@ -41,11 +41,8 @@ pub(in crate::amx) trait Operands {
     unsafe fn half_step(left: *const u8, right: *const u8, meanwhile: &mut impl FnMut());
 }
 
-/// bf16, in one part.
-pub(in crate::amx) struct OnePart;
-
-/// bf16 in two parts; three products are summed: low · high, high · high, high · low.
-pub(in crate::amx) struct TwoParts;
+/// bf16, in one part or `TWO`, of which three products are summed: low · high, high · high, high · low.
+pub(in crate::amx) struct Bf16<const TWO: bool>;
 
 /// Whole numbers of 8 bits: unsigned ones of rows, signed ones of weights.
 pub(in crate::amx) struct Int8;
@@ -114,7 +111,7 @@ macro_rules! single {
     };
 }
 
-impl Operands for OnePart {
+impl Operands for Bf16<false> {
     const STEP_BYTES: usize = step_bytes(false);
     const SPAN: Option<usize> = None;
 
@@ -128,7 +125,7 @@ impl Operands for Int8 {
     single!("tdpbusd");
 }
 
-impl Operands for TwoParts {
+impl Operands for Bf16<true> {
     const STEP_BYTES: usize = step_bytes(true);
     const SPAN: Option<usize> = None;
     const PIECES: usize = 6;
