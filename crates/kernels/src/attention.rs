@@ -65,37 +65,40 @@ pub fn attention(cpu: Cpu, precision: Precision, input: &Attention<'_>, mut y: R
             y.columns()
         );
     }
+    check(input.offsets, y.rows(), y.columns(), input.head_width, input.bias);
+    let longest = in_bf16(cpu, precision, input, y.reborrow(), scratch);
+    cpu.run(Attend { input, longest, y, scratch });
+}
+
+/// Panics unless so many columns are whole heads, sequences lie within so many rows, and a bias is of such heads and reaches as far.
+pub(crate) fn check(offsets: &[usize], rows: usize, columns: usize, head_width: usize, bias: Option<Rows<'_>>) {
     assert!(
-        input.head_width > 0 && y.columns().is_multiple_of(input.head_width),
-        "{} columns are not whole heads of {}",
-        y.columns(),
-        input.head_width
+        head_width > 0 && columns.is_multiple_of(head_width),
+        "{columns} columns are not whole heads of {head_width}"
     );
-    assert!(input.offsets.is_sorted(), "offsets decrease");
-    if let (Some(first), Some(last)) = (input.offsets.first(), input.offsets.last()) {
-        assert!(last - first <= y.rows(), "sequences of {} rows in {}", last - first, y.rows());
+    assert!(offsets.is_sorted(), "offsets decrease");
+    if let (Some(first), Some(last)) = (offsets.first(), offsets.last()) {
+        assert!(last - first <= rows, "sequences of {} rows in {rows}", last - first);
     }
-    if let Some(bias) = input.bias {
-        let heads = input.heads().len();
+    if let Some(bias) = bias {
+        let heads = columns / head_width;
         assert!(bias.rows() == heads, "a bias of {} heads for {heads}", bias.rows());
         assert!(!bias.columns().is_multiple_of(2), "a bias of {} numbers has none in its middle", bias.columns());
         let reach = bias.columns().div_ceil(2);
-        let longest = input.sequences(0..=usize::MAX).map(|rows| rows.len()).max().unwrap_or_default();
+        let longest = sequences(offsets).map(|rows| rows.len()).max().unwrap_or_default();
         assert!(longest <= reach, "a bias that reaches {reach} rows for a sequence of {longest}");
     }
-    let longest = in_bf16(cpu, precision, input, y.reborrow(), scratch);
-    cpu.run(Attend { input, longest, y, scratch });
 }
 
 /// Does the sequences for which bf16 pays, in tiles or in registers, where there is an instruction for it; the longest of those that are
 /// left.
 #[cfg(target_arch = "x86_64")]
 fn in_bf16(cpu: Cpu, precision: Precision, input: &Attention<'_>, y: RowsMut<'_>, scratch: &mut Scratch) -> usize {
-    // Packing for tiles, which are whole panels of 32 tokens, takes longer than so few products in registers.
-    const SHORT: usize = 16;
     if cpu.isa() == Isa::Amx {
-        amx::attention(precision.into(), input, SHORT + 1, y, scratch);
-        return SHORT;
+        // Packing for tiles in two parts, which are whole panels of 32 tokens, takes longer than so few products in registers.
+        let short = if precision == Precision::F32 { 16 } else { 0 };
+        amx::attention(precision.into(), input, short + 1, y, scratch);
+        return short;
     }
     if precision != Precision::F32 && cpu.precision(Precision::Bf16) == Precision::Bf16 {
         // SAFETY: without tiles, bf16 is what matrices are computed in only where AVX-512 has it.
@@ -113,9 +116,7 @@ fn in_bf16(_: Cpu, _: Precision, _: &Attention<'_>, _: RowsMut<'_>, _: &mut Scra
 impl Attention<'_> {
     /// The rows of each sequence that is so long.
     pub(crate) fn sequences(&self, lengths: RangeInclusive<usize>) -> impl Iterator<Item = Range<usize>> {
-        let first = self.offsets.first().copied().unwrap_or(0);
-        let all = self.offsets.windows(2).map(move |ends| ends[0] - first..ends[1] - first);
-        all.filter(move |rows| lengths.contains(&rows.len()))
+        sequences(self.offsets).filter(move |rows| lengths.contains(&rows.len()))
     }
 
     /// The first column of each head.
@@ -125,12 +126,14 @@ impl Attention<'_> {
 
     /// What is added to the scores of the head that begins at this column.
     pub(crate) fn bias_of(&self, column: usize) -> Bias {
-        let middle = |bias: Rows<'_>| {
-            let begin = column / self.head_width * bias.stride() + bias.columns() / 2;
-            bias.as_ptr().wrapping_add(begin)
-        };
-        Bias { middle: self.bias.map_or(ptr::null(), middle) }
+        Bias::new(self.bias, column / self.head_width)
     }
+}
+
+/// The rows of each sequence, counted from where the first one begins.
+pub(crate) fn sequences(offsets: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    let first = offsets.first().copied().unwrap_or(0);
+    offsets.windows(2).map(move |ends| ends[0] - first..ends[1] - first)
 }
 
 /// What is added to the scores of one head.
@@ -141,6 +144,12 @@ pub(crate) struct Bias {
 }
 
 impl Bias {
+    /// That of one head.
+    pub(crate) fn new(bias: Option<Rows<'_>>, head: usize) -> Self {
+        let middle = |bias: Rows<'_>| bias.as_ptr().wrapping_add(head * bias.stride() + bias.columns() / 2);
+        Self { middle: bias.map_or(ptr::null(), middle) }
+    }
+
     /// Whether there is anything to add.
     pub(crate) fn is_some(self) -> bool {
         !self.middle.is_null()

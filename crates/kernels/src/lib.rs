@@ -45,6 +45,7 @@ mod product;
 mod quantise;
 mod rows;
 mod scratch;
+mod self_attention;
 mod team;
 
 pub use arena::{Arena, in_huge_pages};
@@ -57,4 +58,5 @@ pub use norm::{LayerNorm, layer_norm};
 pub use pointwise::{activate, softmax};
 pub use rows::{Rows, RowsMut};
 pub use scratch::Scratch;
+pub use self_attention::SelfAttention;
 pub use team::Team;

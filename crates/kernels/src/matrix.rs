@@ -117,7 +117,18 @@ impl PackedMatrix {
         begin(part)..begin(part + 1)
     }
 
-    fn check(&self, x: Rows<'_>) {
+    pub(crate) fn cpu(&self) -> Cpu {
+        self.cpu
+    }
+
+    /// What tiles of bf16 are multiplied with, if it is packed for them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles(&self) -> Option<(amx::Parts, amx::Packed<'_>)> {
+        let Weights::Tiles(parts, weights) = &self.weights else { return None };
+        Some((*parts, amx::Packed { weights, bias: &self.bias, inputs: self.inputs }))
+    }
+
+    pub(crate) fn check(&self, x: Rows<'_>) {
         assert!(x.columns() == self.inputs, "rows of {} for a matrix of {} inputs", x.columns(), self.inputs);
     }
 
@@ -149,8 +160,8 @@ impl PackedMatrix {
             }
             Weights::Groups(packed) => narrow::multiply(self.cpu, packed, &self.bias, x, outputs, target, scratch),
             #[cfg(target_arch = "x86_64")]
-            Weights::Tiles(parts, tiles) => {
-                let packed = amx::Packed { weights: tiles, bias: &self.bias, inputs: self.inputs };
+            Weights::Tiles(parts, weights) => {
+                let packed = amx::Packed { weights, bias: &self.bias, inputs: self.inputs };
                 amx::multiply(*parts, packed, x, outputs, target, scratch);
             }
             #[cfg(target_arch = "x86_64")]
@@ -160,7 +171,7 @@ impl PackedMatrix {
 }
 
 /// Panics unless the result, and the residual if there is one, is so large.
-fn check_result(rows: usize, outputs: usize, epilogue: Epilogue<'_>, y: &RowsMut<'_>) {
+pub(crate) fn check_result(rows: usize, outputs: usize, epilogue: Epilogue<'_>, y: &RowsMut<'_>) {
     assert!(
         y.rows() == rows && y.columns() == outputs,
         "a result of {} × {} for {rows} × {outputs}",
@@ -201,16 +212,14 @@ impl Both<'_> {
         assert!(up.outputs == down.inputs, "{} outputs for a matrix of {} inputs", up.outputs, down.inputs);
         let last = Epilogue { activation: Activation::None, residual };
         #[cfg(target_arch = "x86_64")]
-        if let (Weights::Tiles(parts, first), Weights::Tiles(other, second)) = (&up.weights, &down.weights)
+        if let (Some((parts, first)), Some((other, second))) = (up.tiles(), down.tiles())
             && parts == other
             && up.outputs > 0
         {
             up.check(x);
             check_result(x.rows(), down.outputs, last, &y);
             if y.rows() > 0 && y.columns() > 0 {
-                let up = amx::Packed { weights: first, bias: &up.bias, inputs: up.inputs };
-                let down = amx::Packed { weights: second, bias: &down.bias, inputs: down.inputs };
-                amx::multiply_both(*parts, up, activation, down, x, Target { epilogue: last, result: y }, scratch);
+                amx::multiply_both(parts, first, activation, second, x, Target { epilogue: last, result: y }, scratch);
             }
             return;
         }
@@ -352,7 +361,7 @@ impl Multiply<'_> {
                 let count = V::BLOCK_ROWS.min(rows.end - row);
                 // SAFETY: `multiply` checked the shapes; a panel begins every `width` outputs and is padded, as is the bias.
                 unsafe {
-                    let left = Left { data: self.x.as_ptr().add(row * stride), stride, rows: count, depth };
+                    let left = Left { data: self.x.as_ptr().wrapping_add(row * stride), stride, rows: count, depth };
                     debug_assert!((output + width) * depth <= self.panels.len());
                     debug_assert!(output + width <= self.bias.len());
                     let panel = self.panels.as_ptr().add(output * depth);

@@ -62,63 +62,61 @@ impl Work for Norm<'_> {
             // SAFETY: the caller promises the instructions; `layer_norm` checked that every row and parameter has `columns`
             // numbers.
             unsafe {
-                let from = self.x.as_ptr().add(row * self.x.stride());
+                let x = self.x.as_ptr().add(row * self.x.stride());
                 let residual = self.residual.map(|residual| residual.as_ptr().add(row * residual.stride()));
                 let to = self.y.as_mut_ptr().add(row * self.y.stride());
-                let mean = sum_of_rows::<V>(from, residual, to, columns) / columns as f32;
-                let variance = deviations::<V>(to, columns, mean) / columns as f32;
-                scale::<V>(to, columns, 1.0 / (variance + self.norm.epsilon).sqrt(), self.norm);
+                // Some numbers from a column on; lanes after them are `filling`.
+                let at = |column: usize, count: usize, filling: f32| {
+                    let number = some::<V>(x.add(column), count, filling);
+                    residual.map_or(number, |residual| number + some::<V>(residual.add(column), count, 0.0))
+                };
+                let mean = sum::<V>(columns, |sum, column, count| sum + at(column, count, 0.0)) / columns as f32;
+                let all_mean = V::splat(mean);
+                let squares = sum::<V>(columns, |sum, column, count| {
+                    let deviation = at(column, count, mean) - all_mean;
+                    deviation.mul_add(deviation, sum)
+                });
+                let factor = V::splat(1.0 / (squares / columns as f32 + self.norm.epsilon).sqrt());
+                for column in (0..columns).step_by(V::WIDTH) {
+                    let count = V::WIDTH.min(columns - column);
+                    let weight = some::<V>(self.norm.weight.as_ptr().add(column), count, 0.0);
+                    let bias = some::<V>(self.norm.bias.as_ptr().add(column), count, 0.0);
+                    let deviation = at(column, count, mean) - all_mean;
+                    (deviation * factor).mul_add(weight, bias).store_some(to.add(column), count);
+                }
             }
         }
     }
 }
 
-/// Writes `from + residual`; the sum of its numbers.
+/// The first `count` numbers, and a filling after them.
+///
+/// # Safety
+/// The machine has the instructions of `V`; so many numbers can be read.
 #[inline(always)]
-unsafe fn sum_of_rows<V: Lanes>(from: *const f32, residual: Option<*const f32>, to: *mut f32, columns: usize) -> f32 {
-    // SAFETY: the caller promises `columns` numbers everywhere.
-    unsafe {
-        let mut sum = V::splat(0.0);
-        for column in (0..columns).step_by(V::WIDTH) {
-            let count = V::WIDTH.min(columns - column);
-            let mut value = V::load_some(from.add(column), count);
-            if let Some(residual) = residual {
-                value = value + V::load_some(residual.add(column), count);
-            }
-            sum = sum + value;
-            value.store_some(to.add(column), count);
-        }
-        sum.sum()
-    }
+unsafe fn some<V: Lanes>(from: *const f32, count: usize, filling: f32) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { if count == V::WIDTH { V::load(from) } else { V::load_first(from, count, filling) } }
 }
 
-/// Replaces numbers by their distance from the mean; the sum of its squares.
+/// Adds up what `add` adds to a sum for so many numbers from a column on: several sums take turns, because an addition takes a few cycles.
+///
+/// # Safety
+/// The machine has the instructions of `V`.
 #[inline(always)]
-unsafe fn deviations<V: Lanes>(at: *mut f32, columns: usize, mean: f32) -> f32 {
-    // SAFETY: the caller promises `columns` numbers.
-    unsafe {
-        let (mean, mut squares) = (V::splat(mean), V::splat(0.0));
-        for column in (0..columns).step_by(V::WIDTH) {
-            let (at, count) = (at.add(column), V::WIDTH.min(columns - column));
-            (V::load_some(at, count) - mean).store_some(at, count);
-            // Read back, because lanes after the end are 0 only then.
-            let value = V::load_some(at, count);
-            squares = value.mul_add(value, squares);
-        }
-        squares.sum()
-    }
-}
-
-#[inline(always)]
-unsafe fn scale<V: Lanes>(at: *mut f32, columns: usize, factor: f32, norm: LayerNorm<'_>) {
-    // SAFETY: the caller promises `columns` numbers, at `at` and in the parameters.
-    unsafe {
-        let factor = V::splat(factor);
-        for column in (0..columns).step_by(V::WIDTH) {
-            let (at, count) = (at.add(column), V::WIDTH.min(columns - column));
-            let weight = V::load_some(norm.weight.as_ptr().add(column), count);
-            let bias = V::load_some(norm.bias.as_ptr().add(column), count);
-            ((V::load_some(at, count) * factor).mul_add(weight, bias)).store_some(at, count);
+unsafe fn sum<V: Lanes>(columns: usize, add: impl Fn(V, usize, usize) -> V) -> f32 {
+    const SUMS: usize = 4;
+    // SAFETY: the caller's promise.
+    let mut sums = [unsafe { V::splat(0.0) }; SUMS];
+    let together = columns / (SUMS * V::WIDTH) * (SUMS * V::WIDTH);
+    for first in (0..together).step_by(SUMS * V::WIDTH) {
+        for (index, sum) in sums.iter_mut().enumerate() {
+            *sum = add(*sum, first + index * V::WIDTH, V::WIDTH);
         }
     }
+    for column in (together..columns).step_by(V::WIDTH) {
+        sums[0] = add(sums[0], column, V::WIDTH.min(columns - column));
+    }
+    let [first, second, third, fourth] = sums;
+    ((first + second) + (third + fourth)).sum()
 }

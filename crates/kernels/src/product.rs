@@ -57,7 +57,7 @@ unsafe fn blocks<V: Lanes, const ROWS: usize, const VECTORS: usize>(
     while row + ROWS <= left.rows {
         // SAFETY: the rows exist, in the operand and in the sums.
         unsafe {
-            let left = Left { data: left.data.add(row * left.stride), ..left };
+            let left = Left { data: left.data.wrapping_add(row * left.stride), ..left };
             let sums = Sums { data: sums.data.add(row * sums.stride), ..sums };
             block::<V, ROWS, VECTORS>(left, panel, sums);
         }

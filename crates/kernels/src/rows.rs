@@ -143,9 +143,9 @@ impl<'a> RowsMut<'a> {
     #[must_use]
     pub fn split_rows(self, at: usize) -> (Self, Self) {
         assert!(at <= self.rows, "row {at} of {}", self.rows);
-        // Past the last row there may be no memory to point to.
-        let begin = if at < self.rows { at * self.stride } else { 0 };
-        // SAFETY: row `at` exists, so it begins within the borrowed numbers (or the offset is 0).
+        // Past the last row, and where rows are empty, there may be no memory to point to.
+        let begin = if at < self.rows && self.columns > 0 { at * self.stride } else { 0 };
+        // SAFETY: row `at` exists and has numbers, so it begins within the borrowed ones (or the offset is 0).
         let data = unsafe { self.data.add(begin) };
         (Self { rows: at, ..self }, Self { data, rows: self.rows - at, ..self })
     }

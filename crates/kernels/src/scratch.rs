@@ -123,6 +123,10 @@ pub struct Scratch {
     pub(crate) between: Lines,
     /// Sums before they are finished.
     pub(crate) sums: Lines,
+    /// What attention in tiles has under way.
+    pub(crate) attention: Lines,
+    /// Where each row lies among packed rows.
+    pub(crate) places: Vec<usize>,
     /// Of each packed row of whole numbers.
     pub(crate) grids: Vec<Grid>,
 }
@@ -130,8 +134,9 @@ pub struct Scratch {
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let grids = self.grids.capacity() * size_of::<Grid>();
-        let lines = [&self.left, &self.right, &self.between, &self.sums];
-        let bytes = lines.into_iter().map(Lines::bytes).sum::<usize>() + grids;
+        let lines = [&self.left, &self.right, &self.between, &self.sums, &self.attention];
+        let places = self.places.capacity() * size_of::<usize>();
+        let bytes = lines.into_iter().map(Lines::bytes).sum::<usize>() + grids + places;
         f.debug_struct("Scratch").field("bytes", &bytes).finish()
     }
 }

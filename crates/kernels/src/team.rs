@@ -6,7 +6,7 @@ use std::{
     any::Any,
     cell::{RefCell, UnsafeCell},
     hint::spin_loop,
-    io,
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, PoisonError,
@@ -196,7 +196,7 @@ impl Team {
         let left = u32::try_from(parts).expect("fewer parts than 2³²");
         // SAFETY: only the lifetime changes, and nothing is called any more when this function returns or unwinds: `UnderWay`
         // waits for all parts, whatever happens in them.
-        let call = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), *const Call>(call) };
+        let call = unsafe { mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), *const Call>(call) };
         let mut last = lock(&shared.last);
         *last = last.wrapping_add(1);
         let place = &shared.places[*last as usize % 2];
@@ -303,7 +303,13 @@ impl Place {
         // SAFETY: as above; the caller waits until this part is done, so what it refers to lives.
         let call = unsafe { &*work.call };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| call(member, work.parts - left))) {
-            *lock(&self.panic) = Some(panic);
+            let mut first = lock(&self.panic);
+            if first.is_none() {
+                *first = Some(panic);
+            } else {
+                // To drop it could panic too.
+                mem::forget(panic);
+            }
         }
         if self.done.fetch_add(1, Ordering::SeqCst) + 1 == work.parts && self.caller_sleeps.load(Ordering::SeqCst) {
             lock(&self.caller).iter().for_each(Thread::unpark);

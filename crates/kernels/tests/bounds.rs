@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kernels::{
     Activation, Attention, Both, Cpu, Epilogue, Isa, IsaError, LayerNorm, PackedMatrix, Precision, Rows, RowsMut,
-    Scratch, activate, attention, layer_norm, softmax,
+    Scratch, SelfAttention, activate, attention, layer_norm, softmax,
 };
 use reference::{Random, cpus, variants};
 
@@ -149,6 +149,47 @@ fn attention_stays_within_its_operands() {
 }
 
 #[test]
+fn self_attention_stays_within_its_operands() {
+    let (mut random, mut scratch) = (Random::new(), Scratch::default());
+    for cpu in variants() {
+        for precision in PRECISIONS {
+            for _ in 0..40 {
+                let (length, heads, inputs) = (1 + random.below(80), 1 + random.below(3), 1 + random.below(100));
+                let (head_width, outputs) = (random.of(&[32, 64, 20]), 1 + random.below(70));
+                let inner = heads * head_width;
+                let mut matrix = |outputs: usize, inputs: usize| {
+                    let weights = Guarded::new(&mut random, outputs * inputs);
+                    PackedMatrix::new(cpu, precision, Rows::new(weights.numbers(), outputs, inputs, inputs), None)
+                };
+                let (query_key_value, attended) = (matrix(3 * inner, inputs), matrix(outputs, inner));
+                let offsets = [0, length / 2, length];
+                let reach = 2 * length.div_ceil(2) - 1;
+                let bias = Guarded::new(&mut random, heads * reach);
+                let bias = random.of(&[None, Some(Rows::new(bias.numbers(), heads, reach, reach))]);
+                let (query_key_value, attended) = (&query_key_value, &attended);
+                let layer = SelfAttention {
+                    query_key_value,
+                    attended,
+                    offsets: &offsets,
+                    head_width,
+                    scale: 0.3,
+                    bias,
+                    precision,
+                };
+                let x = Guarded::new(&mut random, length * inputs);
+                let x = Rows::new(x.numbers(), length, inputs, inputs);
+                let mut y = Guarded::new(&mut random, length * outputs);
+                layer.multiply(x, None, RowsMut::new(y.numbers_mut(), length, outputs, outputs), &mut scratch);
+                if layer.is_fused(length) {
+                    let mut y = Guarded::new(&mut random, length * inner);
+                    layer.gather(0..heads, x, RowsMut::new(y.numbers_mut(), length, inner, inner), &mut scratch);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn functions_of_rows_stay_within_them() {
     let mut random = Random::new();
     for cpu in cpus() {
@@ -229,6 +270,22 @@ fn shapes_that_do_not_fit_are_refused() {
         };
         let attend = |offsets: &[usize], head_width, value| attend_biased(offsets, head_width, value, None);
         let biased = |offsets: &[usize], bias| attend_biased(offsets, 4, rows(5, 12), Some(bias));
+        let wide = PackedMatrix::new(cpu, Precision::F32, rows(3 * 32, 10), None);
+        let attended = PackedMatrix::new(cpu, Precision::F32, rows(7, 32), None);
+        let whole = |offsets: &[usize], attended, x, (y_rows, y_columns): (usize, usize)| {
+            let layer = SelfAttention {
+                query_key_value: &wide,
+                attended,
+                offsets,
+                head_width: 32,
+                scale: 1.0,
+                bias: None,
+                precision: Precision::F32,
+            };
+            let mut y = vec![0.0; y_rows * y_columns];
+            let y = RowsMut::new(&mut y, y_rows, y_columns, y_columns);
+            layer.multiply(x, None, y, &mut Scratch::default());
+        };
         let norm = |weight: &[f32], bias: &[f32], x, residual| {
             let norm = LayerNorm { weight, bias, epsilon: 0.1 };
             layer_norm(cpu, norm, x, residual, RowsMut::new(&mut [0.0; 30], 3, 10, 10));
@@ -256,6 +313,14 @@ fn shapes_that_do_not_fit_are_refused() {
             (refusal(|| biased(&[0, 5], rows(3, 10))), "a bias of 10 numbers has none in its middle"),
             (refusal(|| biased(&[0, 5], rows(3, 0))), "a bias of 0 numbers has none in its middle"),
             (refusal(|| biased(&[0, 1, 5], rows(3, 5))), "a bias that reaches 3 rows for a sequence of 4"),
+            (refusal(|| whole(&[0, 4], &attended, rows(5, 10), (5, 7))), "sequences of 4 rows in 5"),
+            (refusal(|| whole(&[0, 5, 4], &attended, rows(5, 10), (5, 7))), "offsets decrease"),
+            (refusal(|| whole(&[0, 5], &attended, rows(5, 9), (5, 7))), "rows of 9 for a matrix of 10 inputs"),
+            (refusal(|| whole(&[0, 5], &attended, rows(5, 10), (5, 8))), "a result of 5 × 8 for 5 × 7"),
+            (
+                refusal(|| whole(&[0, 5], &matrix, rows(5, 10), (5, 7))),
+                "96 queries, keys and values for a matrix of 10",
+            ),
             (
                 refusal(|| norm(&[1.0; 9], &[1.0; 10], rows(3, 10), None)),
                 "a weight of 9 and a bias of 10 for 10 columns",
@@ -269,6 +334,7 @@ fn shapes_that_do_not_fit_are_refused() {
         // Nothing to do is done.
         attend(&[], 4, rows(5, 12));
         attend(&[3], 4, rows(5, 12));
+        whole(&[3], &attended, rows(0, 10), (0, 7));
         biased(&[], rows(3, 1));
         biased(&[0, 2, 5], rows(3, 5));
         multiply(rows(0, 10), 0..100, epilogue, (0, 100));

@@ -139,7 +139,8 @@ mod tests {
         let tensor = Tensor::from_vec(numbers, (outputs, inputs), &Device::Cpu).expect("a tensor");
         let team = Team::new(1).expect("a thread");
         let scratch = &mut [Scratch::default()];
-        let mut crew = Crew { cpu: Cpu::best(), precision: Precision::F32, team: Some(&team), scratch };
+        let mut crew =
+            Crew { cpu: Cpu::best(), precision: Precision::F32, team: Some(&team), scratch, keeps_context: false };
         use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         for kind in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K] {
             let quantized = QTensor::quantize(&tensor, kind).expect("blocks");

@@ -29,7 +29,13 @@ impl Workshop {
     /// Those who multiply.
     pub(super) fn crew(&mut self) -> Crew<'_> {
         let team = Some(&self.team);
-        Crew { cpu: self.machine.cpu, precision: Precision::F32, team, scratch: &mut self.scratch }
+        Crew {
+            cpu: self.machine.cpu,
+            precision: Precision::F32,
+            team,
+            scratch: &mut self.scratch,
+            keeps_context: false,
+        }
     }
 
     /// Does every part, each by whichever thread is free.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use kernels::{
-    Activation, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, Team,
-    attention, layer_norm,
+    Activation, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch,
+    SelfAttention, Team, attention, layer_norm,
 };
 
 use super::{view, view_mut};
@@ -27,6 +27,14 @@ pub(crate) struct Crew<'a> {
     pub(crate) team: Option<&'a Team>,
     /// One for each member.
     pub(crate) scratch: &'a mut [Scratch],
+    /// Whether somebody wants to see what heads gather, which is not written otherwise.
+    pub(crate) keeps_context: bool,
+}
+
+/// Room for what is between the steps of self-attention.
+pub(crate) struct Between<'a> {
+    pub(crate) query_key_value: &'a mut Vec<f32>,
+    pub(crate) context: &'a mut Vec<f32>,
 }
 
 impl Crew<'_> {
@@ -90,26 +98,59 @@ impl Crew<'_> {
         }
     }
 
-    /// Writes the attention of each text and head to `y`.
-    pub(crate) fn attend(&mut self, input: &Attention<'_>, y: RowsMut<'_>) {
-        let (cpu, precision, members) = (self.cpu, self.precision, self.scratch.len());
+    /// Writes the self-attention of each text, and `residual` added, to `y`. What heads gather, and before it queries, keys and values, are
+    /// written to the others where they are computed by themselves.
+    pub(crate) fn attend(
+        &mut self,
+        layer: &SelfAttention<'_>,
+        x: Rows<'_>,
+        residual: Rows<'_>,
+        y: RowsMut<'_>,
+        Between { query_key_value, context }: Between<'_>,
+    ) {
+        let (rows, inner) = (x.rows(), layer.attended.inputs());
+        let is_fused = layer.is_fused(rows);
+        if is_fused && self.team.is_none() && !self.keeps_context {
+            layer.multiply(x, Some(residual), y, &mut self.scratch[0]);
+            return;
+        }
+        let to = view_mut(context, rows, inner);
+        if is_fused {
+            self.by_heads(to, layer.head_width, |scratch, heads, _, to| layer.gather(heads, x, to, scratch));
+        } else {
+            let all = view_mut(query_key_value, rows, 3 * inner);
+            self.multiply(layer.query_key_value, Activation::None, x, None, all);
+            let all = view(query_key_value, rows, 3 * inner);
+            let SelfAttention { offsets, head_width, scale, bias, precision, .. } = *layer;
+            let cpu = self.cpu;
+            self.by_heads(to, head_width, |scratch, heads, columns, to| {
+                let part = |part: usize| all.columns_in(part * inner + columns.start..part * inner + columns.end);
+                let (query, key, value) = (part(0), part(1), part(2));
+                let bias = bias.map(|bias| bias.rows_in(heads));
+                let input = Attention { query, key, value, offsets, head_width, scale, bias };
+                attention(cpu, precision, &input, to, scratch);
+            });
+        }
+        self.multiply(layer.attended, Activation::None, view(context, rows, inner), Some(residual), y);
+    }
+
+    /// Has `work` write all columns of `y`, those of some heads at a time; it is told the heads and their columns.
+    fn by_heads(
+        &mut self,
+        y: RowsMut<'_>,
+        head_width: usize,
+        work: impl Fn(&mut Scratch, Range<usize>, Range<usize>, RowsMut<'_>) + Sync,
+    ) {
+        let (members, heads) = (self.scratch.len(), y.columns() / head_width);
+        let heads_in = |columns: &Range<usize>| columns.start / head_width..columns.end / head_width;
         let Some(team) = self.team else {
-            attention(cpu, precision, input, y, &mut self.scratch[0]);
+            work(&mut self.scratch[0], 0..heads, 0..y.columns(), y);
             return;
         };
-        let heads = y.columns() / input.head_width;
-        let begin = |part: usize| heads * part / members * input.head_width;
+        let begin = |part: usize| heads * part / members * head_width;
         let columns = (0..members).map(|part| begin(part)..begin(part + 1));
-        let heads_in = |columns: &Range<usize>| columns.start / input.head_width..columns.end / input.head_width;
         team.share(self.scratch, &mut by_columns(y, columns), |scratch, (columns, y)| {
-            let part = Attention {
-                query: input.query.columns_in(columns.clone()),
-                key: input.key.columns_in(columns.clone()),
-                value: input.value.columns_in(columns.clone()),
-                bias: input.bias.map(|bias| bias.rows_in(heads_in(columns))),
-                ..*input
-            };
-            attention(cpu, precision, &part, y.reborrow(), scratch);
+            work(scratch, heads_in(columns), columns.clone(), y.reborrow());
         });
     }
 

@@ -2,11 +2,11 @@
 
 use std::mem;
 
-use kernels::{Activation, Attention, Both, PackedMatrix};
+use kernels::{Activation, Both, PackedMatrix, SelfAttention};
 
 use super::{
     bias::Bias,
-    crew::Crew,
+    crew::{Between, Crew},
     tensors::{Norm, Tensors},
     view, view_mut,
 };
@@ -115,42 +115,43 @@ impl Layer {
         })
     }
 
-    /// Columns of what its heads gather, side by side; it stands in the states' `context` when the layer was passed.
+    /// Columns of what its heads gather, side by side; it stands in the states' `context` when a crew that keeps it passed the layer.
     pub(crate) fn context_width(&self) -> usize {
         self.attended.inputs()
     }
 
     /// Takes hidden states through the layer.
     pub(crate) fn pass(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States) {
-        let (width, inner, rows) = (shape.width, self.context_width(), states.rows());
+        let (width, rows) = (shape.width, states.rows());
         let States { offsets, hidden, sum, query_key_value, context, between } = states;
-        let plain = Activation::None;
         let is_first = shape.order == Order::NormFirst;
 
         if is_first {
             crew.norm(self.attended_norm.parameters(), view(hidden, rows, width), view_mut(sum, rows, width));
         }
-        let read = if is_first { &*sum } else { &*hidden };
-        let to = view_mut(query_key_value, rows, 3 * inner);
-        crew.multiply(&self.query_key_value, plain, view(read, rows, width), None, to);
-        let all = view(query_key_value, rows, 3 * inner);
-        let part = |part: usize| all.columns_in(part * inner..(part + 1) * inner);
-        let (query, key, value) = (part(0), part(1), part(2));
-        let (head_width, scale) = (shape.head_width, 1.0 / (shape.head_width as f32).sqrt());
-        let bias = self.bias.as_ref().map(Bias::rows);
-        let attention = Attention { query, key, value, offsets, head_width, scale, bias };
-        crew.attend(&attention, view_mut(context, rows, inner));
-        let (attended, residual) = (view(context, rows, inner), Some(view(hidden, rows, width)));
-        crew.multiply(&self.attended, plain, attended, residual, view_mut(sum, rows, width));
+        let attention = SelfAttention {
+            query_key_value: &self.query_key_value,
+            attended: &self.attended,
+            offsets,
+            head_width: shape.head_width,
+            scale: 1.0 / (shape.head_width as f32).sqrt(),
+            bias: self.bias.as_ref().map(Bias::rows),
+            precision: crew.precision,
+        };
+        // It may not write to what it reads.
+        let (read, to) = if is_first { (&*sum, &mut *between) } else { (&*hidden, &mut *sum) };
+        let (read, residual) = (view(read, rows, width), view(hidden, rows, width));
+        let room = Between { query_key_value, context };
+        crew.attend(&attention, read, residual, view_mut(to, rows, width), room);
 
         // What the dense parts are added to is in `hidden` then, what they read there too or in `sum`.
         if is_first {
-            mem::swap(hidden, sum);
+            mem::swap(hidden, between);
             crew.norm(self.norm.parameters(), view(hidden, rows, width), view_mut(sum, rows, width));
         } else {
             crew.norm(self.attended_norm.parameters(), view(sum, rows, width), view_mut(hidden, rows, width));
         }
-        // They may not write to what they read.
+        // Nor may they.
         let (read, to) = if is_first { (&*sum, &mut *query_key_value) } else { (&*hidden, &mut *sum) };
         let both = Both { up: &self.up, activation: shape.activation, down: &self.down };
         let (read, residual) = (view(read, rows, width), view(hidden, rows, width));

@@ -95,7 +95,7 @@ impl<S: Default + Send> Room<S> {
     }
 
     fn crew<'a>(&self, team: Option<&'a Team>, scratch: &'a mut [Scratch]) -> Crew<'a> {
-        Crew { cpu: self.cpu, precision: self.precision, team, scratch }
+        Crew { cpu: self.cpu, precision: self.precision, team, scratch, keeps_context: false }
     }
 
     /// What a panic left there is written anew before it is read.

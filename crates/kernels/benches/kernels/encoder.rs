@@ -2,15 +2,14 @@
 //! caller would.
 
 use kernels::{
-    Activation, Arena, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch,
-    attention, layer_norm,
+    Activation, Arena, Both, Cpu, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch, SelfAttention, layer_norm,
 };
 
 use crate::{HEAD, HIDDEN, INTERMEDIATE, LAYERS, numbers};
 
 struct Layer {
     query_key_value: PackedMatrix,
-    projection: PackedMatrix,
+    attended: PackedMatrix,
     up: PackedMatrix,
     down: PackedMatrix,
 }
@@ -24,8 +23,6 @@ pub(crate) struct Encoder {
     ones: Vec<f32>,
     zeros: Vec<f32>,
     x: Vec<f32>,
-    query_key_value: Vec<f32>,
-    context: Vec<f32>,
     y: Vec<f32>,
     scratch: Scratch,
 }
@@ -41,7 +38,7 @@ impl Encoder {
         };
         let layer = || Layer {
             query_key_value: matrix(3 * HIDDEN, HIDDEN),
-            projection: matrix(HIDDEN, HIDDEN),
+            attended: matrix(HIDDEN, HIDDEN),
             up: matrix(INTERMEDIATE, HIDDEN),
             down: matrix(HIDDEN, INTERMEDIATE),
         };
@@ -54,8 +51,6 @@ impl Encoder {
             ones: vec![1.0; HIDDEN],
             zeros: vec![0.0; HIDDEN],
             x: numbers(rows * HIDDEN),
-            query_key_value: vec![0.0; rows * 3 * HIDDEN],
-            context: vec![0.0; rows * HIDDEN],
             y: vec![0.0; rows * HIDDEN],
             scratch: Scratch::default(),
         }
@@ -72,27 +67,20 @@ impl Encoder {
     pub(crate) fn run(&mut self) {
         let (cpu, rows) = (self.cpu, self.x.len() / HIDDEN);
         let norm = LayerNorm { weight: &self.ones, bias: &self.zeros, epsilon: 1e-12 };
-        let plain = Epilogue { activation: Activation::None, residual: None };
         let scratch = &mut self.scratch;
         for layer in &self.layers {
-            let view = RowsMut::new(&mut self.query_key_value, rows, 3 * HIDDEN, 3 * HIDDEN);
             let x = Rows::new(&self.x, rows, HIDDEN, HIDDEN);
-            layer.query_key_value.multiply(x, 0..3 * HIDDEN, plain, view, scratch);
-            let all = Rows::new(&self.query_key_value, rows, 3 * HIDDEN, 3 * HIDDEN);
-            let part = |part: usize| all.columns_in(part * HIDDEN..(part + 1) * HIDDEN);
-            let (query, key, value) = (part(0), part(1), part(2));
-            let input =
-                Attention { query, key, value, offsets: &self.offsets, head_width: HEAD, scale: 0.177, bias: None };
-            attention(cpu, self.precision, &input, RowsMut::new(&mut self.context, rows, HIDDEN, HIDDEN), scratch);
-            let context = Rows::new(&self.context, rows, HIDDEN, HIDDEN);
-            let add = Epilogue { residual: Some(x), ..plain };
-            layer.projection.multiply(
-                context,
-                0..HIDDEN,
-                add,
-                RowsMut::new(&mut self.y, rows, HIDDEN, HIDDEN),
-                scratch,
-            );
+            let attention = SelfAttention {
+                query_key_value: &layer.query_key_value,
+                attended: &layer.attended,
+                offsets: &self.offsets,
+                head_width: HEAD,
+                scale: 0.177,
+                bias: None,
+                precision: self.precision,
+            };
+            let y = RowsMut::new(&mut self.y, rows, HIDDEN, HIDDEN);
+            attention.multiply(x, Some(x), y, scratch);
             let y = Rows::new(&self.y, rows, HIDDEN, HIDDEN);
             layer_norm(cpu, norm, y, None, RowsMut::new(&mut self.x, rows, HIDDEN, HIDDEN));
 

@@ -2,6 +2,7 @@
 
 mod pack;
 mod place;
+mod whole;
 
 use std::{f32::consts::LOG2_E, ops::Range};
 
@@ -10,10 +11,11 @@ use super::{
     pack::pack_rows,
     tiles::{Bf16, Operands, Tiles},
 };
-use crate::{Attention, RowsMut, Scratch};
+use crate::{Attention, RowsMut, Scratch, attention::Bias};
 
 use pack::{pack_keys, pack_values};
 use place::{Place, Room};
+pub(crate) use whole::{Heads, gather, whole};
 
 /// Blocks that are under way at once: packed, multiplied with keys, softened, multiplied with values. What one step stores the next one reads
 /// when others have done theirs in between, because tiles that were just stored cannot be read at once.
@@ -67,12 +69,8 @@ impl Block {
 
 impl Job<'_> {
     fn blocks(&self) -> impl Iterator<Item = Block> {
-        self.input.sequences(self.shortest..=usize::MAX).flat_map(|rows| {
-            self.input.heads().flat_map(move |column| {
-                let (begin, length) = (rows.start, rows.len());
-                (0..length).step_by(PANEL).map(move |place| Block { begin, length, place, column })
-            })
-        })
+        let sequences = self.input.sequences(self.shortest..=usize::MAX);
+        sequences.flat_map(|rows| self.input.heads().flat_map(move |column| blocks(rows.clone(), column)))
     }
 
     /// # Safety
@@ -87,49 +85,83 @@ impl Job<'_> {
         let _tiles = unsafe { Tiles::configure() };
         let room = Room::new::<TWO>(self.longest, head_width, scratch);
         let (to, to_stride) = (self.y.as_mut_ptr(), self.y.stride());
-        let (mut blocks, mut heads, mut turn) = (self.blocks(), 0, 0);
-        // Where each block is that is under way, the last one first.
-        let [mut packed, mut scored, mut softened, mut collected] = [const { None::<(Block, Place)> }; UNDER_WAY];
-        loop {
-            let next = blocks.next().map(|block| {
-                heads += usize::from(block.place == 0);
-                turn += 1;
-                (block, room.place(block.length, heads, turn))
-            });
-            // SAFETY: the caller's promise; the room is for sequences as long as the longest, and these rows and columns exist.
-            unsafe {
-                if let Some((block, place)) = &next {
-                    let columns = block.column..block.column + head_width;
-                    if block.place == 0 {
-                        let rows = block.begin..block.begin + block.length;
-                        pack_keys::<TWO>(key.rows_in(rows.clone()).columns_in(columns.clone()), place.keys);
-                        pack_values::<TWO>(value.rows_in(rows).columns_in(columns.clone()), place.values);
-                    }
-                    let queries = query.rows_in(block.rows()).columns_in(columns);
-                    pack_rows::<TWO>(queries, Some(scale * LOG2_E), place.queries);
+        // SAFETY: the caller's promise; the room is for sequences as long as the longest, and these rows and columns exist.
+        unsafe {
+            let begin = |block: Block, place: &mut Place| {
+                let columns = block.column..block.column + head_width;
+                if block.place == 0 {
+                    let rows = block.begin..block.begin + block.length;
+                    pack_keys::<TWO>(key.rows_in(rows.clone()).columns_in(columns.clone()), place.keys);
+                    pack_values::<TWO>(value.rows_in(rows).columns_in(columns.clone()), place.values);
                 }
-                if let Some((block, place)) = &packed {
-                    place.score::<Bf16<TWO>>(block.queries());
-                }
-                if let Some((block, place)) = &softened {
-                    place.collect::<Bf16<TWO>>(block.queries());
-                }
-                // Before the sums of its weights make room for those of the next block but one.
-                if let Some((block, place)) = &collected {
-                    let to = to.add((block.begin + block.place) * to_stride + block.column);
-                    place.divide(block.queries(), head_width, to, to_stride);
-                }
-                if let Some((block, place)) = &scored {
-                    let bias = self.input.bias_of(block.column);
-                    for row in 0..block.queries() {
-                        place.soften::<TWO, BIASED>(row, bias.of(block.place + row));
-                    }
+                let queries = query.rows_in(block.rows()).columns_in(columns);
+                pack_rows::<TWO>(queries, Some(scale * LOG2_E), place.queries);
+            };
+            let end = |block: Block, place: &Place| {
+                let to = to.add((block.begin + block.place) * to_stride + block.column);
+                place.divide(block.queries(), head_width, to, to_stride);
+            };
+            in_turn::<TWO, BIASED>(self.blocks(), &room, |column| self.input.bias_of(column), begin, end);
+        }
+    }
+}
+
+/// Blocks of the queries of one head of one sequence.
+fn blocks(rows: Range<usize>, column: usize) -> impl Iterator<Item = Block> {
+    let (begin, length) = (rows.start, rows.len());
+    (0..length).step_by(PANEL).map(move |place| Block { begin, length, place, column })
+}
+
+/// Takes blocks through their steps, those of one head of one sequence one after the other. `begin` packs keys and values with a head's first
+/// block, and each block's queries; `end` takes its results.
+///
+/// # Safety
+/// The machine has AVX-512, tiles, and leave to use them, and there is a `Tiles`; the room is for such heads, and sequences as long as the
+/// longest; `begin` packs all there is; where there is a bias, it reaches as far.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn in_turn<const TWO: bool, const BIASED: bool>(
+    mut blocks: impl Iterator<Item = Block>,
+    room: &Room,
+    bias_of: impl Fn(usize) -> Bias,
+    mut begin: impl FnMut(Block, &mut Place),
+    mut end: impl FnMut(Block, &Place),
+) where
+    Bf16<TWO>: Operands,
+{
+    let (mut heads, mut turn) = (0, 0);
+    // Where each block is that is under way, the last one first.
+    let [mut packed, mut scored, mut softened, mut collected] = [const { None::<(Block, Place)> }; UNDER_WAY];
+    loop {
+        let next = blocks.next().map(|block| {
+            heads += usize::from(block.place == 0);
+            turn += 1;
+            let mut place = room.place(block.length, heads, turn);
+            begin(block, &mut place);
+            (block, place)
+        });
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some((block, place)) = &packed {
+                place.score::<Bf16<TWO>>(block.queries());
+            }
+            if let Some((block, place)) = &softened {
+                place.collect::<Bf16<TWO>>(block.queries());
+            }
+            // Before the sums of its weights make room for those of the next block but one.
+            if let Some((block, place)) = &collected {
+                end(*block, place);
+            }
+            if let Some((block, place)) = &scored {
+                let bias = bias_of(block.column);
+                for row in 0..block.queries() {
+                    place.soften::<TWO, BIASED>(row, bias.of(block.place + row));
                 }
             }
-            (collected, softened, scored, packed) = (softened, scored, packed, next);
-            if packed.is_none() && scored.is_none() && softened.is_none() && collected.is_none() {
-                return;
-            }
+        }
+        (collected, softened, scored, packed) = (softened, scored, packed, next);
+        if packed.is_none() && scored.is_none() && softened.is_none() && collected.is_none() {
+            return;
         }
     }
 }

@@ -7,12 +7,13 @@ use super::{
     pack::{int8_steps, line_of_row, pack_int8},
     pass::{Found, Pass, SUMS, parts_of},
     results::Results,
-    tiles::{Int8, Operands, Tiles},
+    tiles::{Begin, Int8, Operands, Tiles},
 };
 use crate::{
     Arena, Epilogue, Rows, Scratch,
     dots::{Avx512Vnni, Columns, Grids, finish},
     finish::{Target, with_function},
+    lanes::{Avx512, Lanes},
     narrow::pack_rows,
     product::Sums,
     quantise::{SPAN, WeightGrids, spans},
@@ -97,7 +98,8 @@ impl Job<'_> {
                     then: self.packed.tiles.as_ptr().cast(),
                     sums: scratch.sums.as_mut_ptr(),
                     kept: 0,
-                    accumulates: false,
+                    begin: Begin::Zeros,
+                    bias_stride: 0,
                 };
                 let row_grids = scratch.grids.as_ptr();
                 let bias = self.bias.as_ptr().add(self.outputs.start);
@@ -105,7 +107,7 @@ impl Job<'_> {
                 // One block after the other has the same place, which stays near, unless the rest of its panel comes later.
                 let apart = if pass.near::<Int8>() < steps { SUMS } else { 0 };
                 let Epilogue { activation, residual } = self.target.epilogue;
-                let results = Results::new(&mut self.target, rows.start, bias);
+                let results = Results::new(&mut self.target, rows.start);
                 let sums = |found: Found| {
                     let place = found.row / PANEL * apart + found.row % PANEL * PANEL;
                     let to = Sums { data: floats.add(place), stride: PANEL };
@@ -115,6 +117,12 @@ impl Job<'_> {
                         add::<true>(found, grids, columns, to);
                     } else {
                         add::<false>(found, grids, columns, to);
+                    }
+                    if found.is_last {
+                        let bias = bias.add(found.panel * PANEL);
+                        for at in [0, LINE] {
+                            (Avx512::load(to.data.add(at)) + Avx512::load(bias.add(at))).store(to.data.add(at));
+                        }
                     }
                     Found { sums: to.data, ..found }
                 };

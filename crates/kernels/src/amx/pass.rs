@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     PANEL,
-    tiles::{AHEAD_LINES, Operands, Product, multiply},
+    tiles::{Begin, Operands, Product, multiply},
 };
 use crate::scratch::LINE_BYTES;
 
@@ -13,7 +13,7 @@ use crate::scratch::LINE_BYTES;
 const NEAR_BYTES: usize = 96 << 10;
 
 /// Bytes of packed rows that stay in the second-level cache (2 MiB) while all panels pass by.
-const LEFT_BYTES: usize = 1 << 20;
+pub(crate) const LEFT_BYTES: usize = 1 << 20;
 
 /// Sums of one block and panel.
 pub(super) const SUMS: usize = 32 * PANEL;
@@ -44,8 +44,9 @@ pub(super) struct Pass {
     /// Of how many panels sums are kept after the pass; where of none, those of two blocks take turns, or where panels have several parts, those
     /// of all blocks of one panel have places.
     pub(super) kept: usize,
-    /// Whether to add to the sums that are there; not where each span is summed by itself.
-    pub(super) accumulates: bool,
+    /// What sums of the first panel begin with, those of others so many numbers of a bias later; zeros where each span is summed by itself.
+    pub(super) begin: Begin,
+    pub(super) bias_stride: usize,
 }
 
 /// A row of sums of one panel.
@@ -84,11 +85,13 @@ impl Pass {
     ///
     /// # Safety
     /// The machine has AVX-512, tiles, and leave to use them, and there is a `Tiles`; operands and sums are as large as the pass says,
-    /// and the sums are initialised if it accumulates.
+    /// and the sums are initialised if it begins with them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) unsafe fn run<N: Operands>(&self, mut finish: impl FnMut(Found)) {
         let (step, blocks, near) = (N::STEP_BYTES, self.rows.div_ceil(PANEL), self.near::<N>());
+        // Those of all blocks together ask for the next weights, or for as many as keep up with what is multiplied meanwhile.
+        let ahead_lines = (step / LINE_BYTES).div_ceil(blocks).min(8);
         let kept = if N::SPAN.is_none() && near < self.steps { self.kept.max(1) } else { self.kept };
         // The first of the rows that wait to be finished, and how many they are.
         let (mut waiting, mut waiting_rows) = (Found { sums: self.sums, panel: 0, row: 0, span: 0, is_last: false }, 0);
@@ -111,8 +114,8 @@ impl Pass {
                         // SAFETY: the caller's promise.
                         let sums = unsafe {
                             let sums = self.sums.add(place * SUMS);
-                            let (ahead, ahead_stride) =
-                                ahead(next.wrapping_add((first - begin) * step), depth, step, block);
+                            let share = depth * ahead_lines * LINE_BYTES;
+                            let ahead_lines = if (block + 1) * share <= depth * step { ahead_lines } else { 0 };
                             let product = Product {
                                 left: self.left.add((block * self.steps + first) * step),
                                 right: self.right.add(panel * self.panel_bytes + first * step),
@@ -120,9 +123,13 @@ impl Pass {
                                 sums,
                                 sums_stride: PANEL * size_of::<f32>(),
                                 rows,
-                                accumulates: N::SPAN.is_none() && (self.accumulates || first > 0),
-                                ahead,
-                                ahead_stride,
+                                begin: match self.begin {
+                                    _ if N::SPAN.is_none() && first > 0 => Begin::Sums,
+                                    Begin::Bias(bias) => Begin::Bias(bias.add(panel * self.bias_stride)),
+                                    begin => begin,
+                                },
+                                ahead: next.wrapping_add((first - begin) * step + block * share),
+                                ahead_lines,
                             };
                             let pieces = product.pieces::<N>();
                             let (mut row, mut due) = (0, 0);
@@ -144,10 +151,4 @@ impl Pass {
         }
         (0..waiting_rows).for_each(|row| finish(waiting.after(row)));
     }
-}
-
-/// What the product with this block asks for ahead of its use: its share of the next `depth` steps of weights.
-fn ahead(next: *const u8, depth: usize, step: usize, block: usize) -> (*const u8, usize) {
-    let share = depth * AHEAD_LINES * LINE_BYTES;
-    if (block + 1) * share <= depth * step { (next.wrapping_add(block * share), LINE_BYTES) } else { (next, 0) }
 }

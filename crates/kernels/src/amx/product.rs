@@ -8,7 +8,7 @@ use super::{
     pass::{Pass, SUMS, parts_of},
     results::{Between, Results},
     step_bytes,
-    tiles::{Bf16, Operands, Tiles},
+    tiles::{Begin, Bf16, Operands, Tiles},
 };
 use crate::{
     Activation, Epilogue, Rows, Scratch,
@@ -98,7 +98,6 @@ impl Job<'_> {
             // large as panels and steps say, because `multiply` of the matrix checked the shapes.
             unsafe {
                 pack_rows::<TWO>(self.x.rows_in(rows.clone()), None, scratch.left.as_mut_ptr().cast());
-                let bias = self.packed.bias.as_ptr().add(self.outputs.start);
                 let pass = Pass {
                     left: scratch.left.as_ptr().cast(),
                     rows: rows.len(),
@@ -109,9 +108,10 @@ impl Job<'_> {
                     then: self.packed.weights.as_ptr().cast(),
                     sums: scratch.sums.as_mut_ptr(),
                     kept: 0,
-                    accumulates: false,
+                    begin: Begin::Bias(self.packed.bias.as_ptr().add(self.outputs.start)),
+                    bias_stride: PANEL,
                 };
-                let results = Results::new(&mut self.target, rows.start, bias);
+                let results = Results::new(&mut self.target, rows.start);
                 let Epilogue { activation, residual } = self.target.epilogue;
                 with_function!(activation, !TWO, F => match residual {
                     Some(_) => pass.run::<Bf16<TWO>>(|found| results.take::<F, true>(found)),
@@ -162,7 +162,6 @@ impl Both<'_> {
                     (scratch.sums.as_mut_ptr(), self.up.weights.as_ptr(), self.down.weights.as_ptr());
                 for slice in (0..steps_down).step_by(SLICE) {
                     let depth = SLICE.min(steps_down - slice);
-                    let bias = self.up.bias.as_ptr().add(slice * PANEL);
                     let first = Pass {
                         left: scratch.left.as_ptr().cast(),
                         rows: rows.len(),
@@ -173,9 +172,10 @@ impl Both<'_> {
                         then: down.cast::<u8>().add(slice * step),
                         sums: sums.add(panels * blocks * SUMS),
                         kept: 0,
-                        accumulates: false,
+                        begin: Begin::Bias(self.up.bias.as_ptr().add(slice * PANEL)),
+                        bias_stride: PANEL,
                     };
-                    let to = Between { packed: between, steps: depth, bias };
+                    let to = Between { packed: between, steps: depth };
                     with_function!(self.activation, !TWO, F => first.run::<Bf16<TWO>>(|found| to.take::<F, TWO>(found)));
                     let second = Pass {
                         left: between,
@@ -187,13 +187,14 @@ impl Both<'_> {
                         then: up.cast::<u8>().wrapping_add((slice + depth) * steps_up * step),
                         sums,
                         kept: panels,
-                        accumulates: slice > 0,
+                        begin: if slice > 0 { Begin::Sums } else { Begin::Bias(self.down.bias.as_ptr()) },
+                        bias_stride: PANEL,
                     };
                     if slice + depth < steps_down {
                         second.run::<Bf16<TWO>>(|_| ());
                         continue;
                     }
-                    let results = Results::new(&mut self.target, rows.start, self.down.bias.as_ptr());
+                    let results = Results::new(&mut self.target, rows.start);
                     match self.target.epilogue.residual {
                         Some(_) => second.run::<Bf16<TWO>>(|found| results.take::<Same, true>(found)),
                         None => second.run::<Bf16<TWO>>(|found| results.take::<Same, false>(found)),

@@ -14,15 +14,13 @@ use crate::{
     scratch::LINE,
 };
 
-/// Some rows of a result, and what each number is made of beside its sum.
+/// Some rows of a result, and what is added to each number.
 #[derive(Clone, Copy)]
 pub(super) struct Results {
     first: *mut f32,
     stride: usize,
     /// Numbers in a row.
     columns: usize,
-    /// One for each column, and zeros to a whole panel.
-    bias: *const f32,
     /// What is added in the end, if anything is.
     others: *const f32,
     others_stride: usize,
@@ -33,17 +31,17 @@ impl Results {
     ///
     /// # Safety
     /// There is such a row.
-    pub(super) unsafe fn new(target: &mut Target<'_>, row: usize, bias: *const f32) -> Self {
+    pub(super) unsafe fn new(target: &mut Target<'_>, row: usize) -> Self {
         let (stride, columns) = (target.result.stride(), target.result.columns());
         // SAFETY: the caller's promise.
         let first = unsafe { target.result.as_mut_ptr().add(row * stride) };
         let others = target.epilogue.residual;
         let others_stride = others.map_or(0, |others| others.stride());
         let others = others.map_or(ptr::null(), |others| others.as_ptr().wrapping_add(row * others_stride));
-        Self { first, stride, columns, bias, others, others_stride }
+        Self { first, stride, columns, others, others_stride }
     }
 
-    /// Writes the function of a row's sums and biases, with what is `ADDED`.
+    /// Writes the function of a row's sums, with what is `ADDED`.
     ///
     /// # Safety
     /// The machine has AVX-512; these sums, their row and columns exist.
@@ -64,12 +62,9 @@ impl Results {
     /// As for `take`; the row has so many numbers from this column on.
     #[inline(always)]
     unsafe fn put<F: Function, const ADDED: bool>(self, found: Found, column: usize, counts: [usize; 2]) {
-        // SAFETY: the caller's promise; biases go to a whole panel.
+        // SAFETY: the caller's promise.
         unsafe {
-            let bias = self.bias.add(column);
-            let bias = [Avx512::load(bias), Avx512::load(bias.add(LINE))];
-            let sums = [Avx512::load(found.sums), Avx512::load(found.sums.add(LINE))];
-            let mut values = [F::of(sums[0] + bias[0]), F::of(sums[1] + bias[1])];
+            let mut values = [F::of(Avx512::load(found.sums)), F::of(Avx512::load(found.sums.add(LINE)))];
             if ADDED {
                 let others = self.others.add(found.row * self.others_stride + column);
                 values[0] = values[0] + Avx512::load_some(others, counts[0]);
@@ -88,24 +83,19 @@ pub(super) struct Between {
     pub(super) packed: *mut u8,
     /// In a block.
     pub(super) steps: usize,
-    /// Of the first product, from the first of these steps on: the outputs of a panel are the numbers of one step.
-    pub(super) bias: *const f32,
 }
 
 impl Between {
-    /// Packs the function of a row's sums and biases.
+    /// Packs the function of a row's sums: the outputs of a panel are the numbers of one step.
     ///
     /// # Safety
-    /// The machine has AVX-512 and its bf16; these sums and biases exist, and the packed rows have room for them.
+    /// The machine has AVX-512 and its bf16; these sums exist, and the packed rows have room for them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) unsafe fn take<F: Function, const TWO: bool>(self, found: Found) {
         // SAFETY: the caller's promise.
         unsafe {
-            let bias = self.bias.add(found.panel * PANEL);
-            let bias = [Avx512::load(bias), Avx512::load(bias.add(LINE))];
-            let first = F::of(Avx512::load(found.sums) + bias[0]);
-            let second = F::of(Avx512::load(found.sums.add(LINE)) + bias[1]);
+            let [first, second] = [F::of(Avx512::load(found.sums)), F::of(Avx512::load(found.sums.add(LINE)))];
             let to = line_of_row(self.packed, self.steps, found.row, found.panel, TWO);
             store::<TWO>(to, halves::<TWO>(Pair(first.0, second.0)));
         }

@@ -26,6 +26,8 @@ macro_rules! tiles {
 
 mod operands;
 
+use crate::scratch::LINE_BYTES;
+
 pub(super) use operands::{Bf16, Int8, Operands};
 
 /// Whether the processor has tiles of bf16 and of bytes, and the operating system lets this process use them. Linux is asked: its leave is
@@ -124,17 +126,23 @@ pub(super) struct Product {
     pub(super) sums_stride: usize,
     /// How many rows are wanted; up to 16 take half the time.
     pub(super) rows: usize,
-    /// Whether to add to the sums that are there.
-    pub(super) accumulates: bool,
+    /// What sums begin with.
+    pub(super) begin: Begin,
     /// What will be read soon, for the second-level cache.
     pub(super) ahead: *const u8,
-    /// Bytes from one line that is asked for to the next, of which there are `AHEAD_LINES` in each step; 0 asks for one line
-    /// again and again, which costs nothing.
-    pub(super) ahead_stride: usize,
+    /// How many lines of it are asked for in each step.
+    pub(super) ahead_lines: usize,
 }
 
-/// Lines that are asked for in each step.
-pub(super) const AHEAD_LINES: usize = 4;
+/// What sums begin with.
+#[derive(Clone, Copy)]
+pub(super) enum Begin {
+    Zeros,
+    /// In each row these 32 numbers, of `f32`.
+    Bias(*const f32),
+    /// What is there.
+    Sums,
+}
 
 impl Product {
     /// How often `meanwhile` is called.
@@ -147,7 +155,7 @@ impl Product {
 ///
 /// # Safety
 /// There is a `Tiles` on this thread. `left` and `right` hold `depth` steps, at least one; `sums` can take 32 numbers in each of 32 rows (16
-/// if `rows` is at most 16), which are initialised if it accumulates. `meanwhile` touches none of them, and no tiles.
+/// if `rows` is at most 16), which are initialised if it begins with them, as are 32 numbers of a bias. `meanwhile` touches none of them, and no tiles.
 #[inline(always)]
 pub(super) unsafe fn multiply<N: Operands>(product: &Product, meanwhile: &mut impl FnMut()) {
     debug_assert!(product.depth > 0);
@@ -165,9 +173,9 @@ pub(super) unsafe fn multiply<N: Operands>(product: &Product, meanwhile: &mut im
                 (true, true) => N::step::<true>(left, right, meanwhile),
                 (false, _) => N::half_step(left, right, meanwhile),
             }
-            for _ in 0..AHEAD_LINES {
+            for _ in 0..product.ahead_lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                ahead = ahead.wrapping_add(product.ahead_stride);
+                ahead = ahead.wrapping_add(LINE_BYTES);
             }
             (left, right) = (left.wrapping_add(N::STEP_BYTES), right.wrapping_add(N::STEP_BYTES));
         }
@@ -175,29 +183,35 @@ pub(super) unsafe fn multiply<N: Operands>(product: &Product, meanwhile: &mut im
     }
 }
 
-/// Loads the sums that are added to, or begins with zeros.
+/// Loads what sums begin with.
 ///
 /// # Safety
 /// As for [`multiply`].
 #[inline(always)]
 unsafe fn begin_sums(product: &Product) {
-    let (upper, lower) = halves_of_sums(product);
-    // SAFETY: the caller's promise.
-    unsafe {
-        if !product.accumulates {
+    let [upper, lower] = halves_of_sums(product);
+    // The same line for every row of a tile.
+    let (upper, lower, stride) = match product.begin {
+        // SAFETY: there is a `Tiles`.
+        Begin::Zeros => unsafe {
             tiles!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3";);
             return;
-        }
+        },
+        Begin::Bias(bias) => (bias, bias, 0),
+        Begin::Sums => (upper.cast_const(), lower.cast_const(), product.sums_stride),
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
         tiles!(
             "tileloadd tmm0, [{sums} + {stride}*1]",
             "tileloadd tmm1, [{sums} + {stride}*1 + 64]";
-            sums = upper, stride = product.sums_stride
+            sums = upper, stride = stride
         );
         if product.rows > 16 {
             tiles!(
                 "tileloadd tmm2, [{sums} + {stride}*1]",
                 "tileloadd tmm3, [{sums} + {stride}*1 + 64]";
-                sums = lower, stride = product.sums_stride
+                sums = lower, stride = stride
             );
         }
     }
@@ -209,7 +223,7 @@ unsafe fn begin_sums(product: &Product) {
 /// As for [`multiply`].
 #[inline(always)]
 unsafe fn store_sums(product: &Product) {
-    let (upper, lower) = halves_of_sums(product);
+    let [upper, lower] = halves_of_sums(product);
     // SAFETY: the caller's promise.
     unsafe {
         tiles!(
@@ -228,6 +242,6 @@ unsafe fn store_sums(product: &Product) {
 }
 
 /// Where the first 16 rows of the sums begin, and the others.
-fn halves_of_sums(product: &Product) -> (*mut f32, *mut f32) {
-    (product.sums, product.sums.wrapping_byte_add(16 * product.sums_stride))
+fn halves_of_sums(product: &Product) -> [*mut f32; 2] {
+    [product.sums, product.sums.wrapping_byte_add(16 * product.sums_stride)]
 }

@@ -39,10 +39,10 @@ const NORMAL_ABOVE: [f32; 6] = [0.398_942_23, 0.033_369_763, 0.004_650_695, 1.64
 const NORMAL_BELOW: [f32; 6] = [1.0, 0.250_311_67, 0.028_377_263, 0.001_858_836, 7.239_151e-5, 1.216_618_2e-6];
 const NORMAL_MOST: f32 = 5.7;
 
-/// Φ(x) - ½ for |x| up to 4 is x · ROUGH_NORMAL(x²), within 2e-4 / |x|, and no less than ½ at 4, where it is cut off.
+/// Φ(x) of x from -3.9375 to 0, within 1.7e-4 / |x|; where it is cut off, the polynomial's roundings leave exactly 0.
 const ROUGH_NORMAL: [f32; 7] =
-    [0.397_870_27, -0.064_554_41, 0.008_763_692, -8.121_876e-4, 4.776_39e-5, -1.588_827_9e-6, 2.258_83e-8];
-const ROUGH_NORMAL_MOST: f32 = 4.0;
+    [0.499_780_3, 0.387_342_5, -0.048_612_133, -0.144_489_78, -0.059_357_926, -0.010_272_117, -6.697_056e-4];
+const ROUGH_NORMAL_LEAST: f32 = -3.9375;
 
 /// The polynomial of these coefficients, lowest power first.
 #[inline(always)]
@@ -60,21 +60,18 @@ pub(crate) fn gelu_erf<V: Lanes>(x: V) -> V {
     let near = x.filled(NORMAL_MOST).min(x.filled(-NORMAL_MOST).max(x));
     let square = near * near;
     let ratio = near * polynomial(square, NORMAL_ABOVE) * polynomial(square, NORMAL_BELOW).reciprocal();
-    gated(x, ratio)
-}
-
-/// [`gelu_erf`] within 2e-4 · max(1, |x|), for what is rounded to bf16.
-#[inline(always)]
-pub(crate) fn rough_gelu_erf<V: Lanes>(x: V) -> V {
-    let near = x.filled(ROUGH_NORMAL_MOST).min(x.filled(-ROUGH_NORMAL_MOST).max(x));
-    gated(x, near * polynomial(near * near, ROUGH_NORMAL))
-}
-
-/// x · Φ(x), where Φ(x) - ½ is this ratio as far as it is less than ½.
-#[inline(always)]
-fn gated<V: Lanes>(x: V, ratio: V) -> V {
     let normal = x.filled(0.5).min(x.filled(-0.5).max(ratio));
     x * (normal + x.filled(0.5))
+}
+
+/// [`gelu_erf`] within 2e-4 · max(1, |x|), for what is rounded to bf16: max(x, 0) - |x| · Φ(-|x|), because a fit of one side takes fewer
+/// instructions. What is infinite may become NaN.
+#[inline(always)]
+pub(crate) fn rough_gelu_erf<V: Lanes>(x: V) -> V {
+    let positive = x.filled(0.0).max(x);
+    let below = positive.mul_add(x.filled(-2.0), x);
+    let near = x.filled(ROUGH_NORMAL_LEAST).max(below);
+    below.mul_add(polynomial(near, ROUGH_NORMAL), positive)
 }
 
 /// The approximation of GELU by tanh, as GPT-2 and its kin have it: x / (1 + e^(-2u)) with u = √(2/π) (x + 0.044715 x³).

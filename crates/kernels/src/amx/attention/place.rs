@@ -1,7 +1,9 @@
 //! Where blocks of queries lie while they are under way, and what is done with each.
 
 use std::{
-    arch::x86_64::{_mm512_div_ps, _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_set1_ps, _mm512_storeu_ps},
+    arch::x86_64::{
+        _mm512_div_ps, _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    },
     f32::consts::LOG2_E,
 };
 
@@ -10,7 +12,7 @@ use super::{
         PANEL, STEP,
         pack::{line_of_row, steps, store},
         step_bytes,
-        tiles::{Operands, Product, multiply},
+        tiles::{Begin, Operands, Product, multiply},
     },
     UNDER_WAY,
 };
@@ -19,7 +21,7 @@ use crate::{
     attention::{power_of_two, scaled},
     convert::{Pair, halves, read},
     lanes::{Avx512, Lanes, first_of_16},
-    scratch::{LINE, Lines},
+    scratch::LINE,
 };
 
 /// Numbers between rows of scores beyond whole panels: without them all rows would lie in the same sets of the cache.
@@ -49,14 +51,12 @@ impl Room {
         let (operand, query_bytes) = (length_steps * width_steps * step_bytes(TWO), width_steps * step_bytes(TWO));
         let block_bytes = query_bytes + length_steps * step_bytes(TWO);
         let (score_stride, result_stride) = (length_steps * PANEL + GAP, width_steps * PANEL);
-        let bytes = |lines: &mut Lines, length: usize| {
-            lines.reserve(length / size_of::<f32>());
-            lines.as_mut_ptr().cast::<u8>()
-        };
-        let heads = bytes(&mut scratch.right, UNDER_WAY * 2 * operand);
-        let blocks = bytes(&mut scratch.left, 2 * block_bytes);
-        scratch.sums.reserve(2 * PANEL * (score_stride + result_stride + 1));
-        let sums = scratch.sums.as_mut_ptr();
+        let (all_heads, all_blocks) = (UNDER_WAY * 2 * operand, 2 * block_bytes);
+        let all_sums = 2 * PANEL * (score_stride + result_stride + 1);
+        scratch.attention.reserve((all_heads + all_blocks) / size_of::<f32>() + all_sums);
+        let heads = scratch.attention.as_mut_ptr().cast::<u8>();
+        let blocks = heads.wrapping_add(all_heads);
+        let sums = blocks.wrapping_add(all_blocks).cast::<f32>();
         Self { head_width, operand, heads, blocks, block_bytes, query_bytes, sums, score_stride, result_stride }
     }
 
@@ -160,17 +160,18 @@ impl Place {
             }
             let largest = Avx512::splat(largest[0].max(largest[1]).largest());
             let mut sums = [Avx512::splat(0.0); 2];
-            let mut put = |step: usize, [first, second]: [Avx512; 2]| {
-                let (first, second) = (power_of_two::<TWO>(first - largest), power_of_two::<TWO>(second - largest));
+            let mut put = |step: usize, count: usize, [first, second]: [Avx512; 2]| {
+                let first = power_of_two::<TWO>(first - largest);
+                let second = if count > LINE { power_of_two::<TWO>(second - largest) } else { Avx512::splat(0.0) };
                 sums = [sums[0] + first, sums[1] + second];
                 let to = line_of_row(self.weights, self.length_steps, row, step, TWO);
                 store::<TWO>(to, halves::<TWO>(Pair(first.0, second.0)));
             };
             for step in 0..whole {
-                put(step, at(step, STEP));
+                put(step, STEP, at(step, STEP));
             }
             if rest > 0 {
-                put(whole, last());
+                put(whole, rest, last());
             }
             *self.weight_sums.add(row) = (sums[0] + sums[1]).sum();
         }
@@ -197,13 +198,52 @@ impl Place {
     pub(super) unsafe fn divide(&self, queries: usize, head_width: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            for half in (0..PANEL).step_by(LINE) {
-                let sums = self.weight_sums.add(half);
-                _mm512_storeu_ps(sums, _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_loadu_ps(sums)));
-            }
+            self.invert_sums();
             for row in 0..queries {
                 let (from, factor) = (self.results.add(row * self.result_stride), *self.weight_sums.add(row));
                 scaled::<Avx512>(from, head_width, factor, to.add(row * to_stride));
+            }
+        }
+    }
+
+    /// Packs the same as some steps of rows, from `row` on, of which each has so many.
+    ///
+    /// # Safety
+    /// As for `Job::run`; results and sums are there, the head is of whole steps, and there are such rows and steps.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(super) unsafe fn divide_packed<const TWO: bool>(
+        &self,
+        queries: usize,
+        to: *mut u8,
+        row: usize,
+        step: usize,
+        steps: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.invert_sums();
+            for query in 0..queries {
+                let factor = _mm512_set1_ps(*self.weight_sums.add(query));
+                for column in 0..self.width_steps {
+                    let Pair(first, second) = read(self.results.add(query * self.result_stride + column * STEP), STEP);
+                    let numbers = Pair(_mm512_mul_ps(first, factor), _mm512_mul_ps(second, factor));
+                    store::<TWO>(line_of_row(to, steps, row + query, step + column, TWO), halves::<TWO>(numbers));
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `Job::run`; the sums of weights are there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn invert_sums(&self) {
+        for half in (0..PANEL).step_by(LINE) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let sums = self.weight_sums.add(half);
+                _mm512_storeu_ps(sums, _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_loadu_ps(sums)));
             }
         }
     }
@@ -235,9 +275,9 @@ impl Panels {
                     sums: sums.add(panel * PANEL),
                     sums_stride: stride * size_of::<f32>(),
                     rows,
-                    accumulates: false,
+                    begin: Begin::Zeros,
                     ahead: self.packed,
-                    ahead_stride: 0,
+                    ahead_lines: 0,
                 };
                 multiply::<N>(&product, &mut || ());
             }
