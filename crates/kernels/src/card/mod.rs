@@ -335,8 +335,8 @@ impl Card {
 
     /// Takes steps that are the same again and again, apart from what numbers and indices are: a card records them, and begins all at
     /// once from the third time on. What is so little work that it would mostly wait to be begun is worth it; a card keeps a few
-    /// recordings. `steps` may be called twice, writes nothing but rows, reads nothing from the card, repeats nothing itself, and says whether
-    /// it went to its end, as this does.
+    /// recordings. `steps` may be called up to three times, writes nothing but rows, reads nothing from the card, opens and drops none, repeats
+    /// nothing itself, and says whether it went to its end, as this does. Meanwhile no other thread asks for steps of this card.
     ///
     /// # Errors
     /// Those of the steps, and when the card fails.
