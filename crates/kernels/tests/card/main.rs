@@ -7,6 +7,7 @@ mod repeated;
 use std::{
     env,
     io::{self, Write},
+    thread,
 };
 
 use kernels::{Activation, Card, CardIndices, CardNorm, CardRows, Finish, Heads, Precision, WIDEST_HEAD};
@@ -96,7 +97,7 @@ fn indices(card: &Card, lists: &[&[u32]]) -> CardIndices {
 fn cuda_products_are_those_of_plain_loops() {
     let Some(card) = card("cuda_products_are_those_of_plain_loops") else { return };
     for (rows, inputs, outputs) in
-        [(1, 384, 1152), (3, 33, 5), (257, 64, 1), (512, 384, 384), (31, 1536, 384)]
+        [(1, 384, 1152), (3, 33, 5), (257, 64, 1), (512, 384, 384), (31, 1536, 384), (2, 8192, 48)]
     {
         check(&card, &format!("{rows} × {inputs} × {outputs}"), |card, precision, to| {
             let mut numbers = Numbers((rows * inputs + outputs) as u64);
@@ -175,6 +176,65 @@ fn cuda_means_and_firsts_are_those_of_plain_loops() {
             });
         }
     }
+}
+
+/// Sums of rows that lists choose, each list written as soon as the sums of the one before have begun.
+fn chosen(card: &Card) {
+    let row = |first: f32| [first, 2.0 * first];
+    let table: Vec<f32> = (0..500_u16).flat_map(|index| row(f32::from(index))).collect();
+    let table = card.rows(Precision::F32, &table, 2).expect("room");
+    let one = |number: f32| card.rows(Precision::F32, &row(number), 2).expect("room");
+    let norm = CardNorm { weight: one(1.0), bias: one(0.0), epsilon: 1e-12 };
+    let mut indices = CardIndices::default();
+    let mut made = Vec::new();
+    for round in 1..20_u32 {
+        // Of different lengths, so that the lists move too.
+        let list: Vec<u32> = (0..round * 1000 % 7001 + 1).map(|place| (place * 7 + round) % 500).collect();
+        card.write_indices(&[&list], &mut indices).expect("writes");
+        let mut y = card.empty(Precision::F32);
+        card.embed(&[(&table, indices.part(0)), (&table, indices.part(0))], &norm, &mut y).expect("embeds");
+        made.push((list, y));
+    }
+    drop(indices);
+    for (round, (list, y)) in made.iter().enumerate() {
+        let expected: Vec<f32> = list.iter().flat_map(|row| if *row == 0 { [0.0; 2] } else { [-1.0, 2.0] }).collect();
+        let apart = apart(&card.read(y).expect("reads"), &expected);
+        assert!(apart <= 1e-5, "round {round}: {apart}");
+    }
+}
+
+#[test]
+fn lists_are_replaced_while_steps_are_under_way() {
+    chosen(&Card::plain());
+}
+
+#[test]
+fn cuda_lists_are_replaced_while_steps_are_under_way() {
+    if let Some(card) = card("cuda_lists_are_replaced_while_steps_are_under_way") {
+        chosen(&card);
+    }
+}
+
+#[test]
+fn cuda_what_is_too_much_is_none_and_leaves_the_card_well() {
+    let Some(card) = card("cuda_what_is_too_much_is_none_and_leaves_the_card_well") else { return };
+    let mut rows = card.rows(Precision::F32, &[1.0, 2.0], 1).expect("room");
+    let error = card.make(&mut rows, 1 << 22, 1 << 22).expect_err("no card has 64 TiB");
+    assert!(error.is_out_of_memory, "{error}");
+    assert_eq!(rows.count(), 0);
+    card.synchronize().expect("the card is well");
+    card.make(&mut rows, 2, 3).expect("room");
+    assert_eq!(card.read(&rows).expect("reads").len(), 6);
+}
+
+#[test]
+fn cuda_memory_is_given_back_on_any_thread() {
+    let Some(card) = card("cuda_memory_is_given_back_on_any_thread") else { return };
+    let mut rows = card.empty(Precision::F32);
+    card.make(&mut rows, 1 << 10, 1 << 10).expect("room");
+    thread::spawn(move || drop(rows)).join().expect("given back");
+    card.synchronize().expect("in order");
+    thread::spawn(move || drop(card)).join().expect("ended");
 }
 
 #[test]
