@@ -11,7 +11,10 @@ use std::{
     mem,
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use kernels::{Activation, Card, CardError, CardNorm, CardRows, Finish, Precision, Team, WIDEST_HEAD};
@@ -74,6 +77,8 @@ pub struct DeviceEncoder {
     /// The most tokens of a batch.
     max_tokens: usize,
     desk: Mutex<Desk>,
+    /// Whether the card does nothing more in this process.
+    is_broken: AtomicBool,
     /// After all that lies on it.
     card: Card,
 }
@@ -183,12 +188,31 @@ impl DeviceEncoder {
         tracing::info!(device = %machine.device, ?precision, batch_bytes = budget, batch_tokens = max_tokens, "batches fit the device's memory");
         let team = Team::new(machine.threads.get()).map_err(|error| wrong(format!("no threads to run it: {error}")))?;
         let desk = Mutex::new(Desk { budget: Budget::new(budget), states: States::new(&card, precision), team });
-        Ok(Self { precision, embeddings, tables, norm, shape, layers, head, footprint, max_tokens, desk, card })
+        let is_broken = AtomicBool::new(false);
+        Ok(Self {
+            precision,
+            embeddings,
+            tables,
+            norm,
+            shape,
+            layers,
+            head,
+            footprint,
+            max_tokens,
+            desk,
+            is_broken,
+            card,
+        })
     }
 
     /// The most tokens that a batch may have; at least those of one text.
     pub(super) fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// Whether the device has failed so that this process cannot compute on it any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
     }
 
     /// What `finish` makes of what the model's head gives of each text, on some thread; it is also told the text's place. `None`
@@ -229,10 +253,18 @@ impl DeviceEncoder {
         Ok(parts.into_iter().map(|(_, _, part)| part).collect())
     }
 
-    /// Gives back what batches had, which is free for others once all that was begun has ended.
+    /// Gives back what batches had, which is free for others once all that was begun has ended. A card that then fails again, though nothing
+    /// more was asked of it, stays so: CUDA makes a process whose work on it went astray begin anew.
     fn give_back(&self, states: &mut States) -> Result<(), CardError> {
         *states = States::new(&self.card, self.precision);
-        self.card.synchronize()
+        let waited = self.card.synchronize();
+        if waited.is_err()
+            && let Err(error) = self.card.synchronize()
+        {
+            tracing::error!(%error, "the device does nothing more in this process");
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+        waited
     }
 
     /// Takes texts through all layers, and what the head gives of each.

@@ -136,6 +136,7 @@ fn cuda_a_large_batch_is_left_between_layers_and_gives_its_memory_back() {
     let embeddings = encoder.embed(&vec![&text[..]; count]).expect("runs");
     assert!(embeddings.iter().all(|embedding| apart(embedding, &alone) <= 1e-5));
     assert!(free() + KEPT / 2 >= before, "{} bytes were free, {} are", before, free());
+    assert!(!encoder.is_broken());
 }
 
 #[test]
