@@ -84,13 +84,18 @@ pub(crate) trait Architecture: Send + Sync + 'static {
         Device::Cpu
     }
 
+    /// Whether what it computes on has failed so that nothing can run on it in this process any more.
+    fn is_broken(&self) -> bool {
+        false
+    }
+
     /// How many batches may be under way: more than one where a run passes its turn before it ends.
     fn under_way(&self) -> usize {
         1
     }
 
     /// Runs one batch on a thread of the engine: one result per item, in order. An `Err` for the whole means that the batch failed as
-    /// one; the engine then splits it until the guilty item stands alone.
+    /// one; the engine then splits it until the guilty item stands alone, unless the architecture is broken.
     fn run(
         &self,
         batch: &[(Self::Item, Abandon)],

@@ -206,10 +206,10 @@ impl<A: Architecture> Engine<A> {
         }
     }
 
-    /// Runs the halves of a batch that failed as a whole, until the guilty item stands alone.
+    /// Runs the halves of a batch that failed as a whole, until the guilty item stands alone. None is where nothing can run any more.
     fn split(&self, batch: &[(A::Item, Abandon)], waiters: &mut [Option<Waiter>], failure: Failure) {
-        if let [waiter] = waiters {
-            answer(waiter, Err(failure));
+        if waiters.len() == 1 || self.architecture.is_broken() {
+            waiters.iter_mut().for_each(|waiter| answer(waiter, Err(failure.clone())));
             return;
         }
         tracing::warn!(model = self.name, batch = batch.len(), %failure, "a batch failed and is split");

@@ -58,6 +58,9 @@ trait Runner: Send + Sync {
         draft: Draft,
         begun: oneshot::Sender<()>,
     ) -> Running<'a>;
+
+    /// As [`Model::is_broken`].
+    fn is_broken(&self) -> bool;
 }
 
 impl Model {
@@ -83,6 +86,12 @@ impl Model {
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Whether its device has failed so that nothing can run on it in this process any more; another process may do better.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.runner.is_broken()
     }
 
     /// Reads the input (off the engine's threads), joins a batch and waits for its result. A failure of one never touches the
@@ -167,6 +176,10 @@ impl<A: Architecture> Runner for Batched<A> {
             self.jobs.send(Job { item, abandon, draft, begun, reply }).await.map_err(|_| stopped())?;
             result.await.unwrap_or_else(|_| Err(stopped()))
         })
+    }
+
+    fn is_broken(&self) -> bool {
+        self.architecture.is_broken()
     }
 }
 

@@ -113,6 +113,7 @@ pub async fn run(
     parts.spawn(node.awaited(suspects::run_suspects(Arc::clone(&node))));
     parts.spawn(consume::consume(Arc::clone(&node), tickets));
     parts.spawn(follow::follow(Arc::clone(&node)));
+    parts.spawn(run::end_when_broken(Arc::clone(&node)));
     ready();
 
     run_beside(&mut parts, &node.stop, node.stop.cancelled()).await;

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::{Audience, Models};
+use inference::{Audience, Device, Models};
 use prediction::WorkerId;
 use queue::Queue;
 use store::{Claimed, Store, StoreError};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, SetOnce};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) other_versions: Notify,
     /// Somebody saw a suspect.
     pub(crate) suspects: Notify,
+    /// What nothing can run on in this process any more.
+    pub(crate) broken: SetOnce<Device>,
     /// Nothing new is taken.
     pub(crate) stop: CancellationToken,
     /// The grace is over: what still runs goes back.
@@ -78,6 +80,7 @@ impl Node {
             suspects: Notify::new(),
             publishing: Mutex::new(()),
             due: Notify::new(),
+            broken: SetOnce::new(),
             hand_back: CancellationToken::new(),
             over: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -3,7 +3,7 @@
 
 use std::{
     future,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -70,7 +70,18 @@ async fn settle(node: &Node, ended: Vec<Ended>, slots: Option<Taken>) {
     write(node, ended).await;
 }
 
-/// How the run ended; nothing when it is canceled, past its deadline or lost: its end is the store's business.
+/// Ends this worker when what models run on is broken for its process, in which nothing mends it: else it would take predictions and fail
+/// them faster than any other could run them.
+///
+/// # Panics
+/// Then.
+pub(crate) async fn end_when_broken(node: Arc<Node>) {
+    if let Some(device) = node.over.run_until_cancelled(node.broken.wait()).await {
+        panic!("{device} does nothing more in this process: what it ran is left to its leases");
+    }
+}
+
+/// How the run ended; nothing when it is canceled, past its deadline, lost or left to its lease: its end is the store's business.
 async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome> {
     let run = claimed.run;
     let Some(model) = node.models.get(&claimed.model, &claimed.version) else {
@@ -93,6 +104,11 @@ async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome>
         result = model.predict_aloud(input, hold.abandon().clone(), hold.draft().clone()) => result,
     };
     if hold.is_gone() {
+        return None;
+    }
+    if result.is_err() && model.is_broken() {
+        // Somebody else may have said so.
+        let _ = node.broken.set(model.device());
         return None;
     }
     Some(match result.and_then(check_size) {

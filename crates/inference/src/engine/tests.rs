@@ -1,6 +1,9 @@
 //! Batches are formed of what is ready, and a failure stays with its item.
 
-use std::sync::mpsc::{Receiver as Gate, Sender, channel};
+use std::sync::{
+    atomic::AtomicBool,
+    mpsc::{Receiver as Gate, Sender, channel},
+};
 
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -14,6 +17,8 @@ enum Does {
     FailItsBatch,
     PanicItsBatch,
     LoseAnswers,
+    /// Fails its batch and all that come later, as what it runs on is broken.
+    Break,
     /// Keeps the engine busy until the gate opens.
     WaitAtGate,
     /// The same, once its turn is another's.
@@ -25,6 +30,7 @@ enum Does {
 }
 
 struct Toy {
+    is_broken: AtomicBool,
     gate: Mutex<Gate<()>>,
     batches: Mutex<Vec<Vec<Does>>>,
 }
@@ -46,6 +52,10 @@ impl Architecture for Toy {
 
     fn tokens(&self, item: &Does) -> Option<u32> {
         if let Does::Answer(cost) = item { u32::try_from(*cost).ok() } else { None }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::SeqCst)
     }
 
     fn under_way(&self) -> usize {
@@ -71,7 +81,10 @@ impl Architecture for Toy {
         if batch.contains(&Does::WaitAtGate) || batch.contains(&Does::PassThenWait) {
             self.gate.lock().expect("a lock").recv().expect("the gate opens");
         }
-        if batch.contains(&Does::FailItsBatch) {
+        if batch.contains(&Does::Break) {
+            self.is_broken.store(true, Ordering::SeqCst);
+        }
+        if batch.contains(&Does::FailItsBatch) || self.is_broken() {
             return Err(Failure::new(FailureCode::ModelError, "the batch failed").with_retryable(true));
         }
         assert!(!batch.contains(&Does::PanicItsBatch), "a panic, as the test wants it");
@@ -109,7 +122,7 @@ async fn send(
 /// A toy, and what opens its gate.
 fn toy() -> (Sender<()>, Arc<Toy>) {
     let (open, gate) = channel();
-    (open, Arc::new(Toy { gate: Mutex::new(gate), batches: Mutex::default() }))
+    (open, Arc::new(Toy { is_broken: AtomicBool::new(false), gate: Mutex::new(gate), batches: Mutex::default() }))
 }
 
 /// Waits until so many batches have begun.
@@ -192,6 +205,27 @@ async fn a_failing_batch_is_split_until_the_guilty_stands_alone() {
             assert!(batches.len() > 1 && batches.contains(&vec![guilty]), "{batches:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_runs_on_something_broken_is_not_split() {
+    use Does::{Answer, Break};
+    let (open, toy) = toy();
+    let jobs = start("toy", Arc::clone(&toy), 8).expect("a thread");
+    let waiting = send(&jobs, Does::WaitAtGate, false).await;
+    until_batches(&toy, 1).await;
+    let mut results = Vec::new();
+    for item in [Answer(1), Answer(2), Break, Answer(3), Answer(4)] {
+        results.push(send(&jobs, item, false).await);
+    }
+    open.send(()).expect("the engine waits");
+    waiting.await.expect("an answer").expect("no failure");
+    for result in results {
+        assert!(result.await.expect("an answer").expect_err("a failure").retryable);
+    }
+    assert!(send(&jobs, Answer(5), false).await.await.expect("an answer").is_err());
+    let batches = toy.batches.lock().expect("a lock").clone();
+    assert_eq!(batches[1..], [vec![Answer(1), Break, Answer(2), Answer(3), Answer(4)], vec![Answer(5)]]);
 }
 
 #[tokio::test]

@@ -183,6 +183,10 @@ impl<T: TextTask> Architecture for TextModel<T> {
         self.runner.device()
     }
 
+    fn is_broken(&self) -> bool {
+        self.runner.is_broken()
+    }
+
     fn under_way(&self) -> usize {
         self.runner.under_way()
     }

@@ -65,6 +65,14 @@ impl Runner {
         }
     }
 
+    /// Whether a device has failed so that this process cannot compute on it any more.
+    pub(super) fn is_broken(&self) -> bool {
+        match self {
+            Self::Kernels(..) => false,
+            Self::Device(encoder, _) => encoder.is_broken(),
+        }
+    }
+
     /// What `finish` makes of what the model's head gives of each text, told by its place; `None` when `stop` said so between two
     /// layers. On the processor the turn is passed as [`Room::run`](crate::transformer::Room::run) does.
     ///

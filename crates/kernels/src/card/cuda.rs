@@ -2,20 +2,16 @@
 //! which its memory is taken, used and given back, so that nothing else has to be ordered. CUDA's libraries are loaded when a card is first
 //! asked for: a program that is built with this runs where there are none.
 
+mod blas;
 mod compile;
 mod record;
+#[cfg(test)]
+mod tests;
 
-use std::{
-    ffi::{c_int, c_void},
-    sync::Arc,
-};
+use std::{ffi::c_void, sync::Arc};
 
 use cudarc::{
-    cublas::{
-        CudaBlas,
-        result::{CublasError, gemm_ex},
-        sys as blas,
-    },
+    cublas::{result::CublasError, sys::cublasStatus_t},
     driver::{
         CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, result,
         sys::{self, CUdeviceptr, CUresult},
@@ -23,21 +19,16 @@ use cudarc::{
 };
 
 use self::{
+    blas::{Blas, Product},
     compile::{Kernels, Of, QUERIES},
     record::Recorder,
 };
 use super::{
-    CardError, CardIndices, CardNorm, CardRows, Finish, Part, Result,
+    CardError, CardIndices, CardNorm, CardRows, Finish, PAGE, Part, Result,
     memory::Memory,
     steps::{Attend, Means, Steps, Term},
 };
 use crate::{Activation, Precision, narrow::nearest_bf16};
-
-/// Memory is taken in multiples of so many bytes, so that batches of about one size find room that was there.
-const PAGE: usize = 1 << 20;
-
-/// Bytes that cuBLAS wants on the largest cards.
-const WORKSPACE: usize = 32 << 20;
 
 /// Rows of a block of the kernel `finish` where there are many and where there are so few, and its threads.
 const FINISHED: usize = 8;
@@ -49,19 +40,50 @@ const SUMS: usize = 12_288;
 
 /// A card, and a stream of work on it.
 pub(super) struct Cuda {
-    stream: Arc<CudaStream>,
-    blas: CudaBlas,
-    /// What products use between their beginning and their end.
-    _workspace: CudaSlice<u8>,
-    kernels: Kernels,
-    has_bf16: bool,
+    /// Goes before what it recorded.
     recorder: Recorder,
+    kernels: Kernels,
+    blas: Blas,
+    has_bf16: bool,
+    stream: Arc<CudaStream>,
 }
 
 /// Memory of a card.
 pub(super) struct Buffer {
     bytes: CudaSlice<u8>,
     stream: Arc<CudaStream>,
+}
+
+impl Buffer {
+    /// Waits until nothing of its stream's work goes on. What failed is said later, by what can.
+    pub(super) fn wait(&self) {
+        bind(self.stream.context());
+        // SAFETY: it lives as long as this.
+        self.stream.context().record_err(unsafe { result::stream::synchronize(self.stream.cu_stream()) });
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // What follows gives memory back in the context of whatever thread this is.
+        bind(self.stream.context());
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Nobody is left who could be told of a kept error, and it would keep the rest from being done.
+        let _ = self.stream.context().check_err();
+        // With this the thread has the context too, in which all that follows is given back.
+        let _ = self.stream.synchronize();
+    }
+}
+
+/// Has this thread use the context, for what cannot fail: errors are kept, and an earlier one keeps nothing from being done.
+fn bind(context: &CudaContext) {
+    let kept = context.check_err();
+    context.record_err(context.bind_to_thread());
+    context.record_err(kept);
 }
 
 impl From<DriverError> for CardError {
@@ -72,7 +94,7 @@ impl From<DriverError> for CardError {
 
 impl From<CublasError> for CardError {
     fn from(error: CublasError) -> Self {
-        let is_out_of_memory = error.0 == blas::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED;
+        let is_out_of_memory = error.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED;
         Self { is_out_of_memory, reason: format!("cuBLAS: {error}") }
     }
 }
@@ -99,26 +121,14 @@ impl Cuda {
         if index >= count()? {
             return Err(broken(format!("there is no card {index}")));
         }
-        // SAFETY: this library of CUDA's may be loaded at any time.
-        if !unsafe { blas::is_culib_present() } {
-            return Err(broken("libcublas is not found".into()));
-        }
         let context = CudaContext::new(index)?;
         // SAFETY: the stream that memory is taken on is the only one that uses it, so there is nothing for events to order.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream()?;
         let capability = context.compute_capability()?;
+        let blas = Blas::new(&stream)?;
         let kernels = Kernels::new(context, capability)?;
-        let blas = CudaBlas::new(stream.clone())?;
-        // SAFETY: cuBLAS writes before it reads.
-        let workspace = unsafe { stream.alloc(WORKSPACE) }?;
-        // SAFETY: it has so many bytes, and lives as long as what uses it.
-        unsafe {
-            let at = workspace.device_ptr(&stream).0 as *mut _;
-            blas::cublasSetWorkspace_v2(*blas.handle(), at, WORKSPACE).result()
-        }?;
-        let (has_bf16, recorder) = (capability >= (8, 0), Recorder::default());
-        Ok(Self { stream, blas, _workspace: workspace, kernels, has_bf16, recorder })
+        Ok(Self { recorder: Recorder::default(), kernels, blas, has_bf16: capability >= (8, 0), stream })
     }
 
     /// Begins a kernel, unless steps are only listed.
@@ -146,27 +156,40 @@ impl Cuda {
         Ok(unsafe { result::launch_kernel(kernel.cu_function(), grid, block, shared, stream, &mut places) }?)
     }
 
-    /// Where memory begins.
+    /// Waits for all that was begun, whatever error was kept: until then the card has to do with memory here. The context is bound.
+    fn wait(&self) -> Result<()> {
+        // SAFETY: it is this card's stream.
+        Ok(unsafe { result::stream::synchronize(self.stream.cu_stream()) }?)
+    }
+
+    /// Where memory of so many numbers begins.
     ///
     /// # Panics
-    /// When it is another card's or stream's.
-    fn at(&self, memory: &Memory) -> CUdeviceptr {
+    /// When it is another card's or stream's, or there is none.
+    fn at(&self, memory: &Memory, count: usize) -> CUdeviceptr {
         match memory {
             Memory::Cuda(buffer) => {
                 assert!(Arc::ptr_eq(&buffer.stream, &self.stream), "numbers of another card");
                 buffer.bytes.device_ptr(&self.stream).0
             }
             Memory::Plain(_) => panic!("numbers of another card"),
-            Memory::Nothing => 0,
+            Memory::Nothing => {
+                assert_eq!(count, 0, "numbers that lie nowhere");
+                0
+            }
         }
     }
 
     fn of(&self, rows: &CardRows) -> CUdeviceptr {
-        self.at(&rows.memory)
+        self.at(&rows.memory, rows.count * rows.columns)
+    }
+
+    fn of_indices(&self, indices: &CardIndices) -> CUdeviceptr {
+        self.at(&indices.memory, indices.numbers.len())
     }
 
     fn of_part(&self, part: Part<'_>) -> CUdeviceptr {
-        self.at(&part.indices.memory) + (part.begin() * size_of::<u32>()) as u64
+        self.of_indices(part.indices) + (part.begin() * size_of::<u32>()) as u64
     }
 
     /// A term's rows, and its indices or 0.
@@ -203,7 +226,7 @@ impl Steps for Cuda {
         Ok(self.stream.synchronize()?)
     }
 
-    fn reserve(&self, memory: &mut Memory, bytes: usize) -> Result<()> {
+    fn reserve(&self, memory: &mut Memory, bytes: usize, multiple: usize) -> Result<()> {
         if matches!(memory, Memory::Cuda(buffer) if buffer.bytes.len() >= bytes) || bytes == 0 {
             return Ok(());
         }
@@ -213,7 +236,7 @@ impl Steps for Cuda {
         // What was there is free for what comes.
         *memory = Memory::Nothing;
         // SAFETY: steps write before they read.
-        let bytes = unsafe { self.stream.alloc(bytes.next_multiple_of(PAGE)) }?;
+        let bytes = unsafe { self.stream.alloc(bytes.next_multiple_of(multiple)) }?;
         *memory = Memory::Cuda(Buffer { bytes, stream: self.stream.clone() });
         Ok(())
     }
@@ -223,18 +246,20 @@ impl Steps for Cuda {
         let (at, stream) = (self.of(to), self.stream.cu_stream());
         if to.precision == Precision::Bf16 {
             let narrow: Vec<u16> = numbers.iter().copied().map(nearest_bf16).collect();
-            // SAFETY: there is room for as many; memory that is not page-locked has been read when this returns.
-            return Ok(unsafe { result::memcpy_htod_async(at, &narrow, stream) }?);
+            // SAFETY: there is room for as many, which stay until they are waited for.
+            unsafe { result::memcpy_htod_async(at, &narrow, stream) }?;
+            return self.wait();
         }
         // SAFETY: as above.
-        Ok(unsafe { result::memcpy_htod_async(at, numbers, stream) }?)
+        unsafe { result::memcpy_htod_async(at, numbers, stream) }?;
+        self.wait()
     }
 
     fn write_indices(&self, indices: &mut CardIndices) -> Result<()> {
-        self.reserve(&mut indices.memory, size_of_val(indices.numbers.as_slice()))?;
+        self.reserve(&mut indices.memory, size_of_val(indices.numbers.as_slice()), PAGE)?;
         self.stream.context().bind_to_thread()?;
-        // SAFETY: there is room for as many; memory that is not page-locked has been read when this returns.
-        Ok(unsafe { result::memcpy_htod_async(self.at(&indices.memory), &indices.numbers, self.stream.cu_stream()) }?)
+        // SAFETY: there is room for as many, and they wait for the card before they change or go.
+        Ok(unsafe { result::memcpy_htod_async(self.of_indices(indices), &indices.numbers, self.stream.cu_stream()) }?)
     }
 
     fn read(&self, rows: &CardRows) -> Result<Vec<f32>> {
@@ -242,52 +267,29 @@ impl Steps for Cuda {
         self.stream.context().bind_to_thread()?;
         // SAFETY: there are as many, and they are waited for.
         unsafe { result::memcpy_dtoh_async(&mut numbers, self.of(rows), self.stream.cu_stream()) }?;
-        self.stream.synchronize()?;
+        self.wait()?;
         Ok(numbers)
     }
 
     fn multiply(&self, x: &CardRows, weights: &CardRows, y: &mut CardRows) -> Result<()> {
-        let size = |count: usize| c_int::try_from(count).expect("cuBLAS counts in 31 bits");
-        let (rows, inputs, outputs) = (size(x.count), size(x.columns), size(weights.count));
-        if rows == 0 {
+        if x.count == 0 {
             return Ok(());
         }
-        let kind = match x.precision {
-            Precision::Bf16 => blas::cudaDataType::CUDA_R_16BF,
-            _ => blas::cudaDataType::CUDA_R_32F,
+        let product = Product {
+            x: self.of(x),
+            weights: self.of(weights),
+            y: self.of(y),
+            rows: x.count,
+            inputs: x.columns,
+            outputs: weights.count,
+            precision: x.precision,
         };
-        let what = [0, self.of(x), self.of(weights), self.of(y), rows as u64, inputs as u64, outputs as u64];
-        if self.recorder.lists(&[&what]) {
+        if self.recorder.lists(&[&product.words()]) {
             return Ok(());
         }
         self.stream.context().bind_to_thread()?;
-        let (one, nothing) = (1.0f32, 0.0f32);
-        // SAFETY: cuBLAS has columns where we have rows: it multiplies the weights, transposed, with x, and all are as long as is said.
-        // In f32 it multiplies in f32, because it was not told that it may do otherwise.
-        unsafe {
-            gemm_ex(
-                *self.blas.handle(),
-                blas::cublasOperation_t::CUBLAS_OP_T,
-                blas::cublasOperation_t::CUBLAS_OP_N,
-                outputs,
-                rows,
-                inputs,
-                (&raw const one).cast(),
-                self.of(weights) as *const _,
-                kind,
-                inputs,
-                self.of(x) as *const _,
-                kind,
-                inputs,
-                (&raw const nothing).cast(),
-                self.of(y) as *mut _,
-                kind,
-                outputs,
-                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        }?;
-        Ok(())
+        // SAFETY: lengths were checked.
+        unsafe { self.blas.multiply(product) }
     }
 
     fn finish(&self, y: &mut CardRows, bias: &CardRows, finish: Finish) -> Result<()> {

@@ -84,11 +84,20 @@ impl CardRows {
 
 impl CardIndices {
     pub(super) fn replace(&mut self, lists: &[&[u32]]) {
+        self.wait();
         self.numbers.clear();
         self.ends.clear();
         for list in lists {
             self.numbers.extend_from_slice(list);
             self.ends.push(self.numbers.len());
+        }
+    }
+
+    /// A card may read the numbers here until it has done what was begun.
+    fn wait(&self) {
+        #[cfg(feature = "cuda")]
+        if let Memory::Cuda(buffer) = &self.memory {
+            buffer.wait();
         }
     }
 
@@ -100,6 +109,12 @@ impl CardIndices {
     pub fn part(&self, list: usize) -> Part<'_> {
         assert!(list < self.ends.len(), "no list {list} of {}", self.ends.len());
         Part { indices: self, list }
+    }
+}
+
+impl Drop for CardIndices {
+    fn drop(&mut self) {
+        self.wait();
     }
 }
 

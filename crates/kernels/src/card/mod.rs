@@ -9,6 +9,8 @@ mod cuda;
 mod memory;
 mod plain;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::{error, fmt};
 
@@ -22,7 +24,13 @@ use crate::{Activation, Precision};
 /// The most columns that one head of [`Card::attention`] may have.
 pub const WIDEST_HEAD: usize = 128;
 
-/// What computes.
+/// Memory is taken in multiples of so many bytes: where it changes with batches, so that those of about one size find room that was there,
+/// and where it stays.
+const PAGE: usize = 1 << 20;
+const ALIGNED: usize = 256;
+
+/// What computes. Threads may share it, but one at a time asks for steps: what another asks for while [`repeat`](Self::repeat) looks at
+/// steps would be taken for one of them.
 pub struct Card {
     steps: Box<dyn Steps>,
 }
@@ -143,7 +151,7 @@ impl Card {
     pub fn rows(&self, precision: Precision, numbers: &[f32], columns: usize) -> Result<CardRows> {
         assert!(numbers.len().is_multiple_of(columns), "{} numbers in rows of {columns}", numbers.len());
         let mut rows = self.empty(precision);
-        self.make(&mut rows, numbers.len() / columns, columns)?;
+        self.take(&mut rows, (numbers.len() / columns, columns), ALIGNED)?;
         self.steps.write(numbers, &mut rows)?;
         Ok(rows)
     }
@@ -151,10 +159,15 @@ impl Card {
     /// Room for so many rows, whatever it held before.
     ///
     /// # Errors
-    /// When the card has too little.
+    /// When the card has too little; then there are no rows.
     pub fn make(&self, rows: &mut CardRows, count: usize, columns: usize) -> Result<()> {
+        self.take(rows, (count, columns), PAGE)
+    }
+
+    fn take(&self, rows: &mut CardRows, (count, columns): (usize, usize), multiple: usize) -> Result<()> {
+        rows.count = 0;
         let bytes = count * columns * rows.number_bytes();
-        self.steps.reserve(&mut rows.memory, bytes)?;
+        self.steps.reserve(&mut rows.memory, bytes, multiple)?;
         (rows.count, rows.columns) = (count, columns);
         Ok(())
     }
@@ -162,10 +175,14 @@ impl Card {
     /// Replaces lists of indices, all at once.
     ///
     /// # Errors
-    /// When the card has no room for them, or fails.
+    /// When the card has no room for them, or fails; then there are no lists.
     pub fn write_indices(&self, lists: &[&[u32]], indices: &mut CardIndices) -> Result<()> {
         indices.replace(lists);
-        self.steps.write_indices(indices)
+        let written = self.steps.write_indices(indices);
+        if written.is_err() {
+            indices.replace(&[]);
+        }
+        written
     }
 
     /// The numbers of rows in f32, once all that was begun has ended.
@@ -335,8 +352,8 @@ impl Card {
 
     /// Takes steps that are the same again and again, apart from what numbers and indices are: a card records them, and begins all at
     /// once from the third time on. What is so little work that it would mostly wait to be begun is worth it; a card keeps a few
-    /// recordings. `steps` may be called twice, writes nothing but rows, reads nothing from the card, repeats nothing itself, and says whether
-    /// it went to its end, as this does.
+    /// recordings. `steps` may be called up to three times, writes nothing but rows, reads nothing from the card, opens and drops none, repeats
+    /// nothing itself, and says whether it went to its end, as this does. Meanwhile no other thread asks for steps of this card.
     ///
     /// # Errors
     /// Those of the steps, and when the card fails.

@@ -58,7 +58,7 @@ impl Steps for Plain {
         Ok(())
     }
 
-    fn reserve(&self, memory: &mut Memory, bytes: usize) -> Result<()> {
+    fn reserve(&self, memory: &mut Memory, bytes: usize, _: usize) -> Result<()> {
         // Numbers have at least two.
         memory.plain_mut(bytes.div_ceil(2));
         Ok(())

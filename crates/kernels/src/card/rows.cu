@@ -69,7 +69,7 @@ template <typename T> struct Table {
 template <typename T, int V>
 __device__ __forceinline__ void norm(Table<T> a, Table<T> b, Table<T> c, const T* weight, const T* bias, float epsilon,
                                      T* y, size_t rows, unsigned columns) {
-    extern __shared__ float sums[];
+    extern __shared__ __align__(32) float sums[];
     const size_t row = static_cast<size_t>(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     float* sum = sums + threadIdx.y * columns;

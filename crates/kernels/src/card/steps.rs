@@ -51,13 +51,13 @@ pub(super) trait Steps: Send + Sync {
 
     fn synchronize(&self) -> Result<()>;
 
-    /// Sees that memory has so many bytes at least.
-    fn reserve(&self, memory: &mut Memory, bytes: usize) -> Result<()>;
+    /// Sees that memory has so many bytes at least; what is taken anew is a multiple.
+    fn reserve(&self, memory: &mut Memory, bytes: usize, multiple: usize) -> Result<()>;
 
     /// Writes as many numbers as the rows have.
     fn write(&self, numbers: &[f32], to: &mut CardRows) -> Result<()>;
 
-    /// Brings all lists to where steps read them.
+    /// Brings all lists to where steps read them, perhaps later: until then they stay as they are.
     fn write_indices(&self, indices: &mut CardIndices) -> Result<()>;
 
     fn read(&self, rows: &CardRows) -> Result<Vec<f32>>;

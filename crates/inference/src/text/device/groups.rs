@@ -6,6 +6,10 @@ use kernels::{CardError, Precision};
 
 use crate::transformer::Shape;
 
+/// The most tokens of a group, and numbers of its widest rows: so few that no step has 2³¹ numbers or blocks, whatever the lengths of texts.
+const MOST_TOKENS: usize = 1 << 19;
+const MOST_NUMBERS: usize = i32::MAX as usize;
+
 /// Bytes of an encoder's states between two steps for each token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Footprint(u64);
@@ -17,13 +21,22 @@ pub(super) struct Budget {
     most: u64,
 }
 
+/// The most tokens of a group that layers of this shape are computed with.
+pub(super) fn most_tokens(shape: &Shape) -> usize {
+    MOST_TOKENS.min(MOST_NUMBERS / widest(shape))
+}
+
+/// Columns of the widest rows: queries, keys and values or what is between the dense parts.
+fn widest(shape: &Shape) -> usize {
+    shape.between.max(3 * shape.width)
+}
+
 impl Footprint {
     /// Of layers of this shape: hidden states, what heads gather and a sum, queries, keys and values or what is between the dense parts;
     /// what a model's head makes of them, in f32; and four indices.
     pub(super) fn new(shape: &Shape, precision: Precision) -> Self {
         let bytes = if precision == Precision::Bf16 { 2 } else { 4 };
-        let wide = shape.between.max(3 * shape.width);
-        Self((bytes * (3 * shape.width + wide) + 4 * (2 * shape.width + 4)) as u64)
+        Self((bytes * (3 * shape.width + widest(shape)) + 4 * (2 * shape.width + 4)) as u64)
     }
 
     /// Bytes of so many tokens.
@@ -175,10 +188,23 @@ mod tests {
         assert!(stopped.expect("no fault").is_none());
     }
 
+    fn shape(width: usize, between: usize) -> Shape {
+        Shape { order: Order::NormLast, width, between, head_width: 32, activation: Activation::GeluErf }
+    }
+
+    #[test]
+    fn no_group_has_more_numbers_than_31_bits_count() {
+        assert_eq!(most_tokens(&shape(384, 1536)), 1 << 19);
+        for (width, between) in [(1024, 4096), (4096, 4096), (2560, 10_240)] {
+            let most = most_tokens(&shape(width, between));
+            let numbers = most * between.max(3 * width);
+            assert!(numbers < 1 << 31 && numbers > (1 << 31) - (1 << 15), "{most} tokens of {width} and {between}");
+        }
+    }
+
     #[test]
     fn memory_is_counted_by_the_layers_shape() {
-        let order = Order::NormLast;
-        let shape = Shape { order, width: 384, between: 1536, head_width: 32, activation: Activation::GeluErf };
+        let shape = shape(384, 1536);
         let [exact, half] = [Precision::F32, Precision::Bf16].map(|precision| Footprint::new(&shape, precision));
         assert_eq!(exact.of(10), 10 * (4 * (3 * 384 + 1536) + 4 * (2 * 384 + 4)));
         assert_eq!(exact.of(1) - half.of(1), 2 * (3 * 384 + 1536));

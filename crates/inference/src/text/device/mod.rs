@@ -11,14 +11,17 @@ use std::{
     mem,
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use kernels::{Activation, Card, CardError, CardNorm, CardRows, Finish, Precision, Team, WIDEST_HEAD};
 use prediction::{Failure, FailureCode};
 
 use self::{
-    groups::{Budget, Footprint, in_groups},
+    groups::{Budget, Footprint, in_groups, most_tokens},
     layer::{BEGINS, Layer, POSITIONS, States, TYPES, WORDS},
     upload::{Dense, Upload},
 };
@@ -54,9 +57,12 @@ const KEPT: u64 = 1 << 30;
 const FEW: usize = 4096;
 const ROWS: usize = 16;
 
+/// Tokens of a batch from which on each layer is waited for, so that a batch that nobody wants is left between two: steps are only begun, and
+/// all of them long before the first has ended. So many that the card does not wait for long for the next.
+const MANY: usize = 1 << 16;
+
 /// A loaded text encoder on a device, from tokens to embeddings or a classifier's outputs, without the queue and the JSON around it.
 pub struct DeviceEncoder {
-    card: Card,
     /// How weights and states are kept.
     precision: Precision,
     /// Its tables of words, positions and types are empty: they are on the card.
@@ -71,6 +77,10 @@ pub struct DeviceEncoder {
     /// The most tokens of a batch.
     max_tokens: usize,
     desk: Mutex<Desk>,
+    /// Whether the card does nothing more in this process.
+    is_broken: AtomicBool,
+    /// After all that lies on it.
+    card: Card,
 }
 
 /// The tables of embeddings.
@@ -171,18 +181,38 @@ impl DeviceEncoder {
         })?;
 
         card.synchronize().map_err(does_not_work)?;
-        let budget = card.free_bytes().map_err(does_not_work)?.map_or(UNMEASURED, |free| free / SHARE);
         let footprint = Footprint::new(&shape, precision);
+        let free = card.free_bytes().map_err(does_not_work)?.map_or(UNMEASURED, |free| free / SHARE);
+        let budget = free.min(footprint.of(most_tokens(&shape)));
         let max_tokens = footprint.tokens_in(budget).max(settings.max_tokens);
         tracing::info!(device = %machine.device, ?precision, batch_bytes = budget, batch_tokens = max_tokens, "batches fit the device's memory");
         let team = Team::new(machine.threads.get()).map_err(|error| wrong(format!("no threads to run it: {error}")))?;
         let desk = Mutex::new(Desk { budget: Budget::new(budget), states: States::new(&card, precision), team });
-        Ok(Self { card, precision, embeddings, tables, norm, shape, layers, head, footprint, max_tokens, desk })
+        let is_broken = AtomicBool::new(false);
+        Ok(Self {
+            precision,
+            embeddings,
+            tables,
+            norm,
+            shape,
+            layers,
+            head,
+            footprint,
+            max_tokens,
+            desk,
+            is_broken,
+            card,
+        })
     }
 
     /// The most tokens that a batch may have; at least those of one text.
     pub(super) fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// Whether the device has failed so that this process cannot compute on it any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
     }
 
     /// What `finish` makes of what the model's head gives of each text, on some thread; it is also told the text's place. `None`
@@ -207,14 +237,12 @@ impl DeviceEncoder {
             most = most.max(lengths[group.clone()].iter().sum());
             let numbers = self.forward(&texts[group], states, &stop);
             if numbers.is_err() {
-                // What it had taken is free once all that was begun has ended.
-                *states = States::new(&self.card, self.precision);
-                self.card.synchronize()?;
+                self.give_back(states)?;
             }
             numbers
         });
         if self.footprint.of(most) > KEPT {
-            *states = States::new(&self.card, self.precision);
+            self.give_back(states).map_err(|error| failed(&error))?;
         }
         let Some(numbers) = numbers.map_err(|error| failed(&error))? else { return Ok(None) };
         let mut parts: Vec<_> = numbers.into_iter().enumerate().map(|(text, numbers)| (text, numbers, None)).collect();
@@ -225,6 +253,20 @@ impl DeviceEncoder {
         Ok(parts.into_iter().map(|(_, _, part)| part).collect())
     }
 
+    /// Gives back what batches had, which is free for others once all that was begun has ended. A card that then fails again, though nothing
+    /// more was asked of it, stays so: CUDA makes a process whose work on it went astray begin anew.
+    fn give_back(&self, states: &mut States) -> Result<(), CardError> {
+        *states = States::new(&self.card, self.precision);
+        let waited = self.card.synchronize();
+        if waited.is_err()
+            && let Err(error) = self.card.synchronize()
+        {
+            tracing::error!(%error, "the device does nothing more in this process");
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+        waited
+    }
+
     /// Takes texts through all layers, and what the head gives of each.
     fn forward(
         &self,
@@ -233,9 +275,13 @@ impl DeviceEncoder {
         stop: &impl Fn() -> bool,
     ) -> Result<Option<Vec<Vec<f32>>>, CardError> {
         let has_types = self.write(texts, states)?;
+        let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
         let mut steps = || {
             self.begin(has_types, states)?;
             for layer in &self.layers {
+                if tokens >= MANY {
+                    self.card.synchronize()?;
+                }
                 if stop() {
                     return Ok(false);
                 }
@@ -244,7 +290,6 @@ impl DeviceEncoder {
             self.end(states)?;
             Ok(true)
         };
-        let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
         let has_ended = if tokens <= FEW { self.card.repeat(steps)? } else { steps()? };
         if has_ended { self.read(texts, states).map(Some) } else { Ok(None) }
     }

@@ -101,6 +101,45 @@ fn a_budget_for_one_text_gives_the_same() {
 }
 
 #[test]
+fn batches_are_bounded_whatever_memory_there_is() {
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let encoder = load(&tiny, Pooling::Mean, Precision::F32);
+    assert!(encoder.footprint.tokens_in(UNMEASURED) > most_tokens(&encoder.shape), "memory would hold more");
+    assert_eq!(encoder.max_tokens(), most_tokens(&encoder.shape));
+}
+
+#[test]
+fn cuda_a_large_batch_is_left_between_layers_and_gives_its_memory_back() {
+    let test = "cuda_a_large_batch_is_left_between_layers_and_gives_its_memory_back";
+    let Some(machine) = card::machine(test) else { return };
+    let file = tiny_goldens();
+    let tiny = Tiny::new(&file);
+    tiny.write("gelu", DType::F32, str::to_owned);
+    let encoder = load_on(machine.device, &tiny, Pooling::Mean, Precision::F32);
+    encoder.desk.lock().expect("nobody panicked").budget = Budget::new(u64::MAX);
+    let free = || encoder.card.free_bytes().expect("the card").expect("a card's own");
+    let text = [1, 2, 3, 4, 5, 6, 7, 8];
+    let alone = encoder.embed(&[&text]).expect("runs").remove(0);
+    // As many as are waited for between layers, so that what they need is loaded too, and memory is measured after it.
+    let few = vec![Text { ids: &text, types: &[] }; MANY / text.len()];
+    let looks = std::cell::Cell::new(0);
+    let stop = || looks.replace(looks.get() + 1) == 1;
+    assert!(encoder.run(&few, stop, |_, _| ()).expect("no fault").is_none());
+    assert_eq!(looks.get(), 2, "after the first layer");
+    assert!(encoder.run(&few, || false, |_, _| ()).expect("no fault").is_some());
+    encoder.card.synchronize().expect("the card");
+    let before = free();
+
+    let count = usize::try_from(2 * KEPT / encoder.footprint.of(text.len())).expect("few");
+    let embeddings = encoder.embed(&vec![&text[..]; count]).expect("runs");
+    assert!(embeddings.iter().all(|embedding| apart(embedding, &alone) <= 1e-5));
+    assert!(free() + KEPT / 2 >= before, "{} bytes were free, {} are", before, free());
+    assert!(!encoder.is_broken());
+}
+
+#[test]
 fn cuda_a_batch_that_memory_is_too_little_for_is_halved_and_no_text_is_lost() {
     const PIECE: usize = 64 << 20;
     /// What the batch is counted to need: more than is left, whatever was counted too much.

@@ -108,7 +108,10 @@ impl Kernels {
         let module = self.context.load_module(compiled(self.capability, Some(head))?)?;
         let kernels = Of::load(self.capability, |kind| function(&module, &format!("attention_{kind}")))?;
         let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        kernels.f32.set_attribute(most, number(shared).cast_signed())?;
+        kernels.f32.set_attribute(most, number(shared).cast_signed()).map_err(|error| {
+            let what = format!("heads of {width} columns want {shared} bytes of shared memory for a block");
+            broken(format!("{what}, as cards have them from compute capability 8.0 on: {error}"))
+        })?;
         Ok((compiled_one.get_or_init(|| kernels), shared))
     }
 }

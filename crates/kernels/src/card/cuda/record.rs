@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -62,6 +63,12 @@ struct Graph(CudaGraph);
 // SAFETY: graphs are not used by two threads at once: they are behind a mutex.
 unsafe impl Send for Graph {}
 
+/// Keeps steps from being recorded: cuBLAS waits for all of a card when it begins and when it ends, which breaks off recordings of others.
+pub(super) fn alone() -> MutexGuard<'static, ()> {
+    static RECORDING: Mutex<()> = Mutex::new(());
+    locked(&RECORDING)
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -113,7 +120,7 @@ impl Recorder {
         if !result? {
             return Ok(false);
         }
-        if known.launch(&list)? {
+        if known.begins(&list) {
             return Ok(true);
         }
         if !known.lists.remove(&list) {
@@ -123,29 +130,45 @@ impl Recorder {
             known.lists.insert(list);
             return steps();
         }
-        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-        let (list, result) = self.listed(Now::Recording(List::new()), steps);
-        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+        let (list, result, graph) = self.recorded(stream, steps)?;
         match (result, graph) {
-            (Ok(true), Ok(Some(graph))) => {
-                known.keep(list.clone(), Graph(graph));
-                known.launch(&list)
-            }
-            (Ok(false), _) => Ok(false),
-            // What cannot be recorded can be done.
-            _ => steps(),
+            (Ok(false), _) => return Ok(false),
+            (Ok(true), Some(graph)) => known.keep(list.clone(), graph),
+            _ => return steps(),
         }
+        // What cannot be recorded, or not be begun so, can be done.
+        if known.begins(&list) { Ok(true) } else { steps() }
+    }
+
+    /// What steps are called with, what they say, and their recording; which ends however they do, for what begins later would be
+    /// recorded too.
+    fn recorded(
+        &self,
+        stream: &Arc<CudaStream>,
+        steps: &mut dyn FnMut() -> Result<bool>,
+    ) -> Result<(List, Result<bool>, Option<Graph>)> {
+        let _alone = alone();
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        let steps = catch_unwind(AssertUnwindSafe(|| self.listed(Now::Recording(List::new()), steps)));
+        // An error that was kept, of memory given back, would be said instead of ending it.
+        let _ = stream.context().check_err();
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).ok().flatten().map(Graph);
+        let (list, result) = steps.unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((list, result, graph))
     }
 }
 
 impl Known {
-    /// Begins the steps of this list, if they were recorded.
-    fn launch(&mut self, list: &List) -> Result<bool> {
-        let Some(recording) = self.recordings.get_mut(list) else { return Ok(false) };
+    /// Whether the steps of this list were recorded, and so have begun. A recording that cannot be begun is forgotten.
+    fn begins(&mut self, list: &List) -> bool {
+        let Some(recording) = self.recordings.get_mut(list) else { return false };
         self.uses += 1;
         recording.used = self.uses;
-        recording.graph.0.launch()?;
-        Ok(true)
+        let has_begun = recording.graph.0.launch().is_ok();
+        if !has_begun {
+            self.recordings.remove(list);
+        }
+        has_begun
     }
 
     /// Keeps a recording, in the place of the one that was not used for longest where there are enough.

@@ -1,9 +1,13 @@
 //! The steps of a card: in plain loops against a reference in f64, and on an NVIDIA card against plain loops. `scripts/test-cuda` runs the
 //! latter, named `cuda_…`, and fails where there is no card.
 
+mod attention;
+mod repeated;
+
 use std::{
     env,
     io::{self, Write},
+    thread,
 };
 
 use kernels::{Activation, Card, CardIndices, CardNorm, CardRows, Finish, Heads, Precision, WIDEST_HEAD};
@@ -89,120 +93,12 @@ fn indices(card: &Card, lists: &[&[u32]]) -> CardIndices {
     indices
 }
 
-/// What attention is tried with.
-struct Case {
-    lengths: Vec<usize>,
-    heads: usize,
-    width: usize,
-    has_distances: bool,
-    states: Vec<f32>,
-    bias: Vec<f32>,
-    by_distance: Vec<f32>,
-}
-
-impl Case {
-    fn new(lengths: &[usize], heads: usize, width: usize, has_distances: bool) -> Self {
-        let mut numbers = Numbers((lengths.len() * 1000 + heads * 100 + width) as u64);
-        let (columns, reach) = (3 * heads * width, lengths.iter().max().expect("some") + 3);
-        Self {
-            lengths: lengths.to_vec(),
-            heads,
-            width,
-            has_distances,
-            states: numbers.some(lengths.iter().sum::<usize>() * columns, 2.0),
-            bias: numbers.some(columns, 1.0),
-            by_distance: numbers.some(heads * (2 * reach - 1), 3.0),
-        }
-    }
-
-    fn attend(&self, card: &Card, precision: Precision, to: &mut CardRows) {
-        let columns = 3 * self.heads * self.width;
-        let states = card.rows(precision, &self.states, columns).expect("room");
-        let bias = card.rows(precision, &self.bias, columns).expect("room");
-        let distances = self.by_distance.len() / self.heads;
-        let by_distance = card.rows(Precision::F32, &self.by_distance, distances).expect("room");
-        let begins = indices(card, &[&[7], &texts(&self.lengths)]);
-        let heads = Heads { count: self.heads, by_distance: self.has_distances.then_some(&by_distance) };
-        card.attention(&states, &bias, begins.part(1), heads, to).expect("attends");
-    }
-
-    /// The same in f64.
-    fn reference(&self) -> Vec<f32> {
-        let inner = self.heads * self.width;
-        let number =
-            |row: usize, column: usize| f64::from(self.states[row * 3 * inner + column]) + f64::from(self.bias[column]);
-        let distances = self.by_distance.len() / self.heads;
-        let mut result = Vec::new();
-        for ends in texts(&self.lengths).windows(2).map(|ends| ends[0] as usize..ends[1] as usize) {
-            for query in ends.clone() {
-                for head in 0..self.heads {
-                    let score = |key: usize| {
-                        let columns = head * self.width..(head + 1) * self.width;
-                        let product: f64 = columns.map(|at| number(query, at) * number(key, inner + at)).sum();
-                        let at = head * distances + distances / 2 + key - query;
-                        let bias = if self.has_distances { f64::from(self.by_distance[at]) } else { 0.0 };
-                        product / (self.width as f64).sqrt() + bias
-                    };
-                    let scores: Vec<f64> = ends.clone().map(score).collect();
-                    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let shares: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-                    let total: f64 = shares.iter().sum();
-                    for column in head * self.width..(head + 1) * self.width {
-                        let pairs = shares.iter().zip(ends.clone());
-                        let sum: f64 = pairs.map(|(share, key)| share * number(key, 2 * inner + column)).sum();
-                        result.push((sum / total) as f32);
-                    }
-                }
-            }
-        }
-        result
-    }
-}
-
-/// Lengths around those of tiles, alone and among others.
-fn cases() -> Vec<Case> {
-    let lengths: [&[usize]; 6] = [&[1], &[17, 1, 64, 65, 63, 2], &[512], &[128, 33, 32, 31], &[200, 3, 257], &[9; 40]];
-    let heads = [(2, 32), (3, 64), (1, WIDEST_HEAD), (4, 8), (2, 33), (1, 100)];
-    let all = heads.iter().flat_map(|heads| lengths.map(|lengths| (*heads, lengths)));
-    let both = all.flat_map(|((heads, width), lengths)| {
-        [false, true].map(|has_distances| Case::new(lengths, heads, width, has_distances))
-    });
-    both.collect()
-}
-
-#[test]
-fn attention_in_plain_loops_is_that_of_the_reference() {
-    for case in cases() {
-        if case.lengths.iter().sum::<usize>() > 300 {
-            continue;
-        }
-        let ours = made(&Card::plain(), Precision::F32, &|card, to| case.attend(card, Precision::F32, to));
-        let apart = apart(&ours, &case.reference());
-        assert!(apart <= 4e-6, "{:?}, {} × {}: {apart}", case.lengths, case.heads, case.width);
-    }
-}
-
-#[test]
-fn cuda_attention_is_that_of_the_reference() {
-    let Some(card) = card("cuda_attention_is_that_of_the_reference") else { return };
-    for case in cases() {
-        let reference = case.reference();
-        for precision in [Precision::F32, Precision::Bf16] {
-            if card.precision(precision) != precision {
-                continue;
-            }
-            let ours = made(&card, precision, &|card, to| case.attend(card, precision, to));
-            let apart = apart(&ours, &reference);
-            let what = format!("{:?}, {} × {}, {}", case.lengths, case.heads, case.width, case.has_distances);
-            assert!(apart <= most(precision), "{what}, {precision:?}: {apart}");
-        }
-    }
-}
-
 #[test]
 fn cuda_products_are_those_of_plain_loops() {
     let Some(card) = card("cuda_products_are_those_of_plain_loops") else { return };
-    for (rows, inputs, outputs) in [(1, 384, 1152), (3, 33, 5), (257, 64, 1), (512, 384, 384), (31, 1536, 384)] {
+    for (rows, inputs, outputs) in
+        [(1, 384, 1152), (3, 33, 5), (257, 64, 1), (512, 384, 384), (31, 1536, 384), (2, 8192, 48)]
+    {
         check(&card, &format!("{rows} × {inputs} × {outputs}"), |card, precision, to| {
             let mut numbers = Numbers((rows * inputs + outputs) as u64);
             let x = card.rows(precision, &numbers.some(rows * inputs, 1.0), inputs).expect("room");
@@ -282,50 +178,63 @@ fn cuda_means_and_firsts_are_those_of_plain_loops() {
     }
 }
 
-/// The means of texts of these lengths, through the same recorded steps again and again, and directly.
-fn repeated(card: &Card) {
-    let mut numbers = Numbers(7);
-    let (mut x, mut bias) = (card.empty(Precision::F32), card.empty(Precision::F32));
-    let (mut ours, mut direct) = (card.empty(Precision::F32), card.empty(Precision::F32));
-    let mut begins = CardIndices::default();
-    for round in 0..12 {
-        // Of two sizes in turn, and of what is never the same.
-        let lengths: &[usize] = if round % 3 == 0 { &[5, 90] } else { &[numbers.below(50) + 1, 100, 3] };
-        x = card.rows(Precision::F32, &numbers.some(200 * 64, 1.0), 64).map(|new| keep(card, &new, x)).expect("room");
-        bias = card.rows(Precision::F32, &numbers.some(64, 1.0), 64).map(|new| keep(card, &new, bias)).expect("room");
-        card.write_indices(&[&texts(lengths)], &mut begins).expect("writes");
-        let steps = |y: &mut CardRows| {
-            card.means(&x, begins.part(0), y)?;
-            card.finish(y, &bias, Finish::By(Activation::GeluErf))
-        };
-        assert_eq!(card.repeat(|| steps(&mut ours).map(|()| true)), Ok(true));
-        steps(&mut direct).expect("means");
-        let [ours, direct] = [&ours, &direct].map(|rows| card.read(rows).expect("reads"));
-        assert!(ours == direct, "round {round}");
-        assert_eq!(card.repeat(|| Ok(false)), Ok(false));
+/// Sums of rows that lists choose, each list written as soon as the sums of the one before have begun.
+fn chosen(card: &Card) {
+    let row = |first: f32| [first, 2.0 * first];
+    let table: Vec<f32> = (0..500_u16).flat_map(|index| row(f32::from(index))).collect();
+    let table = card.rows(Precision::F32, &table, 2).expect("room");
+    let one = |number: f32| card.rows(Precision::F32, &row(number), 2).expect("room");
+    let norm = CardNorm { weight: one(1.0), bias: one(0.0), epsilon: 1e-12 };
+    let mut indices = CardIndices::default();
+    let mut made = Vec::new();
+    for round in 1..20_u32 {
+        // Of different lengths, so that the lists move too.
+        let list: Vec<u32> = (0..round * 1000 % 7001 + 1).map(|place| (place * 7 + round) % 500).collect();
+        card.write_indices(&[&list], &mut indices).expect("writes");
+        let mut y = card.empty(Precision::F32);
+        card.embed(&[(&table, indices.part(0)), (&table, indices.part(0))], &norm, &mut y).expect("embeds");
+        made.push((list, y));
     }
-    let refused = || card.repeat(|| card.means(&x, begins.part(0), &mut card.empty(Precision::Bf16)).map(|()| true));
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(refused)).is_err());
-    assert_eq!(card.repeat(|| Ok(true)), Ok(true), "what panicked left nothing behind");
-}
-
-/// The same numbers where others were, so that steps are called with the same places.
-fn keep(card: &Card, new: &CardRows, mut old: CardRows) -> CardRows {
-    card.widen(new, &mut old).expect("copies");
-    card.synchronize().expect("copies");
-    old
+    drop(indices);
+    for (round, (list, y)) in made.iter().enumerate() {
+        let expected: Vec<f32> = list.iter().flat_map(|row| if *row == 0 { [0.0; 2] } else { [-1.0, 2.0] }).collect();
+        let apart = apart(&card.read(y).expect("reads"), &expected);
+        assert!(apart <= 1e-5, "round {round}: {apart}");
+    }
 }
 
 #[test]
-fn repeated_steps_are_the_same_steps() {
-    repeated(&Card::plain());
+fn lists_are_replaced_while_steps_are_under_way() {
+    chosen(&Card::plain());
 }
 
 #[test]
-fn cuda_repeated_steps_are_the_same_steps() {
-    if let Some(card) = card("cuda_repeated_steps_are_the_same_steps") {
-        repeated(&card);
+fn cuda_lists_are_replaced_while_steps_are_under_way() {
+    if let Some(card) = card("cuda_lists_are_replaced_while_steps_are_under_way") {
+        chosen(&card);
     }
+}
+
+#[test]
+fn cuda_what_is_too_much_is_none_and_leaves_the_card_well() {
+    let Some(card) = card("cuda_what_is_too_much_is_none_and_leaves_the_card_well") else { return };
+    let mut rows = card.rows(Precision::F32, &[1.0, 2.0], 1).expect("room");
+    let error = card.make(&mut rows, 1 << 22, 1 << 22).expect_err("no card has 64 TiB");
+    assert!(error.is_out_of_memory, "{error}");
+    assert_eq!(rows.count(), 0);
+    card.synchronize().expect("the card is well");
+    card.make(&mut rows, 2, 3).expect("room");
+    assert_eq!(card.read(&rows).expect("reads").len(), 6);
+}
+
+#[test]
+fn cuda_memory_is_given_back_on_any_thread() {
+    let Some(card) = card("cuda_memory_is_given_back_on_any_thread") else { return };
+    let mut rows = card.empty(Precision::F32);
+    card.make(&mut rows, 1 << 10, 1 << 10).expect("room");
+    thread::spawn(move || drop(rows)).join().expect("given back");
+    card.synchronize().expect("in order");
+    thread::spawn(move || drop(card)).join().expect("ended");
 }
 
 #[test]
