@@ -61,8 +61,10 @@ impl Blas {
         }
         // SAFETY: cuBLAS writes before it reads.
         let workspace = unsafe { stream.alloc(WORKSPACE) }?;
-        let _alone = record::alone();
-        let blas = Self { handle: result::create_handle()?, workspace };
+        let alone = record::alone();
+        let handle = result::create_handle()?;
+        drop(alone);
+        let blas = Self { handle, workspace };
         let at = blas.workspace.device_ptr(stream).0 as *mut _;
         // Sums of products in bf16 stay in f32 where several blocks have a part of them.
         let exactly = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
