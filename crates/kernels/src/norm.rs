@@ -67,8 +67,9 @@ impl Work for Norm<'_> {
                 let to = self.y.as_mut_ptr().add(row * self.y.stride());
                 // Some numbers from a column on; lanes after them are `filling`.
                 let at = |column: usize, count: usize, filling: f32| {
-                    let number = some::<V>(x.add(column), count, filling);
-                    residual.map_or(number, |residual| number + some::<V>(residual.add(column), count, 0.0))
+                    let x = x.add(column);
+                    let number = if count == V::WIDTH { V::load(x) } else { V::load_first(x, count, filling) };
+                    residual.map_or(number, |residual| number + V::load_some(residual.add(column), count))
                 };
                 let mean = sum::<V>(columns, |sum, column, count| sum + at(column, count, 0.0)) / columns as f32;
                 let all_mean = V::splat(mean);
@@ -79,24 +80,14 @@ impl Work for Norm<'_> {
                 let factor = V::splat(1.0 / (squares / columns as f32 + self.norm.epsilon).sqrt());
                 for column in (0..columns).step_by(V::WIDTH) {
                     let count = V::WIDTH.min(columns - column);
-                    let weight = some::<V>(self.norm.weight.as_ptr().add(column), count, 0.0);
-                    let bias = some::<V>(self.norm.bias.as_ptr().add(column), count, 0.0);
+                    let weight = V::load_some(self.norm.weight.as_ptr().add(column), count);
+                    let bias = V::load_some(self.norm.bias.as_ptr().add(column), count);
                     let deviation = at(column, count, mean) - all_mean;
                     (deviation * factor).mul_add(weight, bias).store_some(to.add(column), count);
                 }
             }
         }
     }
-}
-
-/// The first `count` numbers, and a filling after them.
-///
-/// # Safety
-/// The machine has the instructions of `V`; so many numbers can be read.
-#[inline(always)]
-unsafe fn some<V: Lanes>(from: *const f32, count: usize, filling: f32) -> V {
-    // SAFETY: the caller's promise.
-    unsafe { if count == V::WIDTH { V::load(from) } else { V::load_first(from, count, filling) } }
 }
 
 /// Adds up what `add` adds to a sum for so many numbers from a column on: several sums take turns, because an addition takes a few cycles.

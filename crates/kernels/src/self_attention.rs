@@ -80,7 +80,7 @@ impl SelfAttention<'_> {
     /// it [is fused](Self::is_fused).
     ///
     /// # Panics
-    /// When it is not fused, when shapes do not fit each other, and as [`attention()`].
+    /// When nothing can be fused of these matrices and heads, when shapes do not fit each other, and as [`attention()`].
     pub fn gather(&self, heads: Range<usize>, x: Rows<'_>, y: RowsMut<'_>, scratch: &mut Scratch) {
         self.check(x);
         let all = self.attended.inputs() / self.head_width;

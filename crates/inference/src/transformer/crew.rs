@@ -109,22 +109,22 @@ impl Crew<'_> {
         Between { query_key_value, context }: Between<'_>,
     ) {
         let (rows, inner) = (x.rows(), layer.attended.inputs());
-        let is_fused = layer.is_fused(rows);
-        if is_fused && self.team.is_none() && !self.keeps_context {
+        if self.team.is_none() && !self.keeps_context {
             layer.multiply(x, Some(residual), y, &mut self.scratch[0]);
             return;
         }
         let to = view_mut(context, rows, inner);
-        if is_fused {
-            self.by_heads(to, layer.head_width, |scratch, heads, _, to| layer.gather(heads, x, to, scratch));
+        if layer.is_fused(rows) {
+            self.by_heads(to, layer.head_width, |scratch, heads, to| layer.gather(heads, x, to, scratch));
         } else {
             let all = view_mut(query_key_value, rows, 3 * inner);
             self.multiply(layer.query_key_value, Activation::None, x, None, all);
             let all = view(query_key_value, rows, 3 * inner);
             let SelfAttention { offsets, head_width, scale, bias, precision, .. } = *layer;
             let cpu = self.cpu;
-            self.by_heads(to, head_width, |scratch, heads, columns, to| {
-                let part = |part: usize| all.columns_in(part * inner + columns.start..part * inner + columns.end);
+            self.by_heads(to, head_width, |scratch, heads, to| {
+                let begin = |part: usize| part * inner + heads.start * head_width;
+                let part = |part: usize| all.columns_in(begin(part)..begin(part) + to.columns());
                 let (query, key, value) = (part(0), part(1), part(2));
                 let bias = bias.map(|bias| bias.rows_in(heads));
                 let input = Attention { query, key, value, offsets, head_width, scale, bias };
@@ -134,23 +134,22 @@ impl Crew<'_> {
         self.multiply(layer.attended, Activation::None, view(context, rows, inner), Some(residual), y);
     }
 
-    /// Has `work` write all columns of `y`, those of some heads at a time; it is told the heads and their columns.
+    /// Has `work` write all columns of `y`, those of some heads at a time; it is told which.
     fn by_heads(
         &mut self,
         y: RowsMut<'_>,
         head_width: usize,
-        work: impl Fn(&mut Scratch, Range<usize>, Range<usize>, RowsMut<'_>) + Sync,
+        work: impl Fn(&mut Scratch, Range<usize>, RowsMut<'_>) + Sync,
     ) {
         let (members, heads) = (self.scratch.len(), y.columns() / head_width);
-        let heads_in = |columns: &Range<usize>| columns.start / head_width..columns.end / head_width;
         let Some(team) = self.team else {
-            work(&mut self.scratch[0], 0..heads, 0..y.columns(), y);
+            work(&mut self.scratch[0], 0..heads, y);
             return;
         };
         let begin = |part: usize| heads * part / members * head_width;
         let columns = (0..members).map(|part| begin(part)..begin(part + 1));
         team.share(self.scratch, &mut by_columns(y, columns), |scratch, (columns, y)| {
-            work(scratch, heads_in(columns), columns.clone(), y.reborrow());
+            work(scratch, columns.start / head_width..columns.end / head_width, y.reborrow());
         });
     }
 

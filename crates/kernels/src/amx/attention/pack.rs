@@ -108,21 +108,16 @@ pub(super) unsafe fn pack_keys<const TWO: bool>(keys: impl Lined, to: *mut u8) {
         for step in 0..width_steps {
             let tile = (first / PANEL * width_steps + step) * step_bytes(TWO) + first % PANEL / 16 * TILE;
             let (mut high, mut low) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
-            // Where there are none, nothing needs to change places.
-            if first >= keys.rows() {
-                for line in 0..16 {
-                    // SAFETY: the caller's promise.
-                    unsafe { store::<TWO>(to.add(tile + line * LINE_BYTES), Halves { high: high[0], low: low[0] }) }
+            // Where there are none, zeros need not change places.
+            if first < keys.rows() {
+                for key in 0..16 {
+                    // SAFETY: the caller's promise; the step begins within the row.
+                    let line = unsafe { line::<TWO>(keys, first + key, step) };
+                    (high[key], low[key]) = (line.high, line.low);
                 }
-                continue;
+                high = transposed(high);
+                low = if TWO { transposed(low) } else { high };
             }
-            for key in 0..16 {
-                // SAFETY: the caller's promise; the step begins within the row.
-                let line = unsafe { line::<TWO>(keys, first + key, step) };
-                (high[key], low[key]) = (line.high, line.low);
-            }
-            let high = transposed(high);
-            let low = if TWO { transposed(low) } else { high };
             for (line, (high, low)) in high.into_iter().zip(low).enumerate() {
                 // SAFETY: the caller's promise.
                 unsafe { store::<TWO>(to.add(tile + line * LINE_BYTES), Halves { high, low }) }
