@@ -104,17 +104,10 @@ impl PackedMatrix {
         weights + self.bias.bytes()
     }
 
-    /// The outputs of part `part` of `parts`, as equal as panels allow: what one of several threads computes.
-    ///
-    /// # Panics
-    /// When there is no such part.
+    /// Outputs that are computed together: those of one of several threads begin at a multiple of it.
     #[must_use]
-    pub fn share(&self, part: usize, parts: usize) -> Range<usize> {
-        assert!(part < parts, "part {part} of {parts}");
-        let width = panel_width(self.cpu, &self.weights);
-        let panels = self.outputs.div_ceil(width);
-        let begin = |part: usize| (panels * part / parts * width).min(self.outputs);
-        begin(part)..begin(part + 1)
+    pub fn panel(&self) -> usize {
+        panel_width(self.cpu, &self.weights)
     }
 
     pub(crate) fn cpu(&self) -> Cpu {
@@ -136,7 +129,7 @@ impl PackedMatrix {
     /// `0..self.outputs()`.
     ///
     /// # Panics
-    /// When shapes do not fit each other, or `outputs` begins elsewhere than [`share`](Self::share) would.
+    /// When shapes do not fit each other, or `outputs` begins within a [panel](Self::panel).
     pub fn multiply(
         &self,
         x: Rows<'_>,
@@ -148,7 +141,7 @@ impl PackedMatrix {
         self.check(x);
         assert!(outputs.start <= outputs.end && outputs.end <= self.outputs, "outputs {outputs:?} of {}", self.outputs);
         check_result(x.rows(), outputs.len(), epilogue, &y);
-        let width = panel_width(self.cpu, &self.weights);
+        let width = self.panel();
         assert!(outputs.start.is_multiple_of(width), "output {} is within a panel of {width}", outputs.start);
         if y.rows() == 0 || outputs.is_empty() {
             return;

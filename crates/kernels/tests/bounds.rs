@@ -292,7 +292,6 @@ fn shapes_that_do_not_fit_are_refused() {
         };
         let refused = [
             (refusal(|| PackedMatrix::new(cpu, Precision::F32, rows(3, 3), Some(&[1.0]))), "a bias of 1 for 3 outputs"),
-            (refusal(|| matrix.share(2, 2)), "part 2 of 2"),
             (refusal(|| multiply(rows(4, 11), 0..100, epilogue, (4, 100))), "rows of 11 for a matrix of 10 inputs"),
             (refusal(|| multiply(rows(4, 10), 0..101, epilogue, (4, 101))), "outputs 0..101 of 100"),
             (refusal(|| multiply(rows(4, 10), 0..100, epilogue, (3, 100))), "a result of 3 × 100 for 4 × 100"),

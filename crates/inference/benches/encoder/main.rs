@@ -3,6 +3,7 @@
 //! `"amx bf16"`, `"avx512 int8"`, `cuda`) leave out all others; `--batches 1,256` says how many texts batches have. `AUGUR_TEST_MODEL_DIR`
 //! names the model, by default the one that `scripts/fetch-test-model` fetches. A peer, a program that speaks the protocol of
 //! `peer.rs`, takes part with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
+//! Ratios are also given for the best turn of each subject.
 #![allow(clippy::print_stdout)]
 
 mod candle;
@@ -26,7 +27,7 @@ const FEWEST: usize = 5;
 
 /// What one turn of a subject lasts, at least, and all turns of a figure, before they are the fewest.
 const TURN: Duration = Duration::from_millis(10);
-const FIGURE: Duration = Duration::from_secs(10);
+const FIGURE: Duration = Duration::from_secs(30);
 
 /// What a subject runs before each turn without being measured, at least.
 const WARM: Duration = Duration::from_millis(50);
@@ -69,24 +70,33 @@ fn main() {
     print!("{:>14}", "tokens × batch");
     subjects.iter().for_each(|subject| print!(" {:>18}", subject.name));
     println!();
-    let mut all = Vec::new();
+    let (mut medians, mut best) = (Vec::new(), Vec::new());
     for batch in batches.split(',') {
         let batch: usize = batch.parse().expect("--batches has numbers");
         for length in LENGTHS {
-            let rates = measure(&mut subjects, &texts(batch, length));
+            let turns = measure(&mut subjects, &texts(batch, length));
+            let rates: Vec<f64> = turns.iter().map(|turns| turns[turns.len() / 2]).collect();
             print!("{:>14}", format!("{length} × {batch}"));
             for rate in &rates {
                 print!(" {rate:>10.1} {:>7}", format!("{:.2}×", rate / rates[0]));
             }
             println!();
-            all.push(rates);
+            medians.push(rates);
+            best.push(turns.iter().map(|turns| turns[turns.len() - 1]).collect());
         }
     }
-    println!("\nours ÷ theirs over all rows: geometric mean (least)");
-    let (own, peers) = subjects.split_at(subjects.len() - peers.len());
+    compare("medians of turns", &subjects, peers.len(), &medians);
+    compare("the best turn of each, when it had the machine to itself", &subjects, peers.len(), &best);
+    println!("load after {}", first_word("/proc/loadavg"));
+}
+
+/// Says how fast subjects are beside the last ones, which are peers. There is a row of rates for each batch.
+fn compare(what: &str, subjects: &[Subject], peers: usize, rows: &[Vec<f64>]) {
+    println!("\nours ÷ theirs over all rows, {what}: geometric mean (least)");
+    let (own, peers) = subjects.split_at(subjects.len() - peers);
     for (ours, subject) in own.iter().enumerate() {
         for (place, peer) in peers.iter().enumerate() {
-            let ratios = all.iter().map(|rates| rates[ours] / rates[own.len() + place]);
+            let ratios = rows.iter().map(|rates| rates[ours] / rates[own.len() + place]);
             println!("{:>14} ÷ {}: {}", subject.name, peer.name, spread(ratios));
         }
         for precision in ["bf16", "int8"] {
@@ -94,12 +104,11 @@ fn main() {
             let places: Vec<usize> = (0..peers.len()).filter(is_of).collect();
             if places.len() > 1 {
                 let best = |rates: &Vec<f64>| places.iter().map(|place| rates[own.len() + place]).fold(0.0, f64::max);
-                let ratios = all.iter().map(|rates| rates[ours] / best(rates));
+                let ratios = rows.iter().map(|rates| rates[ours] / best(rates));
                 println!("{:>14} ÷ the best in {precision} of each row: {}", subject.name, spread(ratios));
             }
         }
     }
-    println!("load after {}", first_word("/proc/loadavg"));
 }
 
 /// The geometric mean of ratios, and the least.
@@ -173,8 +182,8 @@ fn texts(count: usize, length: usize) -> Vec<Vec<u32>> {
     (0..count).map(|text| (0..length).map(|at| token(text, at)).collect()).collect()
 }
 
-/// Texts a second of each subject.
-fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<f64> {
+/// Texts a second of each subject in each turn, the slowest first.
+fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
     let counts: Vec<u32> = subjects
         .iter_mut()
         .map(|subject| {
@@ -197,9 +206,9 @@ fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<f64> {
             seconds.push((subject.run)(texts, *count).as_secs_f64() / f64::from(*count));
         }
     }
-    let rate = |mut seconds: Vec<f64>| {
-        seconds.sort_by(f64::total_cmp);
-        texts.len() as f64 / seconds[seconds.len() / 2]
+    let rates = |mut seconds: Vec<f64>| {
+        seconds.sort_by(|one, other| other.total_cmp(one));
+        seconds.into_iter().map(|seconds| texts.len() as f64 / seconds).collect()
     };
-    seconds.into_iter().map(rate).collect()
+    seconds.into_iter().map(rates).collect()
 }

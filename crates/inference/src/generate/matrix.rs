@@ -120,9 +120,10 @@ fn multiply(blocks: &QTensor, inputs: usize, x: &[f32], y: &mut [f32]) -> candle
 
 #[cfg(test)]
 mod tests {
-    use kernels::{Scratch, Team};
+    use kernels::Scratch;
 
     use super::*;
+    use crate::transformer::Threads;
 
     #[test]
     fn products_with_blocks_are_those_with_their_numbers_but_for_rounding_to_8_bits() {
@@ -137,10 +138,15 @@ mod tests {
         let x: Vec<f32> = (0..rows * inputs).map(|index| number(index * 31 + 5)).collect();
         let bias: Vec<f32> = (0..outputs).map(number).collect();
         let tensor = Tensor::from_vec(numbers, (outputs, inputs), &Device::Cpu).expect("a tensor");
-        let team = Team::new(1).expect("a thread");
+        let threads = Threads::new(1).expect("a thread");
         let scratch = &mut [Scratch::default()];
-        let mut crew =
-            Crew { cpu: Cpu::best(), precision: Precision::F32, team: Some(&team), scratch, keeps_context: false };
+        let mut crew = Crew {
+            cpu: Cpu::best(),
+            precision: Precision::F32,
+            threads: Some(&threads),
+            scratch,
+            keeps_context: false,
+        };
         use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         for kind in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K] {
             let quantized = QTensor::quantize(&tensor, kind).expect("blocks");

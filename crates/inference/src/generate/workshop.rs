@@ -2,14 +2,17 @@
 
 use std::io;
 
-use kernels::{Precision, Scratch, Team};
+use kernels::{Precision, Scratch};
 
-use crate::{Machine, transformer::Crew};
+use crate::{
+    Machine,
+    transformer::{Crew, Threads},
+};
 
-/// A team and its scratch.
+/// Threads and their scratch.
 pub(super) struct Workshop {
     machine: Machine,
-    team: Team,
+    threads: Threads,
     scratch: Vec<Scratch>,
     /// Scores of attention, one vector for each member.
     scores: Vec<Vec<f32>>,
@@ -23,16 +26,15 @@ impl Workshop {
     pub(super) fn new(machine: Machine) -> io::Result<Self> {
         let members = machine.threads.get();
         let scratch = (0..members).map(|_| Scratch::default()).collect();
-        Ok(Self { machine, team: Team::new(members)?, scratch, scores: vec![Vec::new(); members] })
+        Ok(Self { machine, threads: Threads::new(members)?, scratch, scores: vec![Vec::new(); members] })
     }
 
     /// Those who multiply.
     pub(super) fn crew(&mut self) -> Crew<'_> {
-        let team = Some(&self.team);
         Crew {
             cpu: self.machine.cpu,
             precision: Precision::F32,
-            team,
+            threads: Some(&self.threads),
             scratch: &mut self.scratch,
             keeps_context: false,
         }
@@ -40,6 +42,6 @@ impl Workshop {
 
     /// Does every part, each by whichever thread is free.
     pub(super) fn share<P: Send>(&mut self, parts: &mut [P], work: impl Fn(&mut Vec<f32>, &mut P) + Sync) {
-        self.team.share(&mut self.scores, parts, work);
+        self.threads.team.share(&mut self.scores, parts, work);
     }
 }

@@ -1,13 +1,13 @@
-//! Who computes the steps of a transformer: one thread alone, or a team that shares each of them.
+//! Who computes the steps of a transformer: one thread alone, or all threads, which share each of them.
 
 use std::ops::Range;
 
 use kernels::{
     Activation, Attention, Both, Cpu, Epilogue, LayerNorm, PackedMatrix, Precision, Rows, RowsMut, Scratch,
-    SelfAttention, Team, attention, layer_norm,
+    SelfAttention, attention, layer_norm,
 };
 
-use super::{view, view_mut};
+use super::{threads::Threads, view, view_mut};
 
 /// Rows that one thread takes at a time: what kernels multiply in one block of tiles.
 const BLOCK: usize = 32;
@@ -19,13 +19,13 @@ const ROWS_EACH: usize = 64;
 /// The same where weights are a quarter as many bytes, and each row that is prepared is put on grids.
 const INT8_ROWS_EACH: usize = 32;
 
-/// One thread, or all of a team.
+/// One thread, or all of them.
 pub(crate) struct Crew<'a> {
     pub(crate) cpu: Cpu,
     pub(crate) precision: Precision,
-    /// Shares each step; without it the caller does all alone.
-    pub(crate) team: Option<&'a Team>,
-    /// One for each member.
+    /// Share each step; without them the caller does all alone.
+    pub(crate) threads: Option<&'a Threads>,
+    /// One for each thread.
     pub(crate) scratch: &'a mut [Scratch],
     /// Whether somebody wants to see what heads gather, which is not written otherwise.
     pub(crate) keeps_context: bool,
@@ -53,21 +53,19 @@ impl Crew<'_> {
     ) {
         let all = 0..matrix.outputs();
         let (members, rows_each) = (self.scratch.len(), self.rows_each());
-        let Some(team) = self.team else {
+        let Some(threads) = self.threads else {
             matrix.multiply(x, all, Epilogue { activation, residual }, y, &mut self.scratch[0]);
             return;
         };
         if x.rows() >= members * rows_each {
-            team.share(self.scratch, &mut by_rows(y, members), |scratch, (rows, y)| {
+            self.share(by_rows(y, threads), |scratch, rows, y| {
                 let residual = residual.map(|residual| residual.rows_in(rows.clone()));
-                let epilogue = Epilogue { activation, residual };
-                matrix.multiply(x.rows_in(rows.clone()), all.clone(), epilogue, y.reborrow(), scratch);
+                matrix.multiply(x.rows_in(rows), all.clone(), Epilogue { activation, residual }, y, scratch);
             });
         } else {
-            let outputs = (0..members).map(|part| matrix.share(part, members));
-            team.share(self.scratch, &mut by_columns(y, outputs), |scratch, (outputs, y)| {
+            self.share(by_columns(y, matrix.panel(), threads), |scratch, outputs, y| {
                 let residual = residual.map(|residual| residual.columns_in(outputs.clone()));
-                matrix.multiply(x, outputs.clone(), Epilogue { activation, residual }, y.reborrow(), scratch);
+                matrix.multiply(x, outputs, Epilogue { activation, residual }, y, scratch);
             });
         }
     }
@@ -82,12 +80,12 @@ impl Crew<'_> {
         between: &mut Vec<f32>,
     ) {
         let (members, rows, rows_each) = (self.scratch.len(), x.rows(), self.rows_each());
-        match self.team {
+        match self.threads {
             None => both.multiply(x, Some(residual), y, &mut self.scratch[0]),
-            Some(team) if rows >= members * rows_each => {
-                team.share(self.scratch, &mut by_rows(y, members), |scratch, (rows, y)| {
+            Some(threads) if rows >= members * rows_each => {
+                self.share(by_rows(y, threads), |scratch, rows, y| {
                     let residual = residual.rows_in(rows.clone());
-                    both.multiply(x.rows_in(rows.clone()), Some(residual), y.reborrow(), scratch);
+                    both.multiply(x.rows_in(rows), Some(residual), y, scratch);
                 });
             }
             Some(_) => {
@@ -109,7 +107,7 @@ impl Crew<'_> {
         Between { query_key_value, context }: Between<'_>,
     ) {
         let (rows, inner) = (x.rows(), layer.attended.inputs());
-        if self.team.is_none() && !self.keeps_context {
+        if self.threads.is_none() && !self.keeps_context {
             layer.multiply(x, Some(residual), y, &mut self.scratch[0]);
             return;
         }
@@ -141,16 +139,28 @@ impl Crew<'_> {
         head_width: usize,
         work: impl Fn(&mut Scratch, Range<usize>, RowsMut<'_>) + Sync,
     ) {
-        let (members, heads) = (self.scratch.len(), y.columns() / head_width);
-        let Some(team) = self.team else {
+        let Some(threads) = self.threads else {
+            let heads = y.columns() / head_width;
             work(&mut self.scratch[0], 0..heads, y);
             return;
         };
-        let begin = |part: usize| heads * part / members * head_width;
-        let columns = (0..members).map(|part| begin(part)..begin(part + 1));
-        team.share(self.scratch, &mut by_columns(y, columns), |scratch, (columns, y)| {
-            work(scratch, columns.start / head_width..columns.end / head_width, y.reborrow());
+        self.share(by_columns(y, head_width, threads), |scratch, columns, y| {
+            work(scratch, columns.start / head_width..columns.end / head_width, y);
         });
+    }
+
+    /// Has `work` write each portion; it is told which rows or columns it is.
+    fn share(
+        &mut self,
+        portions: Vec<Vec<Portion<'_>>>,
+        work: impl Fn(&mut Scratch, Range<usize>, RowsMut<'_>) + Sync,
+    ) {
+        if let Some(threads) = self.threads {
+            let units = |(range, _): &Portion<'_>| range.len();
+            threads.share(self.scratch, portions, units, |scratch, (range, y)| {
+                work(scratch, range.clone(), y.reborrow());
+            });
+        }
     }
 
     /// Has `work` write all rows of `y`, which are so many numbers each, some at a time; it is told the first of those it is given.
@@ -167,8 +177,8 @@ impl Crew<'_> {
         let work = |(scratch, own): &mut (&mut Scratch, &mut M), (index, rows): &mut (usize, &mut [f32])| {
             work(scratch, own, *index * ROWS_EACH, rows);
         };
-        match self.team {
-            Some(team) => team.share(&mut members, &mut parts, work),
+        match self.threads {
+            Some(threads) => threads.team.share(&mut members, &mut parts, work),
             None => parts.iter_mut().for_each(|part| work(&mut members[0], part)),
         }
     }
@@ -176,11 +186,9 @@ impl Crew<'_> {
     /// Writes the layer norm of `x`.
     pub(crate) fn norm(&mut self, norm: LayerNorm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
         let (cpu, members, rows_each) = (self.cpu, self.scratch.len(), self.rows_each());
-        match self.team {
-            Some(team) if x.rows() >= members * rows_each => {
-                team.share(self.scratch, &mut by_rows(y, members), |_, (rows, y)| {
-                    layer_norm(cpu, norm, x.rows_in(rows.clone()), None, y.reborrow());
-                });
+        match self.threads {
+            Some(threads) if x.rows() >= members * rows_each => {
+                self.share(by_rows(y, threads), |_, rows, y| layer_norm(cpu, norm, x.rows_in(rows), None, y));
             }
             // So few take no longer than waking others.
             _ => layer_norm(cpu, norm, x, None, y),
@@ -188,30 +196,40 @@ impl Crew<'_> {
     }
 }
 
-/// A result in so many parts of whole blocks of rows, as equal as can be.
-fn by_rows(y: RowsMut<'_>, parts: usize) -> Vec<(Range<usize>, RowsMut<'_>)> {
+/// Rows or columns of a result, and which they are.
+type Portion<'a> = (Range<usize>, RowsMut<'a>);
+
+/// Whole blocks of rows of a result for each thread.
+fn by_rows<'a>(y: RowsMut<'a>, threads: &Threads) -> Vec<Vec<Portion<'a>>> {
     let rows = y.rows();
-    let begin = |part: usize| (rows.div_ceil(BLOCK) * part / parts * BLOCK).min(rows);
-    cut(y, (0..parts).map(|part| begin(part)..begin(part + 1)), RowsMut::split_rows)
+    cut(y, rows, BLOCK, threads, RowsMut::split_rows)
 }
 
-/// A result in these parts of its columns.
-fn by_columns(y: RowsMut<'_>, parts: impl Iterator<Item = Range<usize>>) -> Vec<(Range<usize>, RowsMut<'_>)> {
-    cut(y, parts, RowsMut::split_columns)
+/// Columns of a result for each thread, so many or a multiple of them.
+fn by_columns<'a>(y: RowsMut<'a>, multiple: usize, threads: &Threads) -> Vec<Vec<Portion<'a>>> {
+    let columns = y.columns();
+    cut(y, columns, multiple, threads, RowsMut::split_columns)
 }
 
-/// A result in parts that follow each other, without those that are empty.
 fn cut<'a>(
     y: RowsMut<'a>,
-    parts: impl Iterator<Item = Range<usize>>,
+    length: usize,
+    multiple: usize,
+    threads: &Threads,
     split: impl Fn(RowsMut<'a>, usize) -> (RowsMut<'a>, RowsMut<'a>),
-) -> Vec<(Range<usize>, RowsMut<'a>)> {
+) -> Vec<Vec<Portion<'a>>> {
     let mut rest = Some(y);
-    let parts = parts.filter(|part| !part.is_empty());
-    let cut = parts.filter_map(|part| {
-        let (first, others) = split(rest.take()?, part.len());
-        rest = Some(others);
-        Some((part, first))
+    let cut = threads.cut(length.div_ceil(multiple)).into_iter().map(|units| {
+        let range = (units.start * multiple).min(length)..(units.end * multiple).min(length);
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let portion = rest.take().map(|all| {
+            let (first, others) = split(all, range.len());
+            rest = Some(others);
+            (range, first)
+        });
+        portion.into_iter().collect()
     });
     cut.collect()
 }

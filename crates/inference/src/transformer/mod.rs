@@ -6,9 +6,11 @@ mod bias;
 mod crew;
 mod deal;
 mod layer;
+mod pace;
 mod pruned;
 mod room;
 mod tensors;
+mod threads;
 
 use kernels::{Rows, RowsMut};
 
@@ -21,6 +23,7 @@ pub(crate) use self::{
     pruned::PrunedHeads,
     room::{Room, UNDER_WAY},
     tensors::{Norm, Tensors},
+    threads::Threads,
 };
 
 /// So many of the numbers; there are as many as ever were wanted at once.

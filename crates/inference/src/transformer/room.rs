@@ -6,11 +6,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use kernels::{Cpu, Precision, Scratch, Team};
+use kernels::{Cpu, Precision, Scratch};
 
 use super::{
     crew::Crew,
     deal::{Deal, deal},
+    threads::Threads,
 };
 use crate::{Machine, turn::Turn};
 
@@ -21,8 +22,8 @@ pub(crate) const UNDER_WAY: usize = 2;
 pub(crate) struct Room<S> {
     cpu: Cpu,
     precision: Precision,
-    team: Team,
-    /// Of each member.
+    threads: Threads,
+    /// Of each thread.
     desks: Vec<Mutex<Desk<S>>>,
 }
 
@@ -40,9 +41,9 @@ impl<S: Default + Send> Room<S> {
     /// # Errors
     /// When the system gives none.
     pub(crate) fn new(machine: Machine, precision: Precision) -> io::Result<Self> {
-        let team = Team::new(machine.threads.get())?;
-        let desks = iter::repeat_with(Mutex::default).take(team.members()).collect();
-        Ok(Self { cpu: machine.cpu, precision, team, desks })
+        let threads = Threads::new(machine.threads.get())?;
+        let desks = iter::repeat_with(Mutex::default).take(threads.team.members()).collect();
+        Ok(Self { cpu: machine.cpu, precision, threads, desks })
     }
 
     /// What `forward` gives for each item of a batch, in order: of groups of items, which it is told by their places, each
@@ -59,26 +60,28 @@ impl<S: Default + Send> Room<S> {
         let mut put = |group: &[usize], found: Vec<T>| {
             group.iter().zip(found).for_each(|(item, result)| results[*item] = Some(result));
         };
-        match deal(lengths, self.team.members()) {
-            Deal::Apart(groups) => {
+        match deal(lengths, &self.threads.shares()) {
+            Deal::Apart(portions) => {
                 let mut members: Vec<usize> = self.members().collect();
-                let mut parts: Vec<_> = groups.into_iter().map(|group| (group, None)).collect();
+                let portions =
+                    portions.into_iter().map(|groups| groups.into_iter().map(|group| (group, None)).collect());
+                let rows = |(group, _): &(Vec<usize>, _)| group.iter().map(|item| lengths[*item]).sum();
                 let work = |member: &mut usize, (group, found): &mut (Vec<usize>, _)| {
                     let Desk { states, scratch } = &mut *self.desk(*member);
                     *found = forward(group, &mut self.crew(None, array::from_mut(scratch)), states);
                 };
-                self.team.share_until(&mut members, &mut parts, work, || turn.pass());
-                for (group, found) in parts {
+                let done = self.threads.share_until(&mut members, portions.collect(), rows, work, || turn.pass());
+                for (group, found) in done {
                     put(&group, found?);
                 }
             }
             Deal::Together(groups) => {
                 // What is left of the batch before is done first, by whoever is free: its desks are needed.
-                self.team.help();
+                self.threads.team.help();
                 let mut states = mem::take(&mut self.desk(0).states);
                 let mut scratch: Vec<_> =
                     self.members().map(|member| mem::take(&mut self.desk(member).scratch)).collect();
-                let mut crew = self.crew(Some(&self.team), &mut scratch);
+                let mut crew = self.crew(Some(&self.threads), &mut scratch);
                 for group in groups {
                     let Some(found) = forward(&group, &mut crew, &mut states) else { break };
                     put(&group, found);
@@ -94,8 +97,8 @@ impl<S: Default + Send> Room<S> {
         0..self.desks.len()
     }
 
-    fn crew<'a>(&self, team: Option<&'a Team>, scratch: &'a mut [Scratch]) -> Crew<'a> {
-        Crew { cpu: self.cpu, precision: self.precision, team, scratch, keeps_context: false }
+    fn crew<'a>(&self, threads: Option<&'a Threads>, scratch: &'a mut [Scratch]) -> Crew<'a> {
+        Crew { cpu: self.cpu, precision: self.precision, threads, scratch, keeps_context: false }
     }
 
     /// What a panic left there is written anew before it is read.
