@@ -86,7 +86,7 @@ fn main() {
         }
     }
     compare("medians of turns", &subjects, peers.len(), &medians);
-    compare("the best turn of each, when it had the machine to itself", &subjects, peers.len(), &best);
+    compare("the best turn of each", &subjects, peers.len(), &best);
     println!("load after {}", first_word("/proc/loadavg"));
 }
 
