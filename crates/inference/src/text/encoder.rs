@@ -176,13 +176,7 @@ impl Encoder {
     /// Takes text after text through all layers, and shows of each layer what its heads gathered, side by side: a row for each token.
     pub(super) fn observe(&self, texts: &[Text<'_>], mut see: impl FnMut(usize, Rows<'_>)) {
         let mut scratch = [Scratch::default()];
-        let mut crew = Crew {
-            cpu: self.cpu,
-            precision: Precision::F32,
-            threads: None,
-            scratch: &mut scratch,
-            keeps_context: true,
-        };
+        let mut crew = Crew::seen(self.cpu, &mut scratch);
         let mut states = States::default();
         for text in texts {
             let rows = states.begin(iter::once(text.ids.len()));

@@ -37,7 +37,12 @@ pub(crate) struct Between<'a> {
     pub(crate) context: &'a mut Vec<f32>,
 }
 
-impl Crew<'_> {
+impl<'a> Crew<'a> {
+    /// One thread alone, for whoever wants to see what heads gather, in f32.
+    pub(crate) fn seen(cpu: Cpu, scratch: &'a mut [Scratch]) -> Self {
+        Self { cpu, precision: Precision::F32, threads: None, scratch, keeps_context: true }
+    }
+
     fn rows_each(&self) -> usize {
         if self.precision == Precision::Int8 { INT8_ROWS_EACH } else { ROWS_EACH }
     }

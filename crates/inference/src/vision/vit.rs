@@ -271,13 +271,7 @@ impl Vit {
     /// Takes image after image through all layers, and shows of each layer what its heads gathered, side by side.
     pub(super) fn observe(&self, images: &[Image], levels: &Levels, mut see: impl FnMut(usize, Rows<'_>)) {
         let mut scratch = [Scratch::default()];
-        let mut crew = Crew {
-            cpu: self.cpu,
-            precision: Precision::F32,
-            threads: None,
-            scratch: &mut scratch,
-            keeps_context: true,
-        };
+        let mut crew = Crew::seen(self.cpu, &mut scratch);
         let mut states = States::default();
         for image in images {
             self.begin(iter::once(image), levels, &mut crew, &mut states);
