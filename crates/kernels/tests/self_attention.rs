@@ -16,6 +16,9 @@ const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::
 /// Up to this many tokens, attention by itself is not in tiles where numbers have two parts.
 const SHORT: usize = 16;
 
+/// How far a product of numbers in two parts may be from that of the numbers, by their magnitudes.
+const OF_PRODUCT: f32 = 1.0 / 32768.0;
+
 /// A layer's matrices and rows.
 struct Case {
     precision: Precision,
@@ -25,6 +28,8 @@ struct Case {
     head_width: usize,
     query_key_value: PackedMatrix,
     attended: PackedMatrix,
+    /// The weights of `attended`, row for row.
+    weights: Vec<f32>,
     x: Spread,
     residual: Option<Spread>,
     bias: Option<Spread>,
@@ -40,10 +45,10 @@ impl Case {
         let (rows, inner) = (lengths.iter().sum(), heads * head_width);
         let mut matrix = |outputs: usize, inputs: usize| {
             let weights: Vec<f32> = random.numbers(outputs * inputs).iter().map(|weight| weight * 0.1).collect();
-            let bias = random.numbers(outputs);
-            PackedMatrix::new(cpu, precision, Rows::new(&weights, outputs, inputs, inputs), Some(&bias))
+            let (bias, rows) = (random.numbers(outputs), Rows::new(&weights, outputs, inputs, inputs));
+            (PackedMatrix::new(cpu, precision, rows, Some(&bias)), weights)
         };
-        let (query_key_value, attended) = (matrix(3 * inner, inputs), matrix(outputs, inner));
+        let ((query_key_value, _), (attended, weights)) = (matrix(3 * inner, inputs), matrix(outputs, inner));
         let longest = lengths.iter().copied().max().unwrap_or_default();
         let reach = longest.max(1) + random.of(&[0, 3]);
         Self {
@@ -54,6 +59,7 @@ impl Case {
             head_width,
             query_key_value,
             attended,
+            weights,
             x: Spread::new(random, rows, inputs),
             residual: random.of(&[true, false]).then(|| Spread::new(random, rows, outputs)),
             bias: random.of(&[true, false]).then(|| Spread::new(random, heads, 2 * reach - 1)),
@@ -80,45 +86,84 @@ impl Case {
     }
 
     /// What heads gather, step by step.
-    fn gathered(&self, cpu: Cpu, scratch: &mut Scratch) -> Vec<f32> {
+    fn gathered(&self, cpu: Cpu, scratch: &mut Scratch) -> Steps {
         let (rows, inner) = (self.x.rows, self.attended.inputs());
         let plain = Epilogue { activation: Activation::None, residual: None };
         let mut all = vec![0.0; rows * 3 * inner];
         let y = RowsMut::new(&mut all, rows, 3 * inner, 3 * inner);
         self.query_key_value.multiply(self.x.view(), 0..3 * inner, plain, y, scratch);
-        let all = Rows::new(&all, rows, 3 * inner, 3 * inner);
+        let (bounds, all) = (self.bounds(cpu, &all), Rows::new(&all, rows, 3 * inner, 3 * inner));
         let [query, key, value] = [0, 1, 2].map(|part| all.columns_in(part * inner..(part + 1) * inner));
         let SelfAttention { offsets, head_width, scale, bias, precision, .. } = self.layer();
         let input = Attention { query, key, value, offsets, head_width, scale, bias };
-        let mut gathered = vec![0.0; rows * inner];
-        attention(cpu, precision, &input, RowsMut::new(&mut gathered, rows, inner, inner), scratch);
-        gathered
+        let mut numbers = vec![0.0; rows * inner];
+        attention(cpu, precision, &input, RowsMut::new(&mut numbers, rows, inner, inner), scratch);
+        Steps { numbers, bounds, columns: inner }
+    }
+
+    /// How far what a head gathers of these queries, keys and values may be from that of the steps: not at all, but where only one of
+    /// both is in tiles, where numbers have two parts. There it is as far as attention by itself may be from its reference: by the
+    /// largest value, and 1 and the products of a score.
+    fn bounds(&self, cpu: Cpu, all: &[f32]) -> Vec<f32> {
+        let inner = self.attended.inputs();
+        let mut bounds = vec![0.0; self.x.rows * inner];
+        if cpu.isa() != Isa::Amx || self.precision != Precision::F32 {
+            return bounds;
+        }
+        let scale = self.layer().scale;
+        for ends in self.offsets.windows(2).filter(|ends| ends[1] - ends[0] <= SHORT) {
+            let rows = ends[0] - self.offsets[0]..ends[1] - self.offsets[0];
+            for head in (0..inner).step_by(self.head_width) {
+                let part = |row: usize, part: usize| &all[(3 * row + part) * inner + head..][..self.head_width];
+                let largest =
+                    rows.clone().flat_map(|row| part(row, 2)).fold(0.0_f32, |largest, v| largest.max(v.abs()));
+                for row in rows.clone() {
+                    let pairs = |key| part(row, 0).iter().zip(part(key, 1));
+                    let products = |key| pairs(key).map(|(query, key)| (query * key * scale).abs()).sum::<f32>();
+                    let products = rows.clone().map(products).fold(0.0, f32::max);
+                    bounds[row * inner + head..][..self.head_width].fill(3.0 * OF_PRODUCT * largest * (1.0 + products));
+                }
+            }
+        }
+        bounds
     }
 
     /// The result, step by step.
-    fn expected(&self, cpu: Cpu, scratch: &mut Scratch) -> Vec<f32> {
+    fn expected(&self, cpu: Cpu, scratch: &mut Scratch) -> Steps {
         let (rows, inner, outputs) = (self.x.rows, self.attended.inputs(), self.attended.outputs());
         let gathered = self.gathered(cpu, scratch);
         let last = Epilogue { activation: Activation::None, residual: self.residual.as_ref().map(Spread::view) };
-        let mut y = vec![0.0; rows * outputs];
-        let to = RowsMut::new(&mut y, rows, outputs, outputs);
-        self.attended.multiply(Rows::new(&gathered, rows, inner, inner), 0..outputs, last, to, scratch);
-        y
+        let mut numbers = vec![0.0; rows * outputs];
+        let to = RowsMut::new(&mut numbers, rows, outputs, outputs);
+        self.attended.multiply(Rows::new(&gathered.numbers, rows, inner, inner), 0..outputs, last, to, scratch);
+        // What differs in what is gathered, it does in all that is made of it; parts of what differs are rounded otherwise.
+        let of_pair = |number: f32, bound: f32| if bound > 0.0 { bound + OF_PRODUCT * number.abs() } else { 0.0 };
+        let pairs = |row: usize| (row * inner..(row + 1) * inner).map(|at| (gathered.numbers[at], gathered.bounds[at]));
+        let weights = |column: usize| &self.weights[column * inner..][..inner];
+        let bound = |row: usize, column: usize| {
+            let bounds = pairs(row).zip(weights(column)).map(|((number, bound), w)| of_pair(number, bound) * w.abs());
+            bounds.sum()
+        };
+        let bounds = (0..rows * outputs).map(|at| bound(at / outputs, at % outputs)).collect();
+        Steps { numbers, bounds, columns: outputs }
     }
+}
 
-    /// How far a number may be from that of the steps: not at all, but where only one of both is in tiles.
-    fn bound(&self, cpu: Cpu) -> f32 {
-        let is_short = self.lengths.iter().any(|length| (1..=SHORT).contains(length));
-        if cpu.isa() == Isa::Amx && self.precision == Precision::F32 && is_short { 1e-3 } else { 0.0 }
-    }
+/// What is found step by step.
+struct Steps {
+    numbers: Vec<f32>,
+    /// How far from each another way may be.
+    bounds: Vec<f32>,
+    columns: usize,
+}
 
-    fn check(&self, cpu: Cpu, what: &str, found: impl Fn(usize, usize) -> f32, expected: &[f32], columns: usize) {
-        for (row, numbers) in expected.chunks(columns.max(1)).enumerate() {
-            for (column, number) in numbers.iter().enumerate() {
-                let found = found(row, column);
-                let is_near = (found - number).abs() <= self.bound(cpu) * number.abs().max(1.0);
-                assert!(is_near, "{what}, {cpu:?}, {:?}, {row}, {column}: {found}, {number}", self.lengths);
-            }
+impl Steps {
+    fn check(&self, what: &str, found: impl Fn(usize, usize) -> f32) {
+        for (at, (number, bound)) in self.numbers.iter().zip(&self.bounds).enumerate() {
+            let (row, column) = (at / self.columns, at % self.columns);
+            let found = found(row, column);
+            let is_near = (found - number).abs() <= *bound;
+            assert!(is_near, "{what}, row {row}, column {column}: {found}, {number} ± {bound}");
         }
     }
 }
@@ -143,7 +188,8 @@ fn self_attention_is_that_of_its_steps() {
                 let fused = case.layer().is_fused(case.x.rows);
                 let wanted = cpu.isa() == Isa::Amx && precision != Precision::Int8 && head_width % 32 == 0;
                 assert_eq!(fused, wanted, "{cpu:?}, {precision:?}, {head_width}");
-                case.check(cpu, "whole", |row, column| y.at(row, column), &expected, y.columns);
+                let what = format!("whole, {cpu:?}, {precision:?}, {:?}", case.lengths);
+                expected.check(&what, |row, column| y.at(row, column));
             }
         }
     }
@@ -168,7 +214,8 @@ fn what_each_thread_gathers_makes_the_whole() {
                 case.layer().gather(heads..case.heads, case.x.view(), second, &mut scratch);
                 case.layer().gather(0..heads, case.x.view(), first, &mut scratch);
                 y.assert_gaps_untouched();
-                case.check(cpu, "gathered", |row, column| y.at(row, column), &expected, inner);
+                let what = format!("gathered, {cpu:?}, {precision:?}, {:?}", case.lengths);
+                expected.check(&what, |row, column| y.at(row, column));
             }
         }
     }
@@ -186,6 +233,7 @@ fn many_rows_of_many_sequences_are_those_of_their_steps() {
         let mut case = Case::new(cpu, Precision::Bf16, &mut random, &[300, 300, 300], 32);
         (case.query_key_value, case.attended, case.heads) = (matrix(3 * 64, 400), matrix(400, 64), 2);
         (case.x, case.bias, case.residual) = (Spread::new(&mut random, 900, 400), None, None);
+        case.weights = weights[..400 * 64].to_vec();
         // More than stay in a core's cache, and of one sequence as many.
         for lengths in [vec![300, 300, 300], vec![900]] {
             case.offsets = lengths.iter().fold(vec![0], |mut ends, length| {
@@ -197,7 +245,7 @@ fn many_rows_of_many_sequences_are_those_of_their_steps() {
             assert_eq!(fused, cpu.isa() == Isa::Amx && case.lengths.len() == 1, "{cpu:?}");
             let expected = case.expected(cpu, &mut Scratch::default());
             let y = case.run(&mut random, &mut scratch);
-            case.check(cpu, "many", |row, column| y.at(row, column), &expected, 400);
+            expected.check(&format!("many, {cpu:?}, {:?}", case.lengths), |row, column| y.at(row, column));
         }
     }
 }
