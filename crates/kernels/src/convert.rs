@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::{lanes::first_of_16, narrow::nearest_bf16};
+use crate::lanes::first_of_16;
 
 /// 32 numbers as bf16: high parts and low parts; the low ones are zeros where there is one part.
 #[derive(Clone, Copy)]
@@ -124,10 +124,4 @@ pub(crate) fn interleaved(even: __m512i, odd: __m512i) -> [__m512i; 2] {
     );
     let later = _mm512_add_epi16(pairs, _mm512_set1_epi16(16));
     [_mm512_permutex2var_epi16(even, pairs, odd), _mm512_permutex2var_epi16(even, later, odd)]
-}
-
-/// The bits of the two parts of one number.
-pub(crate) fn parts(x: f32) -> [u16; 2] {
-    let high = nearest_bf16(x);
-    [high, nearest_bf16(x - f32::from_bits(u32::from(high) << 16))]
 }

@@ -82,21 +82,25 @@ impl NarrowWork for Pack<'_> {
         let padded = outputs.next_multiple_of(width);
         packed.panels = Lines::zeroed_in(arena, (padded * groups * D::WEIGHT_BYTES).div_ceil(size_of::<f32>()));
         let bytes = packed.panels.as_mut_bytes();
-        // Where the weight of an input begins, of which there are `D::GROUP` in `D::WEIGHT_BYTES`.
-        let at = |output: usize, input: usize| {
-            let group = (output / width * groups + input / D::GROUP) * width + output % width;
-            group * D::WEIGHT_BYTES + input % D::GROUP * (D::WEIGHT_BYTES / D::GROUP)
+        let place = |output: usize, group: usize| {
+            let group = (output / width * groups + group) * width + output % width;
+            group * D::WEIGHT_BYTES..(group + 1) * D::WEIGHT_BYTES
         };
         if !D::IS_WHOLE {
             for output in 0..outputs {
-                for (input, weight) in weights.row(output).iter().enumerate() {
-                    bytes[at(output, input)..][..2].copy_from_slice(&nearest_bf16(*weight).to_ne_bytes());
+                for (group, weights) in weights.row(output).chunks(D::GROUP).enumerate() {
+                    let (bytes, _) = bytes[place(output, group)].as_chunks_mut();
+                    bytes.iter_mut().zip(weights).for_each(|(to, weight)| *to = nearest_bf16(*weight).to_ne_bytes());
                 }
             }
             return;
         }
-        packed.grids = WeightGrids::new(weights, width, |output, input, weight| {
-            bytes[at(output, input)] = weight.cast_unsigned();
+        const { assert!(SPAN.is_multiple_of(D::GROUP) && (!D::IS_WHOLE || D::GROUP == D::WEIGHT_BYTES)) };
+        packed.grids = WeightGrids::new(weights, width, |output, first, weights| {
+            for (group, weights) in (first / D::GROUP..).zip(weights.chunks(D::GROUP)) {
+                let to = bytes[place(output, group)].iter_mut();
+                to.zip(weights).for_each(|(to, weight)| *to = weight.cast_unsigned());
+            }
         });
     }
 }

@@ -111,14 +111,18 @@ pub(crate) struct WeightGrids {
 }
 
 impl WeightGrids {
-    /// Puts weights on grids and hands each, in steps, to `put`, with its output and input. Panels are so many outputs wide.
-    pub(crate) fn new(all: Rows<'_>, width: usize, mut put: impl FnMut(usize, usize, i8)) -> Self {
+    /// Puts weights on grids and hands those of each span, in steps, to `put`, with their output and the first input. Panels are so
+    /// many outputs wide.
+    pub(crate) fn new(all: Rows<'_>, width: usize, mut put: impl FnMut(usize, usize, &[i8])) -> Self {
         let spans = spans(all.columns());
         let room = || Lines::zeroed(all.rows().next_multiple_of(width) * spans);
         let mut grids = Self { scales: room(), totals: room() };
         for output in 0..all.rows() {
             for (span, numbers) in all.row(output).chunks(SPAN).enumerate() {
-                let (scale, total) = weights(numbers, |input, weight| put(output, span * SPAN + input, weight));
+                let mut steps = [0; SPAN];
+                let steps = &mut steps[..numbers.len()];
+                let (scale, total) = weights(numbers, steps);
+                put(output, span * SPAN, steps);
                 let at = (output / width * spans + span) * width + output % width;
                 (grids.scales.as_mut_slice()[at], grids.totals.as_mut_slice()[at]) = (scale, total);
             }
@@ -142,18 +146,17 @@ impl WeightGrids {
     }
 }
 
-/// Puts the weights of a span of one output on a grid around 0, and hands each to `put`; what a step is, and the sum of all in steps.
-/// A step is NaN where a weight is not finite.
-fn weights(span: &[f32], mut put: impl FnMut(usize, i8)) -> (f32, f32) {
-    let largest = span.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
-    let wrong: f32 = span.iter().map(|weight| weight * 0.0).sum();
-    let scale = largest / MOST_WEIGHT + wrong;
+/// Puts the weights of a span of one output on a grid around 0, and says what a step is, and the sum of all in steps. A step is NaN
+/// where a weight is not finite.
+fn weights(span: &[f32], steps: &mut [i8]) -> (f32, f32) {
+    // As whole numbers, which are ordered alike, because sums and maxima of floats are taken one by one.
+    let largest = span.iter().fold(0, |largest: u32, weight| largest.max(weight.abs().to_bits()));
+    let largest = f32::from_bits(largest);
+    let scale = if largest.is_finite() { largest / MOST_WEIGHT } else { f32::NAN };
     let inverse = if scale >= LEAST_STEP { 1.0 / scale } else { 0.0 };
-    let mut total = 0.0;
-    for (input, weight) in span.iter().enumerate() {
-        let steps = rounded((weight * inverse).clamp(-MOST_WEIGHT, MOST_WEIGHT));
-        put(input, steps as i8);
-        total += steps;
+    for (weight, step) in span.iter().zip(&mut *steps) {
+        *step = ((weight * inverse).clamp(-MOST_WEIGHT, MOST_WEIGHT) + ROUNDING).to_bits() as i8;
     }
-    (scale, total)
+    let total: i32 = steps.iter().map(|step| i32::from(*step)).sum();
+    (scale, total as f32)
 }

@@ -1,6 +1,6 @@
 //! Matrices in tiles: packed weights and packed rows; `docs/kernels.md` draws both.
 
-use std::arch::x86_64::{__m512i, _mm512_mul_ps, _mm512_set1_ps, _mm512_store_si512};
+use std::arch::x86_64::{__m512i, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_si512, _mm512_store_si512};
 
 use super::{
     INT8_STEP, PANEL, Parts, STEP, TILE, step_bytes,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Arena, Rows,
-    convert::{Halves, Pair, halves, parts as bf16_parts, read},
+    convert::{Halves, Pair, halves, read, transposed},
     quantise::WeightGrids,
     scratch::{LINE_BYTES, Lines},
 };
@@ -25,44 +25,66 @@ pub(super) fn int8_steps(depth: usize) -> usize {
 
 /// Packs weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two.
 pub(crate) fn pack(arena: Option<&Arena>, weights: Rows<'_>, parts: Parts) -> Lines {
-    let (steps, step_bytes) = (steps(weights.columns()), step_bytes(parts == Parts::Two));
-    let mut packed = Lines::zeroed_in(arena, weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
-    let bytes = packed.as_mut_ptr().cast::<u8>();
-    for output in 0..weights.rows() {
-        for (input, weight) in weights.row(output).iter().enumerate() {
-            let at = place_of_weight::<2>(output, input, steps, step_bytes);
-            let [high, low] = bf16_parts(*weight);
-            // SAFETY: panel, step, tile, line and place within it are within what was allocated for all of them.
-            unsafe {
-                bytes.add(at).cast::<u16>().write(high);
-                if parts == Parts::Two {
-                    bytes.add(at + 2 * TILE).cast::<u16>().write(low);
-                }
-            }
+    let steps = steps(weights.columns());
+    let bytes = weights.rows().div_ceil(PANEL) * steps * step_bytes(parts == Parts::Two);
+    let mut packed = Lines::zeroed_in(arena, bytes / size_of::<f32>());
+    let to = packed.as_mut_ptr().cast::<u8>();
+    // SAFETY: whoever has tiles has those instructions; that many steps of panels were allocated.
+    unsafe {
+        match parts {
+            Parts::One => pack_weights::<false>(weights, to),
+            Parts::Two => pack_weights::<true>(weights, to),
         }
     }
     packed
 }
 
+/// Packs weights a tile at a time, of which each line is a pair of inputs of sixteen outputs. Tiles of no output are not written.
+///
+/// # Safety
+/// The machine has AVX-512 and its bf16; `to` has room for all panels, and is aligned to lines.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pack_weights<const TWO: bool>(weights: Rows<'_>, to: *mut u8) {
+    let (inputs, steps) = (weights.columns(), steps(weights.columns()));
+    for first in (0..weights.rows()).step_by(16) {
+        for step in 0..steps {
+            let mut lines = [Halves { high: _mm512_setzero_si512(), low: _mm512_setzero_si512() }; 16];
+            for (output, line) in (first..weights.rows()).zip(&mut lines) {
+                let from = weights.as_ptr().wrapping_add(output * weights.stride() + step * STEP);
+                // SAFETY: the numbers are those of the row.
+                *line = halves::<TWO>(unsafe { read(from, STEP.min(inputs - step * STEP)) });
+            }
+            let tile = (first / PANEL * steps + step) * step_bytes(TWO) + first % PANEL / 16 * TILE;
+            let (high, low) = (transposed(lines.map(|line| line.high)), transposed(lines.map(|line| line.low)));
+            for (pair, (high, low)) in high.into_iter().zip(low).enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { store::<TWO>(to.wrapping_add(tile + pair * LINE_BYTES), Halves { high, low }) };
+            }
+        }
+    }
+}
+
 /// Packs weights that are whole numbers in panels likewise: for each step two tiles.
 pub(super) fn pack_int8(arena: Option<&Arena>, weights: Rows<'_>) -> (Lines, WeightGrids) {
-    let (steps, step_bytes) = (int8_steps(weights.columns()), Int8::STEP_BYTES);
-    let mut packed = Lines::zeroed_in(arena, weights.rows().div_ceil(PANEL) * steps * step_bytes / size_of::<f32>());
+    let steps = int8_steps(weights.columns());
+    let bytes = weights.rows().div_ceil(PANEL) * steps * Int8::STEP_BYTES;
+    let mut packed = Lines::zeroed_in(arena, bytes / size_of::<f32>());
     let bytes = packed.as_mut_bytes();
-    let grids = WeightGrids::new(weights, PANEL, |output, input, weight| {
-        bytes[place_of_weight::<4>(output, input, steps, step_bytes)] = weight.cast_unsigned();
+    let grids = WeightGrids::new(weights, PANEL, |output, first, weights| {
+        for (four, input) in weights.chunks(4).zip((first..).step_by(4)) {
+            let place = &mut bytes[place_of_fours(output, input, steps)..][..4];
+            place.iter_mut().zip(four).for_each(|(byte, weight)| *byte = weight.cast_unsigned());
+        }
     });
     (packed, grids)
 }
 
-/// Where a weight lies, of which `GROUP` are in 32 bits: a line of a tile is so many inputs of sixteen outputs.
-fn place_of_weight<const GROUP: usize>(output: usize, input: usize, steps: usize, step_bytes: usize) -> usize {
-    let step = 16 * GROUP;
-    (output / PANEL * steps + input / step) * step_bytes
+/// Where the weights of four inputs lie, of which this is the first: a line of a tile is those of sixteen outputs.
+fn place_of_fours(output: usize, input: usize, steps: usize) -> usize {
+    (output / PANEL * steps + input / INT8_STEP) * Int8::STEP_BYTES
         + output % PANEL / 16 * TILE
-        + input % step / GROUP * LINE_BYTES
+        + input % INT8_STEP / 4 * LINE_BYTES
         + output % 16 * 4
-        + input % GROUP * (4 / GROUP)
 }
 
 /// Packs rows, multiplied with a factor if there is one, in blocks: for each step the tiles of their high parts, then of their low
