@@ -66,7 +66,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "encoder",
         about: "texts of 4 to 256 tokens through the whole service, through its engine alone, and through Flask, Celery and ONNX
-               Runtime; in f32 and int8",
+               Runtime; in f32, bf16 and int8",
         measure: |runs, most| Box::pin(encoder::measure(runs, most)),
     },
     Case {
