@@ -54,7 +54,7 @@ unsafe fn pack_weights<const TWO: bool>(weights: Rows<'_>, to: *mut u8) {
                 // SAFETY: the numbers are those of the row.
                 *line = halves::<TWO>(unsafe { read(from, STEP.min(inputs - step * STEP)) });
             }
-            let tile = (first / PANEL * steps + step) * step_bytes(TWO) + first % PANEL / 16 * TILE;
+            let tile = before_tile(first, step, steps, step_bytes(TWO));
             let (high, low) = (transposed(lines.map(|line| line.high)), transposed(lines.map(|line| line.low)));
             for (pair, (high, low)) in high.into_iter().zip(low).enumerate() {
                 // SAFETY: the caller's promise.
@@ -81,10 +81,15 @@ pub(super) fn pack_int8(arena: Option<&Arena>, weights: Rows<'_>) -> (Lines, Wei
 
 /// Where the weights of four inputs lie, of which this is the first: a line of a tile is those of sixteen outputs.
 fn place_of_fours(output: usize, input: usize, steps: usize) -> usize {
-    (output / PANEL * steps + input / INT8_STEP) * Int8::STEP_BYTES
-        + output % PANEL / 16 * TILE
+    before_tile(output, input / INT8_STEP, steps, Int8::STEP_BYTES)
         + input % INT8_STEP / 4 * LINE_BYTES
         + output % 16 * 4
+}
+
+/// Bytes before a tile, of high parts where there are two: that of one step and of the sixteen rows, or outputs, of which this is one.
+#[inline(always)]
+fn before_tile(row: usize, step: usize, steps: usize, step_bytes: usize) -> usize {
+    (row / PANEL * steps + step) * step_bytes + row % PANEL / 16 * TILE
 }
 
 /// Packs rows, multiplied with a factor if there is one, in blocks: for each step the tiles of their high parts, then of their low
@@ -114,8 +119,7 @@ pub(super) unsafe fn pack_rows<const TWO: bool>(rows: Rows<'_>, factor: Option<f
 /// Where the high parts of one row and step lie in packed rows.
 #[inline(always)]
 pub(super) fn line_of_row(packed: *mut u8, steps: usize, row: usize, step: usize, two: bool) -> *mut u8 {
-    let tile = (row / PANEL * steps + step) * step_bytes(two) + row % PANEL / 16 * TILE;
-    packed.wrapping_add(tile + row % 16 * LINE_BYTES)
+    packed.wrapping_add(before_tile(row, step, steps, step_bytes(two)) + row % 16 * LINE_BYTES)
 }
 
 /// Stores a line of high parts, and where there are two parts, that of the low ones, two tiles further.
