@@ -12,6 +12,7 @@ use self::aarch64::{extensions, has};
 #[cfg(target_arch = "x86_64")]
 use self::x86::{extensions, has};
 use crate::{
+    bytes::{Bytes, PortableBytes},
     dots::{Dots, PortableWords},
     lanes::{Lanes, Portable},
 };
@@ -73,6 +74,13 @@ pub(crate) trait Work {
     /// # Safety
     /// The machine has the instructions of `V`.
     unsafe fn run<V: Lanes>(self);
+}
+
+/// What a kernel does, for any instructions that multiply bytes.
+pub(crate) trait BytesWork {
+    /// # Safety
+    /// The machine has the instructions of `B`.
+    unsafe fn run<B: Bytes>(self);
 }
 
 /// What a kernel does, for any instructions that multiply narrow numbers.
@@ -212,6 +220,24 @@ impl Cpu {
                 if has_dots { x86::avx512_vnni(work) } else { x86::avx512_words(work) }
             },
             _ => unreachable!("no such Cpu is made here"),
+        }
+    }
+
+    /// Does the work on bytes as they are, in the widest registers.
+    pub(crate) fn run_bytes(self, work: impl BytesWork) {
+        #[cfg(target_arch = "x86_64")]
+        let has_dots = self.extensions.int8;
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Cpu` with these instructions and extensions exists only where they do.
+            Isa::Avx2 => unsafe { if has_dots { x86::avx2_bytes_vnni(work) } else { x86::avx2_bytes(work) } },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx512 | Isa::Amx => unsafe {
+                if has_dots { x86::avx512_bytes_vnni(work) } else { x86::avx512_bytes(work) }
+            },
+            // SAFETY: every machine has the instructions the program was compiled for.
+            _ => unsafe { work.run::<PortableBytes>() },
         }
     }
 

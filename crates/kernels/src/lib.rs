@@ -30,6 +30,9 @@
 mod amx;
 mod arena;
 mod attention;
+mod blocks;
+mod both;
+mod bytes;
 mod card;
 #[cfg(target_arch = "x86_64")]
 mod convert;
@@ -50,10 +53,12 @@ mod team;
 
 pub use arena::{Arena, in_huge_pages};
 pub use attention::{Attention, attention};
+pub use blocks::{BlockForm, BlockRow};
+pub use both::Both;
 pub use card::{Card, CardError, CardIndices, CardNorm, CardRows, Finish, Heads, Part, WIDEST_HEAD};
 pub use cpu::{Cpu, Isa, IsaError, Precision};
 pub use finish::{Activation, Epilogue};
-pub use matrix::{Both, PackedMatrix};
+pub use matrix::PackedMatrix;
 pub use norm::{LayerNorm, layer_norm};
 pub use pointwise::{activate, softmax};
 pub use rows::{Rows, RowsMut};

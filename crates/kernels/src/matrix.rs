@@ -5,7 +5,7 @@ use std::ops::Range;
 #[cfg(target_arch = "aarch64")]
 use crate::lanes::Neon;
 use crate::{
-    Activation, Arena, Cpu, Epilogue, Isa, Precision, Rows, RowsMut, Scratch,
+    Arena, BlockForm, BlockRow, Cpu, Epilogue, Isa, Precision, Rows, RowsMut, Scratch, blocks,
     cpu::Work,
     finish::{Block, Target},
     lanes::{Lanes, Portable},
@@ -37,6 +37,8 @@ enum Weights {
     Panels(Lines),
     /// Panels of narrow numbers, one row for each group of inputs.
     Groups(narrow::Packed),
+    /// Panels of blocks.
+    Blocks(blocks::Packed),
     /// Tiles of bf16.
     #[cfg(target_arch = "x86_64")]
     Tiles(amx::Parts, Lines),
@@ -68,14 +70,34 @@ impl PackedMatrix {
         bias: Option<&[f32]>,
     ) -> Self {
         let (outputs, inputs) = (weights.rows(), weights.columns());
+        Self::of(cpu, (outputs, inputs), pack(arena, cpu, precision, weights), bias)
+    }
+
+    /// Packs a matrix whose weights are whole numbers in blocks; `read` gives those of each output, which are asked for in order.
+    ///
+    /// # Panics
+    /// When the bias has another length than there are outputs, and when the form is none, does not go into the inputs, or
+    /// is not that of the rows.
+    #[must_use]
+    pub fn of_blocks(
+        cpu: Cpu,
+        form: BlockForm,
+        (outputs, inputs): (usize, usize),
+        bias: Option<&[f32]>,
+        read: impl FnMut(usize, &mut BlockRow),
+    ) -> Self {
+        let packed = blocks::Packed::new(form, panel_width_of_bytes(cpu), (outputs, inputs), read);
+        Self::of(cpu, (outputs, inputs), Weights::Blocks(packed), bias)
+    }
+
+    fn of(cpu: Cpu, (outputs, inputs): (usize, usize), weights: Weights, bias: Option<&[f32]>) -> Self {
         if let Some(bias) = bias {
             assert!(bias.len() == outputs, "a bias of {} for {outputs} outputs", bias.len());
         }
-        let packed = pack(arena, cpu, precision, weights);
-        let width = panel_width(cpu, &packed);
+        let width = panel_width(cpu, &weights);
         let mut padded = Lines::zeroed(outputs.next_multiple_of(width));
         padded.as_mut_slice()[..outputs].copy_from_slice(bias.unwrap_or(&vec![0.0; outputs]));
-        Self { cpu, outputs, inputs, weights: packed, bias: padded }
+        Self { cpu, outputs, inputs, weights, bias: padded }
     }
 
     /// How many numbers a row of the result has.
@@ -96,6 +118,7 @@ impl PackedMatrix {
         let weights = match &self.weights {
             Weights::Panels(panels) => panels.bytes(),
             Weights::Groups(packed) => packed.bytes(),
+            Weights::Blocks(packed) => packed.bytes(),
             #[cfg(target_arch = "x86_64")]
             Weights::Tiles(_, tiles) => tiles.bytes(),
             #[cfg(target_arch = "x86_64")]
@@ -152,6 +175,7 @@ impl PackedMatrix {
                 self.cpu.run(Multiply { panels, bias: &self.bias, x, outputs, target });
             }
             Weights::Groups(packed) => narrow::multiply(self.cpu, packed, &self.bias, x, outputs, target, scratch),
+            Weights::Blocks(packed) => blocks::multiply(self.cpu, packed, &self.bias, x, outputs, target, scratch),
             #[cfg(target_arch = "x86_64")]
             Weights::Tiles(parts, weights) => {
                 let packed = amx::Packed { weights, bias: &self.bias, inputs: self.inputs };
@@ -180,49 +204,6 @@ pub(crate) fn check_result(rows: usize, outputs: usize, epilogue: Epilogue<'_>, 
             y.rows(),
             y.columns()
         );
-    }
-}
-
-/// Two linear layers, one after the other, with a function between them.
-#[derive(Clone, Copy, Debug)]
-pub struct Both<'a> {
-    /// The first.
-    pub up: &'a PackedMatrix,
-    /// The function of each number between them.
-    pub activation: Activation,
-    /// The second; it has as many inputs as the first has outputs.
-    pub down: &'a PackedMatrix,
-}
-
-impl Both<'_> {
-    /// Writes all outputs of `down(activation(up(x))) + residual` to `y`: what [`PackedMatrix::multiply`] gives twice, but where both
-    /// are in tiles of bf16, what is between them is not written in `f32`.
-    ///
-    /// # Panics
-    /// When shapes do not fit each other.
-    pub fn multiply(&self, x: Rows<'_>, residual: Option<Rows<'_>>, y: RowsMut<'_>, scratch: &mut Scratch) {
-        let Self { up, activation, down } = *self;
-        assert!(up.outputs == down.inputs, "{} outputs for a matrix of {} inputs", up.outputs, down.inputs);
-        let last = Epilogue { activation: Activation::None, residual };
-        #[cfg(target_arch = "x86_64")]
-        if let (Some((parts, first)), Some((other, second))) = (up.tiles(), down.tiles())
-            && parts == other
-            && up.outputs > 0
-        {
-            up.check(x);
-            check_result(x.rows(), down.outputs, last, &y);
-            if y.rows() > 0 && y.columns() > 0 {
-                amx::multiply_both(parts, first, activation, second, x, Target { epilogue: last, result: y }, scratch);
-            }
-            return;
-        }
-        let mut between = std::mem::take(&mut scratch.between);
-        between.reserve(x.rows() * up.outputs);
-        let numbers = between.as_mut_slice();
-        let first = Epilogue { activation, residual: None };
-        up.multiply(x, 0..up.outputs, first, RowsMut::new(numbers, x.rows(), up.outputs, up.outputs), scratch);
-        down.multiply(Rows::new(numbers, x.rows(), up.outputs, up.outputs), 0..down.outputs, last, y, scratch);
-        scratch.between = between;
     }
 }
 
@@ -259,9 +240,16 @@ fn pack(arena: Option<&Arena>, cpu: Cpu, precision: Precision, weights: Rows<'_>
 fn panel_width(cpu: Cpu, weights: &Weights) -> usize {
     match weights {
         Weights::Panels(_) | Weights::Groups(_) => panel_width_in_registers(cpu),
+        Weights::Blocks(_) => panel_width_of_bytes(cpu),
         #[cfg(target_arch = "x86_64")]
         Weights::Tiles(..) | Weights::Int8Tiles(_) => amx::PANEL,
     }
+}
+
+/// Outputs in one panel of blocks.
+fn panel_width_of_bytes(cpu: Cpu) -> usize {
+    // NEON's are the compiler's.
+    if cpu.isa() == Isa::Neon { width::<Portable>() } else { panel_width_in_registers(cpu) }
 }
 
 /// Outputs in one panel where there are no tiles.

@@ -2,6 +2,7 @@
 
 use crate::{
     arena::{Arena, Part, advise},
+    blocks::Beside,
     quantise::Grid,
 };
 
@@ -129,11 +130,13 @@ pub struct Scratch {
     pub(crate) places: Vec<usize>,
     /// Of each packed row of whole numbers.
     pub(crate) grids: Vec<Grid>,
+    /// Of each block of packed rows that are multiplied with blocks.
+    pub(crate) beside: Vec<Beside>,
 }
 
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let grids = self.grids.capacity() * size_of::<Grid>();
+        let grids = self.grids.capacity() * size_of::<Grid>() + self.beside.capacity() * size_of::<Beside>();
         let lines = [&self.left, &self.right, &self.between, &self.sums, &self.attention];
         let places = self.places.capacity() * size_of::<usize>();
         let bytes = lines.into_iter().map(Lines::bytes).sum::<usize>() + grids + places;

@@ -70,10 +70,8 @@ impl Decoder {
         let embeddings = Arc::new(gguf.blocks(EMBEDDINGS, &[vocabulary, width])?);
         let output = if gguf.has_tensor("output.weight") {
             Matrix::read(gguf, cpu, "output", (vocabulary, width), Some(false))?
-        } else if gguf.holds_floats(EMBEDDINGS)? {
-            Matrix::floats(cpu, &gguf.numbers(EMBEDDINGS, &[vocabulary, width])?, (vocabulary, width), None)
         } else {
-            Matrix::Blocks { blocks: embeddings.clone(), outputs: vocabulary, inputs: width, bias: None }
+            Matrix::read(gguf, cpu, "token_embd", (vocabulary, width), Some(false))?
         };
         let layers =
             (0..config.layers).map(|layer| Layer::read(gguf, &config, cpu, layer)).collect::<Result<_, _>>()?;
@@ -103,7 +101,7 @@ impl Decoder {
                 wanted.extend_from_slice(&states[(end - 1) * width..end * width]);
             }
         }
-        let logits = self.logits(&wanted, workshop)?;
+        let logits = self.logits(&wanted, workshop);
         // Last of all: what fails has moved nobody.
         for part in parts {
             part.cache.advance(part.tokens.len());
@@ -129,16 +127,16 @@ impl Decoder {
         let positions = parts.iter().flat_map(|part| (0..part.tokens.len()).map(|ahead| part.cache.len() + ahead));
         let turns: Vec<Turns> = positions.map(|position| self.rope.at(position)).collect();
         for (index, layer) in self.layers.iter().enumerate() {
-            let attended = self.attend(index, layer, &states, &turns, parts, workshop)?;
+            let attended = self.attend(index, layer, &states, &turns, parts, workshop);
             see(index, Rows::new(&attended, turns.len(), gathered, gathered));
-            add(&mut states, &layer.output.multiply(&mut workshop.crew(), &attended)?);
+            add(&mut states, &layer.output.multiply(&mut workshop.crew(), &attended));
             let normed = norm(&states, &layer.inner_norm, epsilon);
-            let mut gate = layer.gate.multiply(&mut workshop.crew(), &normed)?;
+            let mut gate = layer.gate.multiply(&mut workshop.crew(), &normed);
             let columns = gate.len();
             activate(self.cpu, Activation::Silu, RowsMut::new(&mut gate, 1, columns, columns));
-            let up = layer.up.multiply(&mut workshop.crew(), &normed)?;
+            let up = layer.up.multiply(&mut workshop.crew(), &normed);
             gate.iter_mut().zip(&up).for_each(|(gate, up)| *gate *= up);
-            add(&mut states, &layer.down.multiply(&mut workshop.crew(), &gate)?);
+            add(&mut states, &layer.down.multiply(&mut workshop.crew(), &gate));
         }
         Ok(states)
     }
@@ -147,7 +145,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When candle cannot multiply.
-    pub(super) fn logits(&self, states: &[f32], workshop: &mut Workshop) -> candle_core::Result<Vec<f32>> {
+    pub(super) fn logits(&self, states: &[f32], workshop: &mut Workshop) -> Vec<f32> {
         self.output.multiply(&mut workshop.crew(), &norm(states, &self.norm, self.config.epsilon))
     }
 
@@ -164,12 +162,12 @@ impl Decoder {
         turns: &[Turns],
         parts: &mut [Part<'_>],
         workshop: &mut Workshop,
-    ) -> candle_core::Result<Vec<f32>> {
+    ) -> Vec<f32> {
         let (width, heads) = (self.config.head_width, self.config.heads);
         let normed = norm(states, &layer.attention_norm, self.config.epsilon);
-        let mut query = layer.query.multiply(&mut workshop.crew(), &normed)?;
-        let mut key = layer.key.multiply(&mut workshop.crew(), &normed)?;
-        let value = layer.value.multiply(&mut workshop.crew(), &normed)?;
+        let mut query = layer.query.multiply(&mut workshop.crew(), &normed);
+        let mut key = layer.key.multiply(&mut workshop.crew(), &normed);
+        let value = layer.value.multiply(&mut workshop.crew(), &normed);
         if let Some((query_norm, key_norm)) = &layer.head_norms {
             query = norm(&query, query_norm, self.config.epsilon);
             key = norm(&key, key_norm, self.config.epsilon);
@@ -189,7 +187,7 @@ impl Decoder {
                 }
             }
         }
-        Ok(self.answers(index, &query, parts, workshop))
+        self.answers(index, &query, parts, workshop)
     }
 
     /// What every head of every new token gathers, row by row.

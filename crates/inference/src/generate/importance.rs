@@ -94,7 +94,7 @@ impl importance::Study for Study {
         self.run(
             |_, _| (),
             |_, generator, states, workshop| {
-                let logits = generator.decoder.logits(&states, workshop)?;
+                let logits = generator.decoder.logits(&states, workshop);
                 let mut all = Vec::with_capacity(logits.len());
                 for logits in logits.chunks_exact(generator.decoder.config.vocabulary) {
                     all.extend(log_probabilities(logits)?.into_iter().map(|number| number as f32));
@@ -115,7 +115,7 @@ impl importance::Study for Study {
             |_, _| (),
             |place, generator, states, workshop| {
                 let vocabulary = generator.decoder.config.vocabulary;
-                let logits = generator.decoder.logits(&states, workshop)?;
+                let logits = generator.decoder.logits(&states, workshop);
                 let pairs = original[place].chunks_exact(vocabulary).zip(logits.chunks_exact(vocabulary));
                 for (original, logits) in pairs {
                     let original: Vec<f64> = original.iter().map(|number| f64::from(*number)).collect();

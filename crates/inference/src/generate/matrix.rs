@@ -1,23 +1,18 @@
-//! Products with a matrix of a GGUF file: floats by our kernels, blocks of small numbers as they are by candle.
+//! Products with a matrix of a GGUF file, floats or blocks of small numbers as they are.
 //!
-//! Each row of a product is computed alike whatever rows are beside it, bit for bit. Candle has several ways to multiply blocks, which
-//! round differently and which it chooses by the number of rows; it is given as many at a time as always take the same.
+//! Each row of a product is computed alike whatever rows are beside it, bit for bit.
 
-use std::sync::Arc;
+use candle_core::quantized::GgmlDType;
+use kernels::{Activation, BlockForm, Cpu, PackedMatrix, Precision, Rows, RowsMut};
 
-use candle_core::{
-    Device, Tensor,
-    quantized::{GgmlDType, QTensor},
+use crate::{
+    LoadError,
+    gguf::{Gguf, levels},
+    transformer::Crew,
 };
-use kernels::{Activation, Cpu, PackedMatrix, Precision, Rows, RowsMut};
-
-use crate::{LoadError, gguf::Gguf, transformer::Crew};
 
 /// A matrix of one row for each output, and perhaps a bias.
-pub(super) enum Matrix {
-    Floats(PackedMatrix),
-    Blocks { blocks: Arc<QTensor>, outputs: usize, inputs: usize, bias: Option<Vec<f32>> },
-}
+pub(super) struct Matrix(PackedMatrix);
 
 impl Matrix {
     /// Reads the tensor `<name>.weight`, and `<name>.bias` where there is to be one (`None`: where there is one).
@@ -34,92 +29,49 @@ impl Matrix {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         let has_bias = has_bias.unwrap_or_else(|| gguf.has_tensor(&bias));
         let bias = has_bias.then(|| gguf.numbers(&bias, &[outputs])).transpose()?;
-        if !gguf.holds_floats(&weight)? {
-            let blocks = Arc::new(gguf.blocks(&weight, &[outputs, inputs])?);
-            return Ok(Self::Blocks { blocks, outputs, inputs, bias });
-        }
-        let numbers = gguf.numbers(&weight, &[outputs, inputs])?;
-        Ok(Self::floats(cpu, &numbers, (outputs, inputs), bias.as_deref()))
-    }
-
-    /// The matrix of these numbers.
-    pub(super) fn floats(cpu: Cpu, numbers: &[f32], (outputs, inputs): (usize, usize), bias: Option<&[f32]>) -> Self {
-        Self::Floats(PackedMatrix::new(cpu, Precision::F32, Rows::new(numbers, outputs, inputs, inputs), bias))
-    }
-
-    pub(super) fn outputs(&self) -> usize {
-        match self {
-            Self::Floats(matrix) => matrix.outputs(),
-            Self::Blocks { outputs, .. } => *outputs,
-        }
-    }
-
-    pub(super) fn inputs(&self) -> usize {
-        match self {
-            Self::Floats(matrix) => matrix.inputs(),
-            Self::Blocks { inputs, .. } => *inputs,
-        }
+        let (kind, bytes) = gguf.stored_as(&weight, &[outputs, inputs])?;
+        let matrix = match levels::form(kind) {
+            Some(form) => of_blocks(cpu, (kind, form), bytes, (outputs, inputs), bias.as_deref()),
+            None => {
+                let numbers = gguf.numbers(&weight, &[outputs, inputs])?;
+                let numbers = Rows::new(&numbers, outputs, inputs, inputs);
+                Some(PackedMatrix::new(cpu, Precision::F32, numbers, bias.as_deref()))
+            }
+        };
+        matrix.map(Self).ok_or_else(|| gguf.wrong(format!("tensor {weight:?} has a number that is not finite")))
     }
 
     /// `x · Wᵀ + bias`, row by row.
-    ///
-    /// # Errors
-    /// When candle cannot.
-    pub(super) fn multiply(&self, crew: &mut Crew<'_>, x: &[f32]) -> candle_core::Result<Vec<f32>> {
-        let (outputs, inputs) = (self.outputs(), self.inputs());
+    pub(super) fn multiply(&self, crew: &mut Crew<'_>, x: &[f32]) -> Vec<f32> {
+        let (outputs, inputs) = (self.0.outputs(), self.0.inputs());
         let rows = x.len() / inputs;
         let mut y = vec![0.0; rows * outputs];
-        match self {
-            Self::Floats(matrix) => {
-                let (x, y) = (Rows::new(x, rows, inputs, inputs), RowsMut::new(&mut y, rows, outputs, outputs));
-                crew.multiply(matrix, Activation::None, x, None, y);
-            }
-            Self::Blocks { blocks, bias, .. } => {
-                let most = rows_at_a_time(blocks.dtype());
-                for (x, y) in x.chunks(most * inputs).zip(y.chunks_mut(most * outputs)) {
-                    multiply(blocks, inputs, x, y)?;
-                }
-                // Rounded to 8 bits, what is no number would have become one.
-                for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
-                    if x.iter().any(|number| !number.is_finite()) {
-                        y.fill(f32::NAN);
-                    }
-                }
-                if let Some(bias) = bias {
-                    for row in y.chunks_exact_mut(outputs) {
-                        row.iter_mut().zip(bias).for_each(|(number, bias)| *number += bias);
-                    }
-                }
-            }
-        }
-        Ok(y)
+        let (x, to) = (Rows::new(x, rows, inputs, inputs), RowsMut::new(&mut y, rows, outputs, outputs));
+        crew.multiply(&self.0, Activation::None, x, None, to);
+        y
     }
 }
 
-/// The most rows that candle multiplies in one way, whatever their number.
-fn rows_at_a_time(kind: GgmlDType) -> usize {
-    match kind {
-        // From 32 on it takes AMX, where there is that.
-        GgmlDType::Q4K if cfg!(target_arch = "x86_64") => 31,
-        _ if cfg!(target_arch = "x86_64") => 1 << 16,
-        // Elsewhere one row alone is computed in another way than four are.
-        _ => 1,
-    }
-}
-
-fn multiply(blocks: &QTensor, inputs: usize, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
-    // One row of these alone would go another way than several.
-    let is_doubled = x.len() == inputs && blocks.dtype() == GgmlDType::Q6K && cfg!(target_arch = "x86_64");
-    let x = if is_doubled { [x, x].concat() } else { x.to_vec() };
-    let rows = x.len() / inputs;
-    let product = Tensor::from_vec(x, (rows, inputs), &Device::Cpu)?.apply_op1_no_bwd(blocks)?;
-    let product = product.flatten_all()?.to_vec1::<f32>()?;
-    y.copy_from_slice(&product[..y.len()]);
-    Ok(())
+/// Packs a tensor of blocks, unless a number is not finite.
+fn of_blocks(
+    cpu: Cpu,
+    (kind, form): (GgmlDType, BlockForm),
+    bytes: &[u8],
+    (outputs, inputs): (usize, usize),
+    bias: Option<&[f32]>,
+) -> Option<PackedMatrix> {
+    let row_bytes = inputs / kind.block_size() * kind.type_size();
+    let mut is_finite = true;
+    let packed = PackedMatrix::of_blocks(cpu, form, (outputs, inputs), bias, |output, row| {
+        levels::read(kind, &bytes[output * row_bytes..][..row_bytes], row);
+        is_finite &= row.steps.iter().chain(&row.lows).all(|number| number.is_finite());
+    });
+    is_finite.then_some(packed)
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{Device, Tensor, quantized::QTensor};
     use kernels::Scratch;
 
     use super::*;
@@ -152,8 +104,11 @@ mod tests {
             let quantized = QTensor::quantize(&tensor, kind).expect("blocks");
             let weights =
                 quantized.dequantize(&Device::Cpu).and_then(|tensor| tensor.to_vec2::<f32>()).expect("numbers");
-            let matrix = Matrix::Blocks { blocks: quantized.into(), outputs, inputs, bias: Some(bias.clone()) };
-            let y = matrix.multiply(&mut crew, &x).expect("multiplies");
+            let form = levels::form(kind).expect("a form");
+            let bytes = quantized.data().expect("bytes");
+            let matrix = of_blocks(crew.cpu, (kind, form), &bytes, (outputs, inputs), Some(&bias));
+            let matrix = Matrix(matrix.expect("finite"));
+            let y = matrix.multiply(&mut crew, &x);
             for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact(outputs)) {
                 for ((weights, bias), y) in weights.iter().zip(&bias).zip(y) {
                     let exact: f32 = weights.iter().zip(x).map(|(weight, x)| weight * x).sum::<f32>() + bias;
@@ -161,12 +116,12 @@ mod tests {
                     let most = weights.iter().map(|weight| weight.abs()).sum::<f32>() / 254.0 + 1e-3;
                     assert!((exact - y).abs() <= most, "{kind:?}: {y} is not {exact}");
                 }
-                assert_eq!(matrix.multiply(&mut crew, x).expect("multiplies"), y, "{kind:?}: company changes a row");
+                assert_eq!(matrix.multiply(&mut crew, x), y, "{kind:?}: company changes a row");
             }
             for nothing in [f32::NAN, f32::INFINITY] {
                 let mut spoilt = x.clone();
                 spoilt[inputs + 3] = nothing;
-                let spoilt = matrix.multiply(&mut crew, &spoilt).expect("multiplies");
+                let spoilt = matrix.multiply(&mut crew, &spoilt);
                 assert!(spoilt[outputs..2 * outputs].iter().all(|number| number.is_nan()), "{kind:?}: made numbers");
                 assert_eq!(spoilt[2 * outputs..], y[2 * outputs..], "{kind:?}: others are spoilt");
             }

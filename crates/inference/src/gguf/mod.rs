@@ -2,6 +2,7 @@
 
 mod cursor;
 mod header;
+pub(crate) mod levels;
 #[cfg(test)]
 pub(crate) mod tests;
 mod value;
@@ -86,14 +87,6 @@ impl Gguf {
         self.header.tensors.contains_key(name)
     }
 
-    /// Whether a tensor holds floats as they are, rather than blocks of small numbers with a scale.
-    ///
-    /// # Errors
-    /// When there is no such tensor.
-    pub(crate) fn holds_floats(&self, name: &str) -> Result<bool, LoadError> {
-        self.tensor(name).map(|tensor| is_float(tensor.kind))
-    }
-
     /// The rows and columns of a matrix.
     ///
     /// # Errors
@@ -117,16 +110,15 @@ impl Gguf {
         self.header.tensors.values().map(Tensor::numbers).sum()
     }
 
-    /// The most bytes of memory that its tensors take: those of floats as 32-bit ones, others as they are and
-    /// as candle lays some of them out anew to multiply with. The first of them, the
-    /// embeddings, may be kept twice when they are also what the last product is with.
+    /// The most bytes of memory that its tensors take: those of floats as 32-bit ones, others as they are packed. The first of them,
+    /// the embeddings, are kept as they are, too, since they may also be what the last product is with.
     pub(crate) fn weight_bytes(&self) -> u64 {
-        let bytes = |tensor: &Tensor| match is_float(tensor.kind) {
-            true => tensor.numbers() * 4,
-            false => tensor.range.len() as u64 + repacked_bytes(tensor),
+        let packed = |tensor: &Tensor| match levels::form(tensor.kind) {
+            Some(form) => form.bytes(tensor.numbers()),
+            None => tensor.numbers() * 4,
         };
-        let twice = self.header.tensors.get("token_embd.weight").filter(|tensor| is_float(tensor.kind));
-        self.header.tensors.values().chain(twice).map(bytes).sum()
+        let embeddings = self.header.tensors.get("token_embd.weight").map_or(0, |tensor| tensor.range.len() as u64);
+        self.header.tensors.values().map(packed).sum::<u64>() + embeddings
     }
 
     /// The bytes of a tensor, as they are in the file.
@@ -137,17 +129,26 @@ impl Gguf {
         self.tensor(name).map(|tensor| &self.map[tensor.range.clone()])
     }
 
-    /// A tensor as it is stored, copied out of the map.
+    /// The kind of a tensor, and its bytes.
     ///
     /// # Errors
     /// When there is no such tensor, or one of another shape (rows first).
-    pub(crate) fn blocks(&self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
+    pub(crate) fn stored_as(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, &[u8]), LoadError> {
         let tensor = self.tensor(name)?;
         if tensor.shape != shape {
             let reason = format!("tensor {name:?} has shape {:?}; the architecture needs {shape:?}", tensor.shape);
             return Err(self.wrong(reason));
         }
-        let blocks = tensor.kind.from_data(Cow::Borrowed(&self.map[tensor.range.clone()]));
+        Ok((tensor.kind, &self.map[tensor.range.clone()]))
+    }
+
+    /// A tensor as it is stored, copied out of the map.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or one of another shape (rows first).
+    pub(crate) fn blocks(&self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
+        let (kind, bytes) = self.stored_as(name, shape)?;
+        let blocks = kind.from_data(Cow::Borrowed(bytes));
         QTensor::new(QStorage::Cpu(blocks), shape).map_err(|error| self.unreadable(name, &error))
     }
 
@@ -176,18 +177,4 @@ impl Gguf {
 
 pub(crate) fn is_float(kind: GgmlDType) -> bool {
     matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
-}
-
-/// Bytes of what candle makes of the blocks of a matrix when it first multiplies with it (its `repack_x86`): scales in full beside 4, 8
-/// and 8 bits of each number.
-fn repacked_bytes(tensor: &Tensor) -> u64 {
-    if !cfg!(target_arch = "x86_64") || tensor.shape.len() != 2 {
-        return 0;
-    }
-    match tensor.kind {
-        GgmlDType::Q4K => tensor.numbers() * 3 / 4,
-        GgmlDType::Q6K => tensor.numbers() * 5 / 4,
-        GgmlDType::Q8_0 => tensor.numbers() * 17 / 16,
-        _ => 0,
-    }
 }

@@ -1,8 +1,9 @@
 //! What a machine of x86-64 has, and the functions whose bodies are compiled for more than the baseline; all that `run` inlines becomes
 //! part of them.
 
-use super::{Extensions, Isa, NarrowWork, Work};
+use super::{BytesWork, Extensions, Isa, NarrowWork, Work};
 use crate::{
+    bytes::{Avx2Bytes, Avx2BytesVnni, Avx512Bytes, Avx512BytesVnni},
     dots::{Avx2Vnni, Avx2Words, Avx512Bf16, Avx512Vnni, Avx512Words},
     lanes::{Avx2, Avx512},
 };
@@ -94,4 +95,36 @@ pub(super) unsafe fn avx512_vnni(work: impl NarrowWork) {
 pub(super) unsafe fn avx512_bf16(work: impl NarrowWork) {
     // SAFETY: the caller's promise.
     unsafe { work.run::<Avx512Bf16>() }
+}
+
+/// # Safety
+/// The machine has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn avx2_bytes(work: impl BytesWork) {
+    // SAFETY: the caller's promise.
+    unsafe { work.run::<Avx2Bytes>() }
+}
+
+/// # Safety
+/// The machine has AVX2, FMA and AVX-VNNI.
+#[target_feature(enable = "avx2,fma,avxvnni")]
+pub(super) unsafe fn avx2_bytes_vnni(work: impl BytesWork) {
+    // SAFETY: the caller's promise.
+    unsafe { work.run::<Avx2BytesVnni>() }
+}
+
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn avx512_bytes(work: impl BytesWork) {
+    // SAFETY: the caller's promise.
+    unsafe { work.run::<Avx512Bytes>() }
+}
+
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn avx512_bytes_vnni(work: impl BytesWork) {
+    // SAFETY: the caller's promise.
+    unsafe { work.run::<Avx512BytesVnni>() }
 }
