@@ -14,14 +14,17 @@ use rows::ROW_BLOCK;
 
 pub(crate) use rows::Beside;
 
+/// Outputs of a panel, at most.
+const WIDEST: usize = 48;
+
 /// What a matrix in blocks says of each weight: `steps · fine · (level - zero) + lows · fine_lows`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockForm {
-    /// Inputs that share a fine step, 16 or 32; a whole number of these are all inputs.
+    /// Inputs that share a fine step, 16 or 32. All inputs are a whole number of 32 and of those that share a step.
     pub block: usize,
     /// Blocks that share a step; without fine ones it is 1.
     pub blocks: usize,
-    /// Whether levels are below 16, so that two take a byte.
+    /// Whether all levels are below 16, so that two take a byte.
     pub is_narrow: bool,
     /// The level of 0, in front of lows.
     pub zero: u8,
@@ -32,12 +35,13 @@ pub struct BlockForm {
 }
 
 impl BlockForm {
-    /// Bytes of memory that so many weights take, but for those after the last output of a panel.
+    /// The most bytes of memory that a matrix takes, whatever the instructions.
     #[must_use]
-    pub fn bytes(&self, weights: u64) -> u64 {
+    pub fn most_bytes(&self, outputs: u64, inputs: u64) -> u64 {
         // Of what has no whole number of these no matrix can be.
-        let shared = weights.div_ceil((self.block * self.blocks) as u64);
-        shared * self.shared_bytes() as u64
+        let shared = inputs.div_ceil((self.block * self.blocks).max(1) as u64);
+        let padded = outputs.next_multiple_of(WIDEST as u64);
+        padded.saturating_mul(shared.saturating_mul(self.shared_bytes() as u64).saturating_add(size_of::<f32>() as u64))
     }
 
     /// Bytes of the weights of one output that share a step.
@@ -85,6 +89,8 @@ impl BlockRow {
         let has = |is: bool, length: usize| if is { length } else { 0 };
         let BlockForm { has_fine, has_lows, .. } = *form;
         let needed = [inputs, steps, has(has_fine, blocks), has(has_lows, steps), has(has_fine && has_lows, blocks)];
+        let is_sound = !form.is_narrow || self.levels.iter().all(|level| *level < 16);
+        assert!(is_sound, "a level is above 15 where two are to take a byte");
         assert!(lengths == needed, "a row of blocks has {lengths:?} numbers of each kind; its form needs {needed:?}");
     }
 }
@@ -113,7 +119,10 @@ impl Packed {
         let BlockForm { block, blocks, .. } = form;
         assert!(matches!(block, 16 | 32) && blocks > 0, "blocks of {block} inputs, {blocks} to a step");
         assert!(form.has_fine || blocks == 1, "{blocks} blocks that share a step, without fine ones");
-        assert!(inputs.is_multiple_of(ROW_BLOCK.max(block * blocks)), "{inputs} inputs in blocks of {block}");
+        assert!(inputs == 0 || blocks <= inputs, "{blocks} blocks of {inputs} inputs");
+        let is_whole = [ROW_BLOCK, block * blocks].into_iter().all(|part| inputs.is_multiple_of(part));
+        assert!(is_whole, "{inputs} inputs in {blocks} blocks of {block} each, and of {ROW_BLOCK}");
+        assert!(width <= WIDEST, "panels of {width} outputs");
         let mut packed = Self { form, width, panels: Lines::default() };
         let bytes = packed.panel_bytes(inputs) * outputs.div_ceil(width);
         packed.panels = Lines::zeroed(bytes / size_of::<f32>());

@@ -223,7 +223,7 @@ impl Cpu {
         }
     }
 
-    /// Does the work on bytes as they are, in the widest registers.
+    /// Does the work on bytes, in the widest registers of x86-64, and elsewhere in those that the compiler finds.
     pub(crate) fn run_bytes(self, work: impl BytesWork) {
         #[cfg(target_arch = "x86_64")]
         let has_dots = self.extensions.int8;

@@ -248,7 +248,7 @@ fn panel_width(cpu: Cpu, weights: &Weights) -> usize {
 
 /// Outputs in one panel of blocks.
 fn panel_width_of_bytes(cpu: Cpu) -> usize {
-    // NEON's are the compiler's.
+    // There is none for NEON's registers.
     if cpu.isa() == Isa::Neon { width::<Portable>() } else { panel_width_in_registers(cpu) }
 }
 

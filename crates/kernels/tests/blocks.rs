@@ -148,6 +148,36 @@ fn neither_other_rows_nor_other_outputs_change_a_number() {
 }
 
 #[test]
+fn many_rows_and_memory_that_others_used_change_no_number() {
+    let mut random = Random::new();
+    let forms: Vec<BlockForm> = (0..4).map(|_| form(&mut random)).collect();
+    for cpu in variants() {
+        let mut scratch = Scratch::default();
+        for form in &forms {
+            // More packed rows than stay in the cache, so that they are packed in parts.
+            let (rows, outputs, inputs) = (270, 5, 2304);
+            let inputs = inputs - inputs % (form.block * form.blocks).max(ROW_BLOCK);
+            let packed = Matrix::new(&mut random, *form, outputs, inputs).packed(cpu, None);
+            let numbers = random.numbers(rows * inputs);
+            let mut all = vec![0.0; rows * outputs];
+            for rows in [rows, 3] {
+                let (x, y) = (&numbers[..rows * inputs], &mut all[..rows * outputs]);
+                let epilogue = Epilogue { activation: Activation::None, residual: None };
+                let (x, y) = (Rows::new(x, rows, inputs, inputs), RowsMut::new(y, rows, outputs, outputs));
+                packed.multiply(x, 0..outputs, epilogue, y, &mut scratch);
+            }
+            for row in [0, 2, 3, 135, 269] {
+                let alone = multiply(&packed, Rows::new(&numbers[row * inputs..], 1, inputs, inputs));
+                assert_eq!(alone, all[row * outputs..][..outputs], "{cpu:?}, {form:?}: row {row}");
+            }
+        }
+        let nothing = BlockForm { block: 32, blocks: 1, is_narrow: true, zero: 8, has_fine: false, has_lows: false };
+        let packed = PackedMatrix::of_blocks(cpu, nothing, (2, 0), Some(&[1.0, 2.0]), |_, _| ());
+        assert_eq!(multiply(&packed, Rows::new(&[], 2, 0, 0)), [1.0, 2.0, 1.0, 2.0], "{cpu:?}: no inputs");
+    }
+}
+
+#[test]
 fn a_number_that_is_none_spoils_its_row_and_no_other() {
     let mut random = Random::new();
     let form = BlockForm { block: 32, blocks: 1, is_narrow: true, zero: 8, has_fine: false, has_lows: false };
@@ -191,8 +221,13 @@ fn what_is_no_form_and_rows_of_another_are_refused() {
         BlockForm { blocks: 0, ..sound },
         BlockForm { has_fine: false, ..sound },
         BlockForm { has_lows: false, ..sound },
+        BlockForm { block: 32, blocks: 1 << 59, ..sound },
     ] {
         assert!(!pack(form, 512, row(512)), "{form:?}");
     }
+    let odd = BlockForm { block: 16, blocks: 3, has_lows: false, ..sound };
+    let row_of_odd = BlockRow { levels: vec![3; 48], steps: vec![1.0], fine: vec![1; 3], ..BlockRow::default() };
+    assert!(!pack(odd, 48, row_of_odd), "half a block of rows");
+    assert!(!pack(sound, 512, BlockRow { levels: vec![16; 512], ..row(512) }), "levels of five bits");
     assert!(!pack(sound, 500, row(500)) && !pack(sound, 256, row(512)) && !pack(sound, 512, row(256)));
 }

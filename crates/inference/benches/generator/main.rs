@@ -1,10 +1,13 @@
 //! How fast text follows text, as servers run it: `cargo bench -p inference --bench generator -- DIR …`, each a directory with a
-//! GGUF file (by default the tests' tiny ones, which show nothing but what a step costs besides arithmetic). Tokens of a second, by
-//! how many ask at once, and tokens of prompts of a second.
+//! GGUF file (by default the tests' tiny one, which shows nothing but what a step costs besides arithmetic). Tokens of a second, by
+//! how many sequences run at once, and tokens of prompts of a second. A peer, a program that speaks the protocol of `peer.rs`, takes part
+//! with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median, with the least and the most.
 #![allow(clippy::print_stdout)]
 
+mod peer;
+
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -16,61 +19,127 @@ use serde_json::{
 };
 use tokio::{runtime::Runtime, task::JoinSet};
 
+use peer::Peer;
+
+/// Sequences at once that begin with a few tokens and go on by some.
 const AT_ONCE: [usize; 4] = [1, 4, 16, 32];
+const TOKENS: usize = 24;
 
-/// Tokens that follow each prompt.
-const TOKENS: usize = 64;
+/// Characters of prompts, short ones and the long one.
+const SHORT: usize = 8;
+const LONG: usize = 180;
 
-/// Words of the prompt that is long.
-const WORDS: usize = 60;
-
-/// What each figure lasts, at least.
-const FIGURE: Duration = Duration::from_secs(4);
+/// Turns of each figure, and what one lasts, at least.
+const TURNS: usize = 3;
+const TURN: Duration = Duration::from_secs(2);
 
 fn main() {
+    let (mut dirs, mut commands) = (Vec::<PathBuf>::new(), Vec::new());
     // What cargo adds, `--bench`, is no directory.
-    let mut dirs: Vec<PathBuf> = env::args().skip(1).filter(|argument| argument != "--bench").map(Into::into).collect();
+    let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--peer" => commands.push(arguments.next().expect("--peer has a command")),
+            _ => dirs.push(argument.into()),
+        }
+    }
     let tiny = tempfile::tempdir().expect("a directory");
     if dirs.is_empty() {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/generators/llama-f32.gguf");
         let dir = tiny.path().join("tiny");
-        std::fs::create_dir(&dir).and_then(|()| std::fs::copy(golden, dir.join("tiny.gguf"))).expect("copies");
+        fs::create_dir(&dir).and_then(|()| fs::copy(golden, dir.join("tiny.gguf"))).expect("copies");
         dirs.push(dir);
     }
     let runtime = Runtime::new().expect("threads");
-    println!("{} threads, {}", Machine::default().threads, Machine::default().cpu.isa());
+    println!(
+        "{} threads, {}; median of {TURNS} turns, least and most",
+        Machine::default().threads,
+        Machine::default().cpu.isa()
+    );
     for dir in dirs {
-        let models = Models::load(&Config { model_dirs: vec![dir], ..Config::default() }).expect("loads");
+        let models = Models::load(&Config { model_dirs: vec![dir.clone()], ..Config::default() }).expect("loads");
         let spec = models.specs().remove(0);
         let model = models.get(&spec.name, &spec.version).expect("what is served can be had");
-        println!("\n{}", spec.name);
+        let mut peers: Vec<Peer> = commands.iter().map(|command| Peer::start(command, &gguf(&dir))).collect();
+        println!("\n{}, tokens/s", spec.name);
         for at_once in AT_ONCE {
-            let input = json!({"prompt": "The ships", "max_tokens": TOKENS, "temperature": 1, "top_p": 0.9});
-            let rate = runtime.block_on(rate(&model, &input, at_once, "completion_tokens"));
-            println!("{at_once:>3} at once: {rate:>8.1} tokens/s in all, {:>7.1} each", rate / at_once as f64);
+            let what = format!("{at_once:>2} at once");
+            report(&what, turns(&runtime, &model, &mut peers, at_once, SHORT, TOKENS));
         }
-        let long = "ship ".repeat(WORDS);
-        let rate = runtime.block_on(rate(&model, &json!({"prompt": long, "max_tokens": 1}), 1, "prompt_tokens"));
-        println!("    prompts: {rate:>8.1} tokens/s");
+        report("a prompt", turns(&runtime, &model, &mut peers, 1, LONG, 1));
     }
 }
 
-/// Tokens of a second while so many ask, again and again.
-async fn rate(model: &Model, input: &Value, at_once: usize, counted: &'static str) -> f64 {
-    let input: Box<RawValue> = to_raw_value(input).expect("JSON");
+/// The file of a directory.
+fn gguf(dir: &Path) -> PathBuf {
+    let mut files = fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path());
+    files.find(|path| path.extension().is_some_and(|ending| ending == "gguf")).expect("a GGUF file")
+}
+
+/// Tokens of a second, of each subject's turns: those that are generated, or those of the prompt where it is all there is to do.
+fn turns(
+    runtime: &Runtime,
+    model: &Model,
+    peers: &mut [Peer],
+    at_once: usize,
+    prompt: usize,
+    tokens: usize,
+) -> Vec<(String, Vec<f64>)> {
+    // Whose characters are in no word of the vocabulary.
+    let input = json!({"prompt": "~".repeat(prompt), "max_tokens": tokens, "temperature": 0});
+    let input: Box<RawValue> = to_raw_value(&input).expect("JSON");
+    let counted = if tokens == 1 { "prompt_tokens" } else { "completion_tokens" };
+    let mut subjects = vec![("augur".to_owned(), Vec::new())];
+    subjects.extend(peers.iter().map(|peer| (peer.name.clone(), Vec::new())));
+    for _ in 0..TURNS {
+        let (rate, prompt) = runtime.block_on(rate(model, &input, at_once, counted));
+        subjects[0].1.push(rate);
+        for (peer, (_, rates)) in peers.iter_mut().zip(&mut subjects[1..]) {
+            let (mut time, mut runs) = (Duration::ZERO, 0);
+            while time < TURN {
+                time += peer.run(at_once, prompt, tokens);
+                runs += 1;
+            }
+            let each = if tokens == 1 { prompt } else { tokens };
+            rates.push((runs * at_once * each) as f64 / time.as_secs_f64());
+        }
+    }
+    subjects
+}
+
+fn report(what: &str, subjects: Vec<(String, Vec<f64>)>) {
+    let mut ours = None;
+    print!("{what}:");
+    for (name, mut rates) in subjects {
+        rates.sort_by(f64::total_cmp);
+        let median = rates[rates.len() / 2];
+        print!("  {name} {median:.1} ({:.1}–{:.1})", rates[0], rates[rates.len() - 1]);
+        match ours {
+            None => ours = Some(median),
+            Some(ours) => print!(", augur ÷ it {:.2}", ours / median),
+        }
+    }
+    println!();
+}
+
+/// Tokens of a second while so many ask, again and again; and how many the prompt has.
+async fn rate(model: &Model, input: &RawValue, at_once: usize, counted: &'static str) -> (f64, usize) {
     let (begun, mut asking) = (Instant::now(), JoinSet::new());
     for _ in 0..at_once {
-        let (model, input) = (model.clone(), input.clone());
+        let (model, input) = (model.clone(), input.to_owned());
         asking.spawn(async move {
-            let mut tokens = 0;
-            while begun.elapsed() < FIGURE {
+            let (mut all, mut prompt) = (0, 0);
+            while begun.elapsed() < TURN {
                 let output = model.predict(&input, Abandon::default()).await.expect("an answer");
                 let answer: Value = serde_json::from_str(output.value.get()).expect("JSON");
-                tokens += answer[counted].as_u64().expect("a count");
+                let count = |what: &str| answer[what].as_u64().expect("a count") as usize;
+                all += count(counted);
+                prompt = count("prompt_tokens");
             }
-            tokens
+            (all, prompt)
         });
     }
-    let tokens: u64 = asking.join_all().await.into_iter().sum();
-    tokens as f64 / begun.elapsed().as_secs_f64()
+    let counts = asking.join_all().await;
+    let all: usize = counts.iter().map(|(all, _)| all).sum();
+    (all as f64 / begun.elapsed().as_secs_f64(), counts[0].1)
 }

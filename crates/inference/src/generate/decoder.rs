@@ -2,8 +2,6 @@
 //!
 //! All that runs goes through the layers together, whichever sequence it is of: tokens of prompts and next tokens alike are rows.
 
-use std::sync::Arc;
-
 use candle_core::{Device, Tensor, quantized::QTensor};
 use kernels::{Activation, Cpu, Rows, RowsMut, activate};
 
@@ -22,7 +20,7 @@ use crate::{LoadError, gguf::Gguf};
 pub(super) struct Decoder {
     pub(super) config: Config,
     cpu: Cpu,
-    embeddings: Arc<QTensor>,
+    embeddings: QTensor,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     output: Matrix,
@@ -57,7 +55,8 @@ impl Decoder {
     /// Reads all tensors; there may be no others.
     ///
     /// # Errors
-    /// When a tensor is missing, of another shape, not finite or not known.
+    /// When a tensor is missing, of another shape, not finite (but for embeddings, of which only those that are asked for are looked at) or
+    /// not known.
     pub(super) fn read(gguf: &Gguf, config: Config, cpu: Cpu) -> Result<Self, LoadError> {
         let (width, vocabulary) = (config.width, config.vocabulary);
         let rope_factors = match gguf.has_tensor(ROPE_FACTORS) {
@@ -67,7 +66,7 @@ impl Decoder {
         if rope_factors.iter().flatten().any(|factor| *factor <= 0.0) {
             return Err(gguf.wrong(format!("tensor {ROPE_FACTORS:?} has a factor that is not above 0")));
         }
-        let embeddings = Arc::new(gguf.blocks(EMBEDDINGS, &[vocabulary, width])?);
+        let embeddings = gguf.blocks(EMBEDDINGS, &[vocabulary, width])?;
         let output = if gguf.has_tensor("output.weight") {
             Matrix::read(gguf, cpu, "output", (vocabulary, width), Some(false))?
         } else {
@@ -86,7 +85,7 @@ impl Decoder {
     /// divided between calls, bit for bit.
     ///
     /// # Errors
-    /// When candle cannot multiply.
+    /// When candle cannot look up a token.
     pub(super) fn forward(
         &self,
         parts: &mut [Part<'_>],
@@ -113,7 +112,7 @@ impl Decoder {
     /// each layer, `see` is shown what its heads gathered, side by side.
     ///
     /// # Errors
-    /// When candle cannot multiply.
+    /// When candle cannot look up a token.
     pub(super) fn states(
         &self,
         parts: &mut [Part<'_>],
@@ -142,9 +141,6 @@ impl Decoder {
     }
 
     /// Logits of what the last layer gave, row by row.
-    ///
-    /// # Errors
-    /// When candle cannot multiply.
     pub(super) fn logits(&self, states: &[f32], workshop: &mut Workshop) -> Vec<f32> {
         self.output.multiply(&mut workshop.crew(), &norm(states, &self.norm, self.config.epsilon))
     }

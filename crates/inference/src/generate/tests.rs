@@ -23,7 +23,7 @@ use crate::{Abandon, Draft, Machine, architecture::Architecture, engine::Job, gg
 /// The largest difference allowed between the reference's logits and ours, where weights are floats; 2.2e-6 was seen.
 const TOLERANCE: f32 = 1e-4;
 
-/// The same for weights in blocks: candle rounds what they are multiplied with to 8 bits, the reference does not; 0.069 was seen.
+/// The same for weights in blocks: what they are multiplied with is rounded to 8 bits, the reference does not; 0.069 was seen.
 /// The standard deviation of these files' logits is about 0.8.
 const BLOCK_TOLERANCE: f32 = 0.1;
 

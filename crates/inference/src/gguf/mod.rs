@@ -110,15 +110,20 @@ impl Gguf {
         self.header.tensors.values().map(Tensor::numbers).sum()
     }
 
-    /// The most bytes of memory that its tensors take: those of floats as 32-bit ones, others as they are packed. The first of them,
-    /// the embeddings, are kept as they are, too, since they may also be what the last product is with.
+    /// The most bytes of memory that its tensors take: matrices of blocks as they are packed, all others as 32-bit floats. The
+    /// embeddings are kept as they are, and packed where there is no matrix of their own for the last product.
     pub(crate) fn weight_bytes(&self) -> u64 {
-        let packed = |tensor: &Tensor| match levels::form(tensor.kind) {
-            Some(form) => form.bytes(tensor.numbers()),
-            None => tensor.numbers() * 4,
-        };
-        let embeddings = self.header.tensors.get("token_embd.weight").map_or(0, |tensor| tensor.range.len() as u64);
-        self.header.tensors.values().map(packed).sum::<u64>() + embeddings
+        let has_output = self.has_tensor("output.weight");
+        let bytes = self.header.tensors.iter().map(|(name, tensor)| {
+            let is_embeddings = name == "token_embd.weight";
+            let packed = match (levels::form(tensor.kind), &tensor.shape[..]) {
+                (Some(form), [outputs, inputs]) => form.most_bytes(*outputs as u64, *inputs as u64),
+                _ => tensor.numbers().saturating_mul(4),
+            };
+            let as_it_is = if is_embeddings { tensor.range.len() as u64 } else { 0 };
+            if is_embeddings && has_output { as_it_is } else { as_it_is.saturating_add(packed) }
+        });
+        bytes.fold(0, u64::saturating_add)
     }
 
     /// The bytes of a tensor, as they are in the file.

@@ -108,8 +108,8 @@ fn a_sound_file_says_what_is_in_it() {
     assert_eq!(gguf.need("a.flag", Value::flag), Ok(true));
     assert_eq!(gguf.need("a.float", Value::float), Ok(0.5));
     assert_eq!(gguf.find("another", Value::flag), Ok(None));
-    // Steps take four bytes instead of two.
-    assert_eq!((gguf.parameters(), gguf.weight_bytes()), (128, 256 + 68 + 2 * 2));
+    // Blocks lie in panels of 48 outputs, each of which has 32 bytes, a step and a bias.
+    assert_eq!((gguf.parameters(), gguf.weight_bytes()), (128, 256 + 48 * (32 + 4 + 4)));
     assert_eq!(gguf.sides("blocks"), Ok((2, 32)));
     assert_eq!(gguf.numbers("floats", &[2, 32]).expect("numbers"), [0.0; 64]);
     assert_eq!(gguf.numbers("blocks", &[2, 32]).expect("numbers"), [0.0; 64]);

@@ -47,11 +47,11 @@ struct PackedRows {
 impl BytesWork for Multiply<'_> {
     #[inline(always)]
     unsafe fn run<B: Bytes>(mut self) {
-        let (all, block) = (self.x.rows(), B::Floats::BLOCK_ROWS);
+        let (all, together) = (self.x.rows(), B::Floats::BLOCK_ROWS);
         let stride = self.x.columns().next_multiple_of(LINE_BYTES);
-        let most = (LEFT_BYTES / stride.max(1)).max(block);
+        let most = (LEFT_BYTES / stride.max(1)).max(together);
         // As in the product of f32: parts as equal as can be, of whole blocks.
-        let most = all.div_ceil(all.div_ceil(most)).next_multiple_of(block);
+        let most = all.div_ceil(all.div_ceil(most)).next_multiple_of(together);
         for first in (0..all).step_by(most) {
             let rows = first..all.min(first + most);
             // SAFETY: the caller's promise.
