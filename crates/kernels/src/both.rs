@@ -1,8 +1,8 @@
 //! Two products, one after the other, with what is between them near.
 
-use crate::{Activation, Epilogue, PackedMatrix, Rows, RowsMut, Scratch, matrix::check_result};
+use crate::{Activation, Epilogue, PackedMatrix, Rows, RowsMut, Scratch};
 #[cfg(target_arch = "x86_64")]
-use crate::{amx, finish::Target};
+use crate::{amx, finish::Target, matrix::check_result};
 
 /// Two linear layers, one after the other, with a function between them.
 #[derive(Clone, Copy, Debug)]
