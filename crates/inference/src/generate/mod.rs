@@ -150,7 +150,7 @@ impl Generator {
             return Err(gguf.wrong(reason));
         }
         let (chat, cached_tokens) = (Chat::read(gguf)?, config.cached_tokens());
-        Ok(Self { decoder: Decoder::read(gguf, config, machine.cpu)?, tokenizer, chat, machine, cached_tokens })
+        Ok(Self { decoder: Decoder::read(gguf, config, machine)?, tokenizer, chat, machine, cached_tokens })
     }
 
     /// The first tokens of an input's prompt, at most so many and as the context holds, and whether it has more. What shall follow does
