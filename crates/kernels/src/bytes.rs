@@ -1,11 +1,15 @@
 //! Sums of products of bytes: unsigned ones of weights with signed ones of a row, four to a lane of 32 bits. One interface over the
 //! instructions that do it, and what takes its place where there are none. All give the same sums, which are exact.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use crate::lanes::{Lanes, Portable};
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{NeonBytes, NeonBytesDots};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2Bytes, Avx2BytesVnni, Avx512Bytes, Avx512BytesVnni};
 

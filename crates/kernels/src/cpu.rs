@@ -223,21 +223,25 @@ impl Cpu {
         }
     }
 
-    /// Does the work on bytes, in the widest registers of x86-64, and elsewhere in those that the compiler finds.
+    /// Does the work on bytes as they are, in the widest registers.
     pub(crate) fn run_bytes(self, work: impl BytesWork) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
         let has_dots = self.extensions.int8;
         match self.isa {
-            #[cfg(target_arch = "x86_64")]
+            // SAFETY: every machine has the instructions the program was compiled for.
+            Isa::Portable => unsafe { work.run::<PortableBytes>() },
+            #[cfg(target_arch = "aarch64")]
             // SAFETY: a `Cpu` with these instructions and extensions exists only where they do.
+            Isa::Neon => unsafe { if has_dots { aarch64::neon_bytes_dots(work) } else { aarch64::neon_bytes(work) } },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
             Isa::Avx2 => unsafe { if has_dots { x86::avx2_bytes_vnni(work) } else { x86::avx2_bytes(work) } },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512 | Isa::Amx => unsafe {
                 if has_dots { x86::avx512_bytes_vnni(work) } else { x86::avx512_bytes(work) }
             },
-            // SAFETY: every machine has the instructions the program was compiled for.
-            _ => unsafe { work.run::<PortableBytes>() },
+            _ => unreachable!("no such Cpu is made here"),
         }
     }
 

@@ -86,7 +86,7 @@ impl PackedMatrix {
         bias: Option<&[f32]>,
         read: impl FnMut(usize, &mut BlockRow),
     ) -> Self {
-        let packed = blocks::Packed::new(form, panel_width_of_bytes(cpu), (outputs, inputs), read);
+        let packed = blocks::Packed::new(form, panel_width_in_registers(cpu), (outputs, inputs), read);
         Self::of(cpu, (outputs, inputs), Weights::Blocks(packed), bias)
     }
 
@@ -239,17 +239,10 @@ fn pack(arena: Option<&Arena>, cpu: Cpu, precision: Precision, weights: Rows<'_>
 /// Outputs in one panel.
 fn panel_width(cpu: Cpu, weights: &Weights) -> usize {
     match weights {
-        Weights::Panels(_) | Weights::Groups(_) => panel_width_in_registers(cpu),
-        Weights::Blocks(_) => panel_width_of_bytes(cpu),
+        Weights::Panels(_) | Weights::Groups(_) | Weights::Blocks(_) => panel_width_in_registers(cpu),
         #[cfg(target_arch = "x86_64")]
         Weights::Tiles(..) | Weights::Int8Tiles(_) => amx::PANEL,
     }
-}
-
-/// Outputs in one panel of blocks.
-fn panel_width_of_bytes(cpu: Cpu) -> usize {
-    // There is none for NEON's registers.
-    if cpu.isa() == Isa::Neon { width::<Portable>() } else { panel_width_in_registers(cpu) }
 }
 
 /// Outputs in one panel where there are no tiles.

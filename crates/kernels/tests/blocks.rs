@@ -46,7 +46,7 @@ impl Matrix {
     /// A number of the product, in the kernels' order of operations.
     fn expected(&self, cpu: Cpu, x: &[f32], output: usize) -> f32 {
         let add = |factor: f32, other: f32, sum: f32| match cpu.isa() {
-            Isa::Portable | Isa::Neon => factor * other + sum,
+            Isa::Portable => factor * other + sum,
             _ => factor.mul_add(other, sum),
         };
         let (BlockForm { block, blocks, zero, has_fine, has_lows, .. }, row) = (self.form, &self.rows[output]);

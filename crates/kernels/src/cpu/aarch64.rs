@@ -3,8 +3,9 @@
 
 use std::arch::is_aarch64_feature_detected;
 
-use super::{Extensions, Isa, NarrowWork, Work};
+use super::{BytesWork, Extensions, Isa, NarrowWork, Work};
 use crate::{
+    bytes::{NeonBytes, NeonBytesDots},
     dots::{NeonBf16, NeonDots, NeonWords},
     lanes::Neon,
 };
@@ -58,4 +59,20 @@ pub(super) unsafe fn neon_dots(work: impl NarrowWork) {
 pub(super) unsafe fn neon_bf16(work: impl NarrowWork) {
     // SAFETY: the caller's promise.
     unsafe { work.run::<NeonBf16>() }
+}
+
+/// # Safety
+/// The machine has NEON.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn neon_bytes(work: impl BytesWork) {
+    // SAFETY: the caller's promise.
+    unsafe { work.run::<NeonBytes>() }
+}
+
+/// # Safety
+/// The machine has NEON and its dot products.
+#[target_feature(enable = "neon,dotprod")]
+pub(super) unsafe fn neon_bytes_dots(work: impl BytesWork) {
+    // SAFETY: the caller's promise.
+    unsafe { work.run::<NeonBytesDots>() }
 }
