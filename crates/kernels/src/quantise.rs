@@ -16,7 +16,7 @@ const MOST_LEVEL: f32 = 255.0;
 const LEAST_STEP: f32 = 1e-36;
 
 /// 1.5 × 2²³: a sum with it is rounded to a whole number, to even ones from halves, which is in its lowest bits.
-const ROUNDING: f32 = 12_582_912.0;
+pub(crate) const ROUNDING: f32 = 12_582_912.0;
 
 /// The grid of a span of a row: `(level - zero) · scale` for levels from 0 to 255, which reaches from its least number or 0 to its
 /// largest or 0, so that 0 is exact. (Jacob et al., "Quantization and Training of Neural Networks for Efficient
@@ -146,14 +146,21 @@ impl WeightGrids {
     }
 }
 
+/// What a step is of a grid around 0 that has these numbers within 127 steps, NaN where one is not finite; and 1 / step, or 0 where all are
+/// taken for nothing.
+#[inline(always)]
+pub(crate) fn around_zero(numbers: &[f32]) -> (f32, f32) {
+    // As whole numbers, which are ordered alike, because sums and maxima of floats are taken one by one.
+    let largest = numbers.iter().fold(0, |largest: u32, number| largest.max(number.abs().to_bits()));
+    let largest = f32::from_bits(largest);
+    let step = if largest.is_finite() { largest / MOST_WEIGHT } else { f32::NAN };
+    (step, if step >= LEAST_STEP { 1.0 / step } else { 0.0 })
+}
+
 /// Puts the weights of a span of one output on a grid around 0, and says what a step is, and the sum of all in steps. A step is NaN
 /// where a weight is not finite.
 fn weights(span: &[f32], steps: &mut [i8]) -> (f32, f32) {
-    // As whole numbers, which are ordered alike, because sums and maxima of floats are taken one by one.
-    let largest = span.iter().fold(0, |largest: u32, weight| largest.max(weight.abs().to_bits()));
-    let largest = f32::from_bits(largest);
-    let scale = if largest.is_finite() { largest / MOST_WEIGHT } else { f32::NAN };
-    let inverse = if scale >= LEAST_STEP { 1.0 / scale } else { 0.0 };
+    let (scale, inverse) = around_zero(span);
     for (weight, step) in span.iter().zip(&mut *steps) {
         *step = ((weight * inverse).clamp(-MOST_WEIGHT, MOST_WEIGHT) + ROUNDING).to_bits() as i8;
     }

@@ -1,12 +1,13 @@
 //! How fast texts become embeddings, on each set of instructions and beside the same network on candle's own operations:
 //! `cargo bench -p inference --bench encoder`, and on an NVIDIA card with `--features cuda`. Names of subjects (`candle`, `amx`,
 //! `"amx bf16"`, `"avx512 int8"`, `cuda`) leave out all others; `--batches 1,256` says how many texts batches have. `AUGUR_TEST_MODEL_DIR`
-//! names the model, by default the one that `scripts/fetch-test-model` fetches. A peer, a program that speaks the protocol of
-//! `peer.rs`, takes part with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
+//! names the model, by default the one that `scripts/fetch-test-model` fetches. A peer (`peer/mod.rs`) takes part with
+//! `--peer "COMMAND"`: for each line `COUNT TOKENS;TOKENS…` (ids with commas between them) it runs that batch so often. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
 //! Ratios are also given for the best turn of each subject.
 #![allow(clippy::print_stdout)]
 
 mod candle;
+#[path = "../peer/mod.rs"]
 mod peer;
 
 use std::{
@@ -62,7 +63,7 @@ fn main() {
     let mut subjects = subjects(&dir, &wanted);
     subjects.extend(peers.iter().map(|command| {
         let mut peer = peer::Peer::start(command, &dir);
-        Subject { name: peer.name.clone(), run: Box::new(move |texts, count| peer.run(texts, count)) }
+        Subject { name: peer.name.clone(), run: Box::new(move |texts, count| peer.ask(&asked(texts, count))) }
     }));
     let threads = Machine::default().threads;
     println!("{} threads, load before {}", threads, first_word("/proc/loadavg"));
@@ -160,6 +161,13 @@ fn subjects(dir: &Path, wanted: &[String]) -> Vec<Subject> {
         }
     }
     subjects
+}
+
+/// What a peer is asked.
+fn asked(texts: &[Vec<u32>], count: u32) -> String {
+    let text = |ids: &Vec<u32>| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let texts: Vec<String> = texts.iter().map(text).collect();
+    format!("{count} {}", texts.join(";"))
 }
 
 fn named(computer: &str, precision: Precision) -> String {

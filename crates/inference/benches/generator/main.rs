@@ -1,9 +1,11 @@
 //! How fast text follows text, as servers run it: `cargo bench -p inference --bench generator -- DIR …`, each a directory with a
 //! GGUF file (by default the tests' tiny one, which shows nothing but what a step costs besides arithmetic). Tokens of a second, by
-//! how many sequences run at once, and tokens of prompts of a second. A peer, a program that speaks the protocol of `peer.rs`, takes part
-//! with `--peer "COMMAND"`. Machines are shared and noisy, so subjects take turns, and each figure is a median, with the least and the most.
+//! how many sequences run at once, and tokens of prompts of a second. A peer (`peer/mod.rs`) takes part
+//! with `--peer "COMMAND"`: for each line `SEQUENCES PROMPT TOKENS` it lets so many sequences go on from prompts of so many tokens by so
+//! many more, the likeliest each time. Machines are shared and noisy, so subjects take turns, and each figure is a median, with the least and the most.
 #![allow(clippy::print_stdout)]
 
+#[path = "../peer/mod.rs"]
 mod peer;
 
 use std::{
@@ -97,7 +99,7 @@ fn turns(
         for (peer, (_, rates)) in peers.iter_mut().zip(&mut subjects[1..]) {
             let (mut time, mut runs) = (Duration::ZERO, 0);
             while time < TURN {
-                time += peer.run(at_once, prompt, tokens);
+                time += peer.ask(&format!("{at_once} {prompt} {tokens}"));
                 runs += 1;
             }
             let each = if tokens == 1 { prompt } else { tokens };

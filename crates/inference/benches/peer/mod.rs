@@ -1,5 +1,5 @@
-//! Another program in the same contest. It is started with the model's directory, says its name on a line when it is ready, and
-//! then for each line `COUNT TOKENS;TOKENS…` (ids with commas between them) runs that batch so often and says how many seconds it took.
+//! Another program in the same contest. It is started with a file or a directory, says its name on a line when it is ready, and then for
+//! each line that it is asked does what that says, and answers how many seconds it took.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -16,11 +16,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn start(command: &str, dir: &Path) -> Self {
+    pub(crate) fn start(command: &str, model: &Path) -> Self {
         let mut words = command.split_whitespace();
         let mut program = Command::new(words.next().expect("a command"))
             .args(words)
-            .arg(dir)
+            .arg(model)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -32,10 +32,8 @@ impl Peer {
         peer
     }
 
-    pub(crate) fn run(&mut self, texts: &[Vec<u32>], count: u32) -> Duration {
-        let text = |ids: &Vec<u32>| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        let texts: Vec<String> = texts.iter().map(text).collect();
-        writeln!(self.asks, "{count} {}", texts.join(";")).expect("the peer listens");
+    pub(crate) fn ask(&mut self, what: &str) -> Duration {
+        writeln!(self.asks, "{what}").expect("the peer listens");
         Duration::from_secs_f64(self.line().parse().expect("the peer says seconds"))
     }
 
