@@ -27,6 +27,7 @@ mod problem;
 mod query;
 mod queue;
 mod respond;
+mod routes;
 mod server;
 mod validate;
 mod waiters;
@@ -34,6 +35,7 @@ mod webhooks;
 
 pub use keys::PlainKey;
 pub use patience::STORE_PATIENCE;
+pub use routes::Routes;
 pub use webhooks::Webhooks;
 
 use ::queue::Queue;
@@ -93,6 +95,7 @@ pub async fn serve(
     store: Store,
     queue: Queue,
     config: Config,
+    routes: Routes,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -100,16 +103,7 @@ pub async fn serve(
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://{}", listener.local_addr()?),
     };
-    // Calls that need no key, or carry a proof of their own.
-    let (open, mut document) = docs::head().merge(health::router()).merge(docs::router()).split_for_parts();
-    let (keyed, of_keyed) = predictions::router()
-        .merge(models::router())
-        .merge(queue::router())
-        .merge(webhooks::router())
-        .split_for_parts();
-    let (streams, of_streams) = predictions::stream_router().split_for_parts();
-    document.merge(docs::with_keys(of_keyed));
-    document.merge(docs::with_keys(of_streams));
+    let Routes { open, streams, keyed, document } = routes;
     let document = docs::render(document, &base)?;
     let grace = config.grace;
     let timeouts = Timeouts { read: config.read_timeout, write: config.write_timeout };

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use api::Routes;
 use queue::Queue;
 use settings::{AugurApi, Fatal, WebhookSettings, say};
 use store::{Schema, Store};
@@ -56,7 +57,7 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
     };
     let listener = socket.listen(BACKLOG)?;
     say(format_args!("listening on http://{}", listener.local_addr()?));
-    api::serve(store.clone(), queue, config, listener, stop).await?;
+    api::serve(store.clone(), queue, config, Routes::made(), listener, stop).await?;
     store.close().await;
     Ok(())
 }

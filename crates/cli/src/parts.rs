@@ -1,10 +1,17 @@
 //! From settings to the parts' own words: which store, which queue, which models.
 
-use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use inference::Machine;
 use settings::{DataSettings, Fatal, ModelSettings, QueueSettings, StoreSettings};
 use store::{Schema, Store, StoreError};
+
+/// What `augur serve` remembers of weights, within the data directory.
+pub(crate) const DIGESTS_FILE: &str = "digests.json";
 
 /// The SQLite file within the data directory.
 const SQLITE_FILE: &str = "augur.sqlite";
@@ -32,13 +39,14 @@ pub(crate) fn queue_location(queue: &QueueSettings) -> queue::Location {
     }
 }
 
-/// Which models to load, and what they compute on.
-pub(crate) fn model_config(models: ModelSettings) -> Result<inference::Config, Fatal> {
+/// Which models to load, what they compute on, and where it is remembered what they were.
+pub(crate) fn model_config(models: ModelSettings, digests: Option<PathBuf>) -> Result<inference::Config, Fatal> {
     Ok(inference::Config {
         models_dir: Some(models.dir.models_dir),
         model_dirs: models.model,
         only: Vec::new(),
         enable_echo: models.enable_echo,
+        digests,
         machine: Machine::chosen(models.machine.isa.as_deref(), &models.machine.device)?,
         memory: models.models_memory,
     })

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use webhook::Policy;
 
 use crate::{
-    parts::{model_config, queue_location, store_location},
+    parts::{DIGESTS_FILE, model_config, queue_location, store_location},
     server::{Plan, Server, WebhookPlan},
     webhook_key::KeyPlace,
 };
@@ -30,6 +30,8 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
     let queue = queue_location(&settings.queue);
     // Other programs on the same Postgres cannot reach a queue in this process.
     let poll_store = settings.store.database_url.is_some() && matches!(queue, queue::Location::InProcess);
+    // On Postgres there need be no data directory.
+    let digests = settings.store.database_url.is_none().then(|| settings.data.data_dir.join(DIGESTS_FILE));
     let webhooks = WebhookPlan {
         policy: Policy { allowed: settings.webhooks.allowed()? },
         key: KeyPlace::of(&settings.webhooks, &settings.store, &settings.data)?,
@@ -45,7 +47,7 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
             lease: settings.worker.lease,
             ..queue::Config::default()
         },
-        models: model_config(settings.models)?,
+        models: model_config(settings.models, digests)?,
         worker: worker_config(settings.worker, settings.grace, poll_store, told_on_hangup()?),
         api: api_config(settings.api, settings.listen.requires_keys(), settings.links.public_url, settings.grace),
         webhooks,

@@ -2,6 +2,7 @@
 
 use std::{array, future::Future, net::SocketAddr};
 
+use api::Routes;
 use inference::Models;
 use queue::Queue;
 use settings::{Fatal, ListenSettings, WebhookSettings};
@@ -67,6 +68,8 @@ impl Server {
             Ok(store)
         };
         let (store, models) = tokio::try_join!(opening, models)?;
+        // While the worker waits for the store.
+        let routes = spawn_blocking(Routes::made);
         let sealer = plan.webhooks.key.found_or_made()?;
         let queue = Queue::open(&plan.queue, plan.queue_config).await?;
 
@@ -112,7 +115,7 @@ impl Server {
         // With a resolver of its own: look-ups that callers ask for must not keep the sender's waiting.
         let guard = Guard::new(plan.webhooks.policy);
         plan.api.webhooks = sealer.map(|sealer| api::Webhooks { guard, sealer });
-        let api = watched(&over, api::serve(store.clone(), queue, plan.api, listener, stop_api.clone()));
+        let api = watched(&over, api::serve(store.clone(), queue, plan.api, routes.await?, listener, stop_api.clone()));
         Ok(Self { address, store, api, worker, sender, stop_api, stop_worker, stop_sender, over })
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::mpsc;
 
 use crate::{
-    Abandon, Device,
+    Abandon, Device, LoadError,
     engine::{self, Job},
     turn::Turn,
 };
@@ -84,7 +84,15 @@ pub(crate) trait Architecture: Send + Sync + 'static {
         Device::Cpu
     }
 
-    /// Whether what it computes on has failed so that nothing can run on it in this process any more.
+    /// Reads what it did not need so far of its files.
+    ///
+    /// # Errors
+    /// When that cannot be read, or is not what it was; then it [is broken](Self::is_broken).
+    fn complete(&self) -> Result<(), LoadError> {
+        Ok(())
+    }
+
+    /// Whether what it computes on, or with, has failed so that nothing can be run in this process any more.
     fn is_broken(&self) -> bool {
         false
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::Read,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
@@ -20,14 +20,24 @@ const CHUNK: usize = 1 << 16;
 /// # Errors
 /// Names the file that is missing or cannot be read.
 pub(crate) fn of_file(path: &Path) -> Result<String, LoadError> {
-    let failed = |error: std::io::Error| LoadError::new(path, format!("cannot be read: {error}"));
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; CHUNK];
+    let file = File::open(path).map_err(|error| LoadError::new(path, format!("cannot be read: {error}")))?;
+    of(&file, path)
+}
+
+/// The same of a file that is open, whatever its path leads to by now.
+///
+/// # Errors
+/// As [`of_file`].
+pub(crate) fn of(file: &File, path: &Path) -> Result<String, LoadError> {
+    let (mut hasher, mut at, mut chunk) = (Sha256::new(), 0, vec![0; CHUNK]);
     loop {
-        match file.read(&mut chunk).map_err(failed)? {
+        let read = file.read_at(&mut chunk, at);
+        match read.map_err(|error| LoadError::new(path, format!("cannot be read: {error}")))? {
             0 => return Ok(hex::encode(hasher.finalize())),
-            length => hasher.update(&chunk[..length]),
+            length => {
+                hasher.update(&chunk[..length]);
+                at += length as u64;
+            }
         }
     }
 }

@@ -1,10 +1,18 @@
 //! What models compute on: which instructions, how many threads, and whether text encoders have a card.
 
-use std::{num::NonZeroUsize, thread::available_parallelism};
+use std::{
+    num::NonZeroUsize,
+    panic::resume_unwind,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread::{self, available_parallelism},
+};
 
 use kernels::{Cpu, IsaError};
 
-use crate::device::{Device, DeviceError};
+use crate::{
+    LoadError,
+    device::{Device, DeviceError},
+};
 
 /// What each model computes on.
 #[derive(Clone, Copy, Debug)]
@@ -48,5 +56,39 @@ impl Machine {
             machine.cpu = Cpu::with(name.parse()?)?;
         }
         Ok(machine)
+    }
+
+    /// What is made of each number below `count`, in order, by all threads.
+    ///
+    /// # Errors
+    /// One that a thread meets; none begins another number then.
+    pub(crate) fn each<T: Send>(
+        self,
+        count: usize,
+        make: impl Fn(usize) -> Result<T, LoadError> + Sync,
+    ) -> Result<Vec<T>, LoadError> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut made = Vec::new();
+            loop {
+                match next.fetch_add(1, Ordering::Relaxed) {
+                    index if index < count => {
+                        let one = make(index).inspect_err(|_| next.store(count, Ordering::Relaxed))?;
+                        made.push((index, one));
+                    }
+                    _ => return Ok::<_, LoadError>(made),
+                }
+            }
+        };
+        let mut all = thread::scope(|scope| {
+            let others: Vec<_> = (1..self.threads.get().min(count)).map(|_| scope.spawn(work)).collect();
+            let mut all = work()?;
+            for other in others {
+                all.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+            }
+            Ok(all)
+        })?;
+        all.sort_by_key(|(index, _)| *index);
+        Ok(all.into_iter().map(|(_, made)| made).collect())
     }
 }

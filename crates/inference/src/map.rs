@@ -3,9 +3,10 @@
 
 use std::{
     fs::File,
+    ops::Range,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -13,7 +14,7 @@ use kernels::{Arena, in_huge_pages};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
-use crate::LoadError;
+use crate::{LoadError, identity::Identity};
 
 /// The longest header read, in bytes; the largest published models stay far below.
 const MAX_HEADER: u64 = 16 << 20;
@@ -24,19 +25,33 @@ const LENGTH_BYTES: usize = 8;
 /// Bytes that are read at a time: they stay in the second-level cache.
 const CHUNK: usize = 1 << 16;
 
-/// Numbers that become floats at a time: they stay in the first-level cache.
-const IN_CACHE: usize = 2048;
-
 /// A safetensors file whose header was checked against the file's length.
 pub(crate) struct Weights {
-    path: PathBuf,
-    file: File,
+    file: Arc<Named>,
     map: Mmap,
     metadata: Metadata,
     data_start: usize,
+    is_trusted: bool,
     arena: Arena,
-    /// What a matrix is read into before it is packed: the same memory for all, since new memory costs more than what is done with it.
-    desk: Mutex<Vec<f32>>,
+    /// What matrices are read into before they are packed: the same memory again and again, since new memory costs more than what is
+    /// done with it.
+    desks: Mutex<Vec<Vec<f32>>>,
+}
+
+/// An open file of weights.
+struct Named {
+    path: PathBuf,
+    file: File,
+    identity: Identity,
+}
+
+/// The numbers of a tensor in their file, which can be read when the rest of it is not needed any more.
+pub(crate) struct Numbers {
+    file: Arc<Named>,
+    name: String,
+    dtype: Dtype,
+    /// Where they are in the file.
+    bytes: Range<usize>,
 }
 
 /// A tensor as it is in the file.
@@ -56,6 +71,8 @@ impl Weights {
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
         let file = open(path)?;
         let map = map(path, &file)?;
+        let identity = file.metadata().map(|metadata| Identity::of(&metadata));
+        let identity = identity.map_err(|error| LoadError::new(path, format!("cannot be read: {error}")))?;
         let length = map.first_chunk::<LENGTH_BYTES>().map(|bytes| u64::from_le_bytes(*bytes));
         let length = length.ok_or_else(|| LoadError::new(path, "not safetensors: shorter than a header"))?;
         if length > MAX_HEADER {
@@ -63,8 +80,9 @@ impl Weights {
         }
         let (header, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|error| LoadError::new(path, format!("not sound safetensors: {error}")))?;
-        let (path, data_start, desk) = (path.to_owned(), LENGTH_BYTES + header, Mutex::default());
-        let mut weights = Self { path, file, map, metadata, data_start, arena: Arena::new(0), desk };
+        let file = Arc::new(Named { path: path.to_owned(), file, identity });
+        let (data_start, desks) = (LENGTH_BYTES + header, Mutex::default());
+        let mut weights = Self { file, map, metadata, data_start, is_trusted: false, arena: Arena::new(0), desks };
         // Packed they take no more, but for what is beyond their last outputs.
         let bytes = usize::try_from(weights.parameters()).unwrap_or_default().saturating_mul(size_of::<f32>());
         weights.arena = Arena::new(bytes);
@@ -73,7 +91,17 @@ impl Weights {
 
     /// The file.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
+    }
+
+    /// Says that its numbers were checked by an earlier start.
+    pub(crate) fn trust(&mut self) {
+        self.is_trusted = true;
+    }
+
+    /// Whether its numbers were checked by an earlier start, so that what is not needed at once may be read later.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_trusted
     }
 
     /// How many tensors it holds.
@@ -95,7 +123,7 @@ impl Weights {
         let stored = self.metadata.tensors().into_iter().map(|(name, info)| {
             let (start, end) = info.data_offsets;
             let bytes = self.map.get(self.data_start + start..self.data_start + end);
-            let bytes = bytes.ok_or_else(|| LoadError::new(&self.path, format!("tensor {name:?} lies outside it")))?;
+            let bytes = bytes.ok_or_else(|| LoadError::new(self.path(), format!("tensor {name:?} lies outside it")))?;
             Ok(Stored { name, dtype: info.dtype, shape: &info.shape, bytes })
         });
         stored.collect()
@@ -111,11 +139,16 @@ impl Weights {
         &self.arena
     }
 
-    /// Room for numbers that are needed for a moment, empty; of one at a time.
-    pub(crate) fn desk(&self) -> MutexGuard<'_, Vec<f32>> {
-        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        desk.clear();
-        desk
+    /// Works with room for so many numbers that are needed for a moment, whatever they are at first.
+    pub(crate) fn at_desk<T>(&self, count: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
+        let desks = || self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut desk = desks().pop().unwrap_or_default();
+        if desk.len() < count {
+            grow(&mut desk, count);
+        }
+        let made = work(&mut desk[..count]);
+        desks().push(desk);
+        made
     }
 
     /// The numbers of a tensor, row by row, as 32-bit floats.
@@ -123,64 +156,113 @@ impl Weights {
     /// # Errors
     /// When the file has no such tensor, or one of another shape, or one that is not of finite floats, and when it cannot be read.
     pub(crate) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let mut numbers = Vec::new();
-        self.read(name, shape, &mut numbers)?;
+        let (tensor, mut numbers) = (self.tensor(name, shape)?, Vec::new());
+        grow(&mut numbers, tensor.count());
+        tensor.read(0, &mut numbers)?;
         Ok(numbers)
     }
 
-    /// Adds them to these.
+    /// Where the numbers of a tensor are.
     ///
     /// # Errors
-    /// As [`numbers`](Self::numbers).
-    pub(crate) fn read(&self, name: &str, shape: &[usize], numbers: &mut Vec<f32>) -> Result<(), LoadError> {
-        let wrong = |reason: String| LoadError::new(&self.path, format!("tensor {name:?} {reason}"));
+    /// When the file has no such tensor, or one of another shape, or one that is not of floats.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Numbers, LoadError> {
+        let wrong = |reason: String| LoadError::new(self.path(), format!("tensor {name:?} {reason}"));
         let info = self.metadata.info(name).ok_or_else(|| wrong("is missing".into()))?;
         if info.shape != shape {
             return Err(wrong(format!("has shape {:?}; the architecture needs {shape:?}", info.shape)));
         }
-        let (start, end) = info.data_offsets;
-        let each = match info.dtype {
-            Dtype::F32 => 4,
-            Dtype::BF16 | Dtype::F16 => 2,
-            other => return Err(wrong(format!("holds {other:?}; F32, F16 and BF16 are read"))),
-        };
-        numbers.reserve_exact((end - start) / each);
-        if numbers.is_empty() {
-            in_huge_pages(numbers);
+        if width(info.dtype).is_none() {
+            return Err(wrong(format!("holds {:?}; F32, F16 and BF16 are read", info.dtype)));
         }
-        let mut chunk = vec![0; CHUNK.min(end - start)];
-        for begin in (start..end).step_by(CHUNK) {
-            let bytes = &mut chunk[..CHUNK.min(end - begin)];
-            let at = (self.data_start + begin) as u64;
-            self.file.read_exact_at(bytes, at).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-            let is_finite = match info.dtype {
-                Dtype::F32 => add(numbers, bytes, f32::from_le_bytes),
-                // The upper half of a 32-bit float.
-                Dtype::BF16 => add(numbers, bytes, |[low, high]| f32::from_le_bytes([0, 0, low, high])),
-                _ => {
-                    let wide = widened(bytes).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-                    numbers.extend_from_slice(&wide);
-                    wide.iter().all(|number| number.is_finite())
-                }
+        let (start, end) = info.data_offsets;
+        let bytes = self.data_start + start..self.data_start + end;
+        Ok(Numbers { file: Arc::clone(&self.file), name: name.to_owned(), dtype: info.dtype, bytes })
+    }
+}
+
+impl Numbers {
+    /// How many they are.
+    pub(crate) fn count(&self) -> usize {
+        self.bytes.len() / self.width()
+    }
+
+    /// Bytes of each.
+    fn width(&self) -> usize {
+        width(self.dtype).expect("looked at when it was found")
+    }
+
+    /// Writes as many as there is room for, from the one at `first` on.
+    ///
+    /// # Errors
+    /// When they cannot be read, and when one is not finite.
+    pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<(), LoadError> {
+        let wrong = |reason: String| LoadError::new(&self.file.path, format!("tensor {:?} {reason}", self.name));
+        let cannot_be_read = |error: &dyn std::fmt::Display| wrong(format!("cannot be read: {error}"));
+        let (each, mut at) = (self.width(), self.bytes.start + first * self.width());
+        let mut chunk = Vec::new();
+        for some in to.chunks_mut(CHUNK / size_of::<f32>()) {
+            let mut read = |bytes: &mut [u8]| {
+                let read = self.file.file.read_exact_at(bytes, at as u64);
+                at += bytes.len();
+                read.map_err(|error| cannot_be_read(&error))
             };
-            if !is_finite {
+            if self.dtype == Dtype::F32 {
+                read(bytemuck::cast_slice_mut(some))?;
+                if cfg!(target_endian = "big") {
+                    some.iter_mut().for_each(|number| *number = f32::from_bits(number.to_bits().swap_bytes()));
+                }
+            } else {
+                chunk.resize(some.len() * each, 0);
+                read(&mut chunk)?;
+                if self.dtype == Dtype::BF16 {
+                    let (halves, _) = chunk.as_chunks();
+                    // The upper half of a 32-bit float.
+                    let wide = halves.iter().map(|[low, high]| f32::from_le_bytes([0, 0, *low, *high]));
+                    some.iter_mut().zip(wide).for_each(|(number, wide)| *number = wide);
+                } else {
+                    some.copy_from_slice(&widened(&chunk).map_err(|error| cannot_be_read(&error))?);
+                }
+            }
+            // While they are in a cache.
+            let largest = some.iter().fold(0, |largest: u32, number| largest.max(number.abs().to_bits()));
+            if largest >= f32::INFINITY.to_bits() {
                 return Err(wrong("has a number that is not finite".into()));
             }
         }
         Ok(())
     }
+
+    /// As [`read`](Self::read), long after the file was opened.
+    ///
+    /// # Errors
+    /// When the file has been written since, too.
+    pub(crate) fn read_late(&self, first: usize, to: &mut [f32]) -> Result<(), LoadError> {
+        self.read(first, to)?;
+        let Named { path, file, identity } = &*self.file;
+        match file.metadata() {
+            Ok(metadata) if identity.was_not_written_since(&Identity::of(&metadata)) => Ok(()),
+            Ok(_) => Err(LoadError::new(path, "was changed in place while its model ran")),
+            Err(error) => Err(LoadError::new(path, format!("cannot be read: {error}"))),
+        }
+    }
 }
 
-/// Adds numbers of so many bytes each, and says whether all are finite.
-fn add<const BYTES: usize>(numbers: &mut Vec<f32>, bytes: &[u8], number: impl Fn([u8; BYTES]) -> f32) -> bool {
-    let (all, _) = bytes.as_chunks::<BYTES>();
-    // Looked at while they are in the first-level cache, and all at once.
-    all.chunks(IN_CACHE).all(|some| {
-        let begin = numbers.len();
-        numbers.extend(some.iter().map(|bytes| number(*bytes)));
-        let largest = numbers[begin..].iter().fold(0, |largest: u32, number| largest.max(number.abs().to_bits()));
-        largest < f32::INFINITY.to_bits()
-    })
+/// Makes room for so many numbers, in huge pages if there are such.
+fn grow(numbers: &mut Vec<f32>, count: usize) {
+    numbers.clear();
+    numbers.reserve_exact(count);
+    in_huge_pages(numbers);
+    numbers.resize(count, 0.0);
+}
+
+/// Bytes of a number of a kind that is read.
+fn width(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F32 => Some(4),
+        Dtype::BF16 | Dtype::F16 => Some(2),
+        _ => None,
+    }
 }
 
 /// Numbers of 16 bits as IEEE 754 has them.

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    Abandon, Device, Draft,
+    Abandon, Device, Draft, LoadError,
     abandon::AbandonOnDrop,
     architecture::Architecture,
     engine::{self, Job},
@@ -59,6 +59,9 @@ trait Runner: Send + Sync {
         begun: oneshot::Sender<()>,
     ) -> Running<'a>;
 
+    /// As [`Model::complete`].
+    fn complete(&self) -> Result<(), LoadError>;
+
     /// As [`Model::is_broken`].
     fn is_broken(&self) -> bool;
 }
@@ -88,7 +91,16 @@ impl Model {
         self.device
     }
 
-    /// Whether its device has failed so that nothing can run on it in this process any more; another process may do better.
+    /// Reads what it did not need so far of its files; slow, blocking.
+    ///
+    /// # Errors
+    /// When that cannot be read, or is not what it was; then it [is broken](Self::is_broken).
+    pub(crate) fn complete(&self) -> Result<(), LoadError> {
+        self.runner.complete()
+    }
+
+    /// Whether its device has failed, or its weights were lost, so that nothing can be run in this process any more; another process may
+    /// do better.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.runner.is_broken()
@@ -176,6 +188,10 @@ impl<A: Architecture> Runner for Batched<A> {
             self.jobs.send(Job { item, abandon, draft, begun, reply }).await.map_err(|_| stopped())?;
             result.await.unwrap_or_else(|_| Err(stopped()))
         })
+    }
+
+    fn complete(&self) -> Result<(), LoadError> {
+        self.architecture.complete()
     }
 
     fn is_broken(&self) -> bool {

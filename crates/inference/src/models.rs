@@ -11,6 +11,7 @@
 mod changes;
 mod defaults;
 mod seen;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +28,10 @@ use self::{
     seen::{Known, Seen, is_gone},
 };
 use crate::{
-    LoadError, Machine, Model,
+    LoadError, Machine, Model, digest,
     echo::{self, Echo},
     places::{self, Place},
+    remembered::{Believed, Remembered},
     signature::Signature,
     versions::Declared,
     warm::warm,
@@ -46,6 +48,8 @@ pub struct Config {
     pub only: Vec<ModelName>,
     /// Whether `augur/echo`, a toy for tests and benchmarks, is served.
     pub enable_echo: bool,
+    /// The file in which digests of weights are remembered from one start to the next; in none when `None`.
+    pub digests: Option<PathBuf>,
     /// What they compute on.
     pub machine: Machine,
     /// The most bytes of memory that all models together may take, with their weights and generators' keys and values; without
@@ -75,14 +79,16 @@ struct Loaded {
     is_retired: bool,
     /// Whether the model's name alone means it.
     is_default: bool,
+    /// What of it was believed and not verified yet.
+    believed: Option<Believed>,
 }
 
 /// A model that can be served from now on.
 enum Ready {
     /// It is loaded already.
     Loaded(Key),
-    /// It takes so many bytes of memory.
-    New(Model, u64),
+    /// It takes so many bytes of memory; what of it was believed.
+    New(Model, u64, Option<Believed>),
 }
 
 /// Why a directory was not loaded.
@@ -99,13 +105,14 @@ impl From<LoadError> for NotLoaded {
 }
 
 impl Models {
-    /// Finds, checks, maps, loads and warms every model; slow, blocking: call it off the async threads.
+    /// Finds, checks, maps, loads and warms every model; slow, blocking: call it off the async threads. What has not been touched since
+    /// an earlier start is taken for what it was then, until the first look.
     ///
     /// # Errors
     /// When any model cannot be loaded, when one of `only` is not there, and when there is none at all.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
-        let models =
-            Self(Arc::new(Shared { config: config.clone(), seen: Mutex::default(), loaded: RwLock::default() }));
+        let shared = Shared { config: config.clone(), seen: Mutex::default(), loaded: RwLock::default() };
+        let models = Self(Arc::new(shared));
         let mut seen = models.seen();
         if let Some(models_dir) = &config.models_dir {
             places::warn_of_misplaced(models_dir);
@@ -115,23 +122,24 @@ impl Models {
             return Err(fault.clone());
         }
         seen.declared = declared;
+        let remembered = Remembered::read(config.digests.as_deref());
         for place in places {
             let signature = Signature::of(&place.dir);
-            let key = models.serve(models.ready(&place).map_err(|not_loaded| not_loaded.fault)?);
+            let ready = models.ready(&place, &remembered).map_err(|not_loaded| not_loaded.fault)?;
+            let key = models.serve(ready);
             let known = Known {
                 name: place.name,
                 label: place.label,
                 signature: Some(signature.clone()),
                 acted_on: Some(signature),
                 holds: Some(key),
-                is_faulty: false,
-                lacks: None,
+                ..Known::default()
             };
             seen.places.insert(place.dir, known);
         }
         if config.enable_echo {
             let model = warm(Path::new("augur/echo"), &echo::described(), Echo)?.start(echo::spec())?;
-            models.serve(Ready::New(model, 0));
+            models.serve(Ready::New(model, 0, None));
         }
         seen.warn_of_absent_defaults();
         models.settle(&seen, &mut Changes::default());
@@ -179,6 +187,7 @@ impl Models {
     /// blocking: call it off the async threads. Faults are logged, and leave what runs as it is.
     pub fn look(&self, look: Look) -> Changes {
         let (mut changes, mut seen) = (Changes::default(), self.seen());
+        self.verify(&mut seen, &mut changes);
         let (found, declared) = match self.places(&seen) {
             Ok(found) => found,
             Err(fault) => {
@@ -302,7 +311,7 @@ impl Models {
 
     /// Serves what a directory holds; nothing when it changed meanwhile.
     fn load_from(&self, place: &Place, signature: &Signature) -> Result<Option<Key>, NotLoaded> {
-        let ready = catch_unwind(AssertUnwindSafe(|| self.ready(place)))
+        let ready = catch_unwind(AssertUnwindSafe(|| self.ready(place, &Remembered::default())))
             .unwrap_or_else(|_| Err(LoadError::new(&place.dir, "loading it panicked").into()));
         // What it would be called may not be what was loaded.
         if Signature::of(&place.dir) != *signature {
@@ -312,14 +321,17 @@ impl Models {
     }
 
     /// Loads the model of a directory, if it is not loaded already and there is room.
-    fn ready(&self, place: &Place) -> Result<Ready, NotLoaded> {
+    fn ready(&self, place: &Place, remembered: &Remembered) -> Result<Ready, NotLoaded> {
         let opened = place.describe()?.open()?;
         let name = opened.found.described.name.clone();
         // Where a version of the model is loaded it may be this one, which only the digests tell; else they can be taken meanwhile.
         let may_be_loaded = self.loaded().keys().any(|(loaded, _)| *loaded == name);
-        let version = may_be_loaded.then(|| opened.version()).transpose()?;
-        if let Some(version) = &version
-            && let key = (name, version.clone())
+        let believed = opened.believed(remembered);
+        let digests = (may_be_loaded && believed.is_none()).then(|| opened.digests()).transpose()?;
+        let version = believed.as_ref().map(|believed| believed.version.clone());
+        let version = version.or_else(|| digests.as_ref().map(digest::version));
+        if let Some(version) = version
+            && let key = (name, version)
             && self.loaded().contains_key(&key)
         {
             return Ok(Ready::Loaded(key));
@@ -327,7 +339,12 @@ impl Models {
         let (weights, working) = (opened.bytes(), opened.working_bytes()?);
         let bytes = weights.saturating_add(working);
         if self.has_room(bytes) {
-            return Ok(Ready::New(opened.load(self.0.config.machine, version)?, bytes));
+            let machine = self.0.config.machine;
+            let model = match &believed {
+                Some(believed) => opened.load_again(machine, believed.version.clone())?,
+                None => opened.load(machine, digests, remembered)?,
+            };
+            return Ok(Ready::New(model, bytes, believed));
         }
         let (most, taken) = (self.0.config.memory.unwrap_or(u64::MAX), self.taken());
         let beside = match working {
@@ -348,9 +365,9 @@ impl Models {
                 loaded.entry(key.clone()).and_modify(|loaded| loaded.is_retired = false);
                 key
             }
-            Ready::New(model, bytes) => {
+            Ready::New(model, bytes, believed) => {
                 let key = (model.spec().name.clone(), model.spec().version.clone());
-                loaded.insert(key.clone(), Loaded { model, bytes, is_retired: false, is_default: false });
+                loaded.insert(key.clone(), Loaded { model, bytes, is_retired: false, is_default: false, believed });
                 key
             }
         }

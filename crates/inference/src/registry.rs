@@ -23,6 +23,7 @@ use crate::{
     mlp::{self, Mlp},
     origin::Origin,
     plain::{self, Plain, WEIGHTS},
+    remembered::{Believed, Noted, Remembered},
     text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
     versions,
     vision::{self, Family, ImageClassifier, MobileNetV2, ResNet, Vit},
@@ -44,6 +45,8 @@ pub(crate) struct Found {
 pub(crate) struct Opened {
     pub(crate) found: Found,
     weights: Mapped,
+    /// The file of the weights as it was before anything was read of it.
+    noted: Option<Noted>,
 }
 
 /// What runs a found model.
@@ -156,27 +159,33 @@ impl Found {
     /// # Errors
     /// Names the file that is missing, not as it was, or no sound weights.
     pub(crate) fn open(self) -> Result<Opened, LoadError> {
+        let file = match &self.runs {
+            Runs::Generator(file) => self.dir.join(file),
+            Runs::Mlp(_) | Runs::Text(..) | Runs::Image(_) => self.dir.join(WEIGHTS),
+        };
+        let noted = Noted::of(&file);
         let weights = match &self.runs {
-            Runs::Generator(file) => Gguf::open(&self.dir.join(file)).map(Mapped::Gguf),
-            Runs::Mlp(_) | Runs::Text(..) | Runs::Image(_) => {
-                Weights::open(&self.dir.join(WEIGHTS)).map(Mapped::Safetensors)
-            }
+            Runs::Generator(_) => Gguf::open(&file).map(Mapped::Gguf),
+            Runs::Mlp(_) | Runs::Text(..) | Runs::Image(_) => Weights::open(&file).map(Mapped::Safetensors),
         };
         match weights {
-            Ok(weights) => Ok(Opened { found: self, weights }),
+            Ok(weights) => Ok(Opened { found: self, weights, noted }),
             // That a file is not what it was says more than what is wrong with what it is now.
-            Err(fault) => Err(self.digests().err().unwrap_or(fault)),
+            Err(fault) => Err(self.digests(digest::of_file).err().unwrap_or(fault)),
         }
     }
 
-    /// The digest of every file that makes the version, which are read for it; those that are pinned must be as they were.
-    fn digests(&self) -> Result<BTreeMap<PathBuf, String>, LoadError> {
+    /// The digest of every file that makes the version, by `of_file`; those that are pinned must be as they were.
+    fn digests(
+        &self,
+        of_file: impl Fn(&Path) -> Result<String, LoadError>,
+    ) -> Result<BTreeMap<PathBuf, String>, LoadError> {
         let Self { dir, described, pinned, .. } = self;
         let mut digests = BTreeMap::new();
         for file in &described.files {
             manifest::refuse_pickle(dir, file)?;
             let path = dir.join(file);
-            let digest = digest::of_file(&path)?;
+            let digest = of_file(&path)?;
             if let Some(expected) = pinned.get(file)
                 && *expected != digest
             {
@@ -214,7 +223,24 @@ impl Opened {
     /// # Errors
     /// Names the file that is missing or not as it was.
     pub(crate) fn digests(&self) -> Result<BTreeMap<PathBuf, String>, LoadError> {
-        self.found.digests()
+        self.found.digests(digest::of_file)
+    }
+
+    /// What an earlier start loaded from these files, if it made the same version of them and they have not been touched since.
+    pub(crate) fn believed(&self, remembered: &Remembered) -> Option<Believed> {
+        let (believed, weights) = (remembered.believe(self.noted.as_ref()?)?, self.path());
+        let of_file = |path: &Path| if path == weights { Ok(believed.sha256.clone()) } else { digest::of_file(path) };
+        // What is wrong with them is found when all digests are taken.
+        let digests = self.found.digests(of_file).ok()?;
+        (digest::version(&digests) == believed.version).then_some(believed)
+    }
+
+    /// The file of the weights.
+    fn path(&self) -> &Path {
+        match &self.weights {
+            Mapped::Safetensors(weights) => weights.path(),
+            Mapped::Gguf(gguf) => gguf.path(),
+        }
     }
 
     /// How many numbers the weights are.
@@ -244,30 +270,51 @@ impl Opened {
         }
     }
 
-    /// What the digests of its files make it.
-    ///
-    /// # Errors
-    /// As [`digests`](Self::digests).
-    pub(crate) fn version(&self) -> Result<Version, LoadError> {
-        self.digests().map(|digests| digest::version(&digests))
-    }
-
-    /// Loads the weights and warms the model. Where its version is not known yet, the digests of its files are taken meanwhile by
-    /// another thread, since either takes as long; there is no model until they are as they should be.
+    /// Loads the weights and warms the model. Where nobody has taken the digests of its files yet, another thread does so meanwhile, since
+    /// either takes as long; there is no model until they are as they should be. They are remembered then.
     ///
     /// # Errors
     /// When a file cannot be read or is not as it was, a tensor is not what the architecture needs, or the example does not run.
-    pub(crate) fn load(self, machine: Machine, version: Option<Version>) -> Result<Model, LoadError> {
-        let (version, warm) = match version {
-            Some(version) => (Ok(version), self.warm(machine)),
+    pub(crate) fn load(
+        mut self,
+        machine: Machine,
+        digests: Option<BTreeMap<PathBuf, String>>,
+        remembered: &Remembered,
+    ) -> Result<Model, LoadError> {
+        let (digests, warm) = match digests {
+            Some(digests) => (Ok(digests), self.warm(machine)),
             None => thread::scope(|scope| {
-                let version = scope.spawn(|| self.version());
+                let digests = scope.spawn(|| self.digests());
                 let warm = self.warm(machine);
-                (version.join().unwrap_or_else(|panic| resume_unwind(panic)), warm)
+                (digests.join().unwrap_or_else(|panic| resume_unwind(panic)), warm)
             }),
         };
         // That a file is not what it was says more than what came of reading it.
-        let (version, warm) = (version?, warm?);
+        let (mut digests, warm) = (digests?, warm?);
+        let version = digest::version(&digests);
+        let weights = self.path().strip_prefix(&self.found.dir).ok().and_then(|weights| digests.remove(weights));
+        let noted = self.noted.take();
+        let model = self.start(machine, warm, version.clone())?;
+        if let (Some(noted), Some(digest)) = (noted, weights) {
+            remembered.keep(noted, digest, version);
+        }
+        Ok(model)
+    }
+
+    /// The same of a version that an earlier start loaded, in less time: what that has checked is not checked again, and what is not needed
+    /// at once is left for [`Model::complete`].
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_again(mut self, machine: Machine, version: Version) -> Result<Model, LoadError> {
+        if let Mapped::Safetensors(weights) = &mut self.weights {
+            weights.trust();
+        }
+        let warm = self.warm(machine)?;
+        self.start(machine, warm, version)
+    }
+
+    fn start(self, machine: Machine, warm: Warm, version: Version) -> Result<Model, LoadError> {
         let model = warm.start(self.found.described.spec(version))?;
         if model.device() != machine.device {
             tracing::warn!(model = %model.spec().name, device = %machine.device, "has no path on the device, and runs on the processor");
@@ -276,7 +323,7 @@ impl Opened {
     }
 
     fn warm(&self, machine: Machine) -> Result<Warm, LoadError> {
-        let Self { found: Found { dir, described, runs, .. }, weights } = self;
+        let Self { found: Found { dir, described, runs, .. }, weights, .. } = self;
         match (runs, weights) {
             (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
                 warm(dir, described, Mlp::load(settings.clone(), weights, machine)?)

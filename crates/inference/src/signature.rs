@@ -2,25 +2,17 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+use crate::identity::Identity;
 
 /// Directories within a model's directory are looked into, but not those within these: no model has more.
 const DEPTH: usize = 2;
 
-/// Sizes, times and identities of a directory's files: another one when a file is written, replaced, added or taken away.
+/// What the system says of a directory's files: another one when a file is written, replaced, added or taken away.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Signature(Vec<File>);
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct File {
-    path: PathBuf,
-    length: u64,
-    inode: u64,
-    /// When it was written, and when anything about it was changed: seconds and nanoseconds.
-    times: [(i64, i64); 2],
-}
+pub(crate) struct Signature(Vec<(PathBuf, Identity)>);
 
 impl Signature {
     /// That of a directory as it is now. Links are followed; what is hidden or cannot be looked at does not count.
@@ -32,18 +24,13 @@ impl Signature {
     }
 }
 
-fn add(dir: &Path, depth: usize, files: &mut Vec<File>) {
+fn add(dir: &Path, depth: usize, files: &mut Vec<(PathBuf, Identity)>) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.')) {
         let path = entry.path();
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() && depth > 1 => add(&path, depth - 1, files),
-            Ok(metadata) if metadata.is_file() => files.push(File {
-                path,
-                length: metadata.len(),
-                inode: metadata.ino(),
-                times: [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())],
-            }),
+            Ok(metadata) if metadata.is_file() => files.push((path, Identity::of(&metadata))),
             _ => {}
         }
     }

@@ -1,5 +1,7 @@
 //! The programs, and which settings each takes.
 
+use std::path::PathBuf;
+
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::{
@@ -69,6 +71,10 @@ pub struct AugurWorker {
     /// Which models are served.
     #[command(flatten)]
     pub models: ModelSettings,
+    /// The file in which digests of weights are remembered, with what the system says of their files: of those that have not been
+    /// touched since, a start waits for no digest, which is taken while they are served. Without it nothing is remembered.
+    #[arg(long, env = "AUGUR_DIGESTS", help_heading = "Models", value_name = "FILE")]
+    pub digests: Option<PathBuf>,
     /// How it works.
     #[command(flatten)]
     pub worker: WorkerSettings,

@@ -18,13 +18,14 @@ const HEAD: &str = "\
 ";
 
 /// Examples of the settings that have no default.
-const EXAMPLES: [(&str, &str); 12] = [
+const EXAMPLES: [(&str, &str); 13] = [
     ("database-url", "\"postgres://augur:password@localhost:5432/augur\""),
     ("redis-url", "\"redis://localhost:6379\""),
     ("public-url", "\"https://augur.example.org\""),
     ("model", "[\"path/to/model\"]"),
     ("models-memory", "8589934592"),
     ("isa", "\"avx512\""),
+    ("digests", "\"/var/lib/augur/digests.json\""),
     ("only", "\"deliveries\""),
     ("queue-time-limit", "\"1h\""),
     // No key that would work, so that nobody shares one with everybody else.

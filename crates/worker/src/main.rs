@@ -52,6 +52,7 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             model_dirs: settings.models.model,
             only: Vec::new(),
             enable_echo: settings.models.enable_echo,
+            digests: settings.digests,
             machine: Machine::chosen(machine.isa.as_deref(), &machine.device)?,
             memory: settings.models.models_memory,
         };

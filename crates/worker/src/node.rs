@@ -7,7 +7,7 @@ use std::{
 };
 
 use inference::{Audience, Device, Models};
-use prediction::WorkerId;
+use prediction::{ModelName, WorkerId};
 use queue::Queue;
 use store::{Claimed, Store, StoreError};
 use tokio::sync::{Mutex, Notify, SetOnce};
@@ -47,8 +47,8 @@ pub(crate) struct Node {
     pub(crate) other_versions: Notify,
     /// Somebody saw a suspect.
     pub(crate) suspects: Notify,
-    /// What nothing can run on in this process any more.
-    pub(crate) broken: SetOnce<Device>,
+    /// A model that can run no more in this process, and what it ran on.
+    pub(crate) broken: SetOnce<(ModelName, Device)>,
     /// Nothing new is taken.
     pub(crate) stop: CancellationToken,
     /// The grace is over: what still runs goes back.

@@ -76,8 +76,8 @@ async fn settle(node: &Node, ended: Vec<Ended>, slots: Option<Taken>) {
 /// # Panics
 /// Then.
 pub(crate) async fn end_when_broken(node: Arc<Node>) {
-    if let Some(device) = node.over.run_until_cancelled(node.broken.wait()).await {
-        panic!("{device} does nothing more in this process: what it ran is left to its leases");
+    if let Some((model, device)) = node.over.run_until_cancelled(node.broken.wait()).await {
+        panic!("{model} can run on {device} no more in this process: what it ran is left to its leases");
     }
 }
 
@@ -107,8 +107,12 @@ async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome>
         return None;
     }
     if result.is_err() && model.is_broken() {
+        if node.models.get(&claimed.model, &claimed.version).is_none() {
+            // Withdrawn, because it lost weights: it is loaded anew, here or elsewhere.
+            return Some(Outcome::Released { run });
+        }
         // Somebody else may have said so.
-        let _ = node.broken.set(model.device());
+        let _ = node.broken.set((claimed.model.clone(), model.device()));
         return None;
     }
     Some(match result.and_then(check_size) {

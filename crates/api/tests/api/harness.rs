@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::resolver::webhooks;
-use api::Config;
+use api::{Config, Routes};
 use prediction::{Limits, ModelName, ModelSpec, Offer, PredictionId, Version, WorkerId};
 use queue::{Notice, Queue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
@@ -131,7 +131,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(api::serve(store.clone(), queue.clone(), config, listener, stop.clone()));
+        let serving =
+            tokio::spawn(api::serve(store.clone(), queue.clone(), config, Routes::made(), listener, stop.clone()));
         let client = Client::builder().timeout(PATIENCE).build().unwrap();
         Self { base, client, store, queue, worker: WorkerId::generate(), stop, serving, _directory: directory }
     }

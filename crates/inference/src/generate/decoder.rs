@@ -2,8 +2,6 @@
 //!
 //! All that runs goes through the layers together, whichever sequence it is of: tokens of prompts and next tokens alike are rows.
 
-use std::{ops::Range, panic::resume_unwind, thread};
-
 use candle_core::{Device, Tensor, quantized::QTensor};
 use kernels::{Activation, Cpu, Rows, RowsMut, activate};
 
@@ -74,7 +72,8 @@ impl Decoder {
         } else {
             Matrix::read(gguf, cpu, "token_embd", (vocabulary, width), Some(false))?
         };
-        let layers = Layer::read_all(gguf, &config, machine)?;
+        // Packing takes longer than reading.
+        let layers = machine.each(config.layers, |layer| Layer::read(gguf, &config, cpu, layer))?;
         refuse_unknown(gguf, &config)?;
         let norm = gguf.numbers("output_norm.weight", &[width])?;
         let rope = Rope::new(&config, rope_factors.as_deref());
@@ -220,23 +219,6 @@ const EMBEDDINGS: &str = "token_embd.weight";
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 impl Layer {
-    /// All of them, some by each thread: packing takes longer than reading.
-    fn read_all(gguf: &Gguf, config: &Config, machine: Machine) -> Result<Vec<Self>, LoadError> {
-        let each = config.layers.div_ceil(machine.threads.get());
-        thread::scope(|scope| {
-            let parts = (0..config.layers).step_by(each.max(1)).map(|first| first..config.layers.min(first + each));
-            let read =
-                |layers: Range<usize>| layers.map(|layer| Self::read(gguf, config, machine.cpu, layer)).collect();
-            let readers: Vec<_> = parts.map(|layers| scope.spawn(move || read(layers))).collect();
-            let mut all = Vec::new();
-            for reader in readers {
-                let layers: Result<Vec<Self>, LoadError> = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
-                all.extend(layers?);
-            }
-            Ok(all)
-        })
-    }
-
     fn read(gguf: &Gguf, config: &Config, cpu: Cpu, layer: usize) -> Result<Self, LoadError> {
         let (width, inner, family) = (config.width, config.inner, config.family);
         let (queries, keys) = (config.heads * config.head_width, config.key_heads * config.head_width);

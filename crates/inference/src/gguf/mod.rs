@@ -46,6 +46,11 @@ impl Gguf {
         Ok(Self { path: path.to_owned(), map, header })
     }
 
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is wrong with this file.
     pub(crate) fn wrong(&self, reason: impl Into<String>) -> LoadError {
         LoadError::new(&self.path, reason)

@@ -2,7 +2,7 @@
 
 use kernels::{Cpu, PackedMatrix, Rows, RowsMut, layer_norm};
 
-use super::{config::Config, encoder::Text};
+use super::{config::Config, encoder::Text, words::Words};
 use crate::{
     LoadError,
     transformer::{Norm, Tensors},
@@ -13,7 +13,7 @@ pub(super) struct Embeddings<M = PackedMatrix> {
     /// Columns of the tables.
     pub(super) width: usize,
     /// Vocabulary × width.
-    pub(super) words: Vec<f32>,
+    pub(super) words: Words,
     /// Positions × width: the position's embedding and that of token type 0. Where padding is not counted, the first row is
     /// padding's.
     pub(super) positions: Vec<f32>,
@@ -60,7 +60,7 @@ impl<M> Embeddings<M> {
         let widen = || dense("embeddings_project", config.hidden_size, width);
         Ok(Self {
             width,
-            words: table(WORDS, config.vocab_size)?,
+            words: Words::load(tensors, WORDS, [config.vocab_size, width])?,
             positions,
             types,
             norm: tensors.norm("embeddings.LayerNorm", width)?,
@@ -92,7 +92,7 @@ impl Embeddings {
             begin = numbers.end;
             let sum = &mut sum[numbers.clone()];
             for (row, token) in sum.chunks_exact_mut(width).zip(text.ids) {
-                row.copy_from_slice(row_of(&self.words, *token as usize, width));
+                self.words.write(*token as usize, row);
             }
             for (row, kind) in sum.chunks_exact_mut(width).zip(text.types) {
                 let of_type = row_of(&self.types, *kind as usize, width);

@@ -4,7 +4,7 @@
 //! after each sum.
 //! Hidden states are one matrix, a row for each token of each text, one text after the other: nothing is padded.
 
-use std::{iter, mem, path::Path, slice};
+use std::{iter, mem, num::NonZeroUsize, path::Path, slice};
 
 use kernels::{Activation, Cpu, Precision, Rows, Scratch};
 
@@ -102,13 +102,15 @@ impl Encoder {
             let bias = bias.as_ref().map(|bias| bias.of(&heads));
             Layer::load(&tensors, &name, &config.family.layer(), &shape, heads.len(), bias)
         };
+        // Where digests are taken meanwhile, the other threads have to do.
+        let readers = if weights.is_trusted() { machine } else { Machine { threads: NonZeroUsize::MIN, ..machine } };
         let room = Room::new(machine, precision)
             .map_err(|error| LoadError::new(weights.path(), format!("no threads to run it: {error}")))?;
         Ok(Self {
             cpu,
             embeddings,
             shape,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
+            layers: readers.each(config.num_hidden_layers, layer)?,
             head: Head::load(tensors, settings, dense)?,
             room,
         })
@@ -166,6 +168,19 @@ impl Encoder {
             layer.pass(&self.shape, crew, states);
         }
         Some(self.head.of(self.shape.width, crew, states))
+    }
+
+    /// Reads what it did not need so far.
+    ///
+    /// # Errors
+    /// When that cannot be read, or is not what it was; then [`is_broken`](Self::is_broken).
+    pub(super) fn complete(&self) -> Result<(), LoadError> {
+        self.embeddings.words.complete()
+    }
+
+    /// Whether it lost weights that it had not read yet, so that what it computes is worth nothing.
+    pub(super) fn is_broken(&self) -> bool {
+        self.embeddings.words.is_lost()
     }
 
     /// The layers, first to last: whoever asks what one is worth runs the others.

@@ -19,9 +19,10 @@ mod task;
 mod tests;
 mod tokenize;
 mod vocabulary;
+mod words;
 mod zero_shot;
 
-use std::path::Path;
+use std::{panic::resume_unwind, path::Path, thread};
 
 use kernels::Precision;
 use prediction::{Failure, Limits};
@@ -153,8 +154,16 @@ impl<T: TextTask> TextModel<T> {
         precision: Precision,
     ) -> Result<Self, LoadError> {
         let settings = Settings::read(dir, Some(task.name()))?;
-        let tokenizer = Tokenizer::load(dir, &settings)?;
-        let runner = Runner::load(&settings, weights, machine, precision)?;
+        // Where nobody takes digests meanwhile, another thread has time for the tokenizer.
+        let (tokenizer, runner) = if weights.is_trusted() {
+            thread::scope(|scope| {
+                let tokenizer = scope.spawn(|| Tokenizer::load(dir, &settings));
+                let runner = Runner::load(&settings, weights, machine, precision);
+                Ok((tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic))?, runner?))
+            })?
+        } else {
+            (Tokenizer::load(dir, &settings)?, Runner::load(&settings, weights, machine, precision)?)
+        };
         Ok(Self { task: task_of(dir, &settings)?, tokenizer, runner })
     }
 }
@@ -181,6 +190,10 @@ impl<T: TextTask> Architecture for TextModel<T> {
 
     fn device(&self) -> Device {
         self.runner.device()
+    }
+
+    fn complete(&self) -> Result<(), LoadError> {
+        self.runner.complete()
     }
 
     fn is_broken(&self) -> bool {

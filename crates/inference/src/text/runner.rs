@@ -1,7 +1,7 @@
 //! Who computes an encoder: kernels on the processor, or a card.
 
 use kernels::Precision;
-use prediction::Failure;
+use prediction::{Failure, FailureCode};
 
 use super::{
     device::{DeviceEncoder, way},
@@ -65,10 +65,21 @@ impl Runner {
         }
     }
 
-    /// Whether a device has failed so that this process cannot compute on it any more.
+    /// Reads what was not needed so far.
+    ///
+    /// # Errors
+    /// When that cannot be read, or is not what it was; then [`is_broken`](Self::is_broken).
+    pub(super) fn complete(&self) -> Result<(), LoadError> {
+        match self {
+            Self::Kernels(encoder, _) => encoder.complete(),
+            Self::Device(..) => Ok(()),
+        }
+    }
+
+    /// Whether a device has failed so that this process cannot compute on it any more, or weights were lost.
     pub(super) fn is_broken(&self) -> bool {
         match self {
-            Self::Kernels(..) => false,
+            Self::Kernels(encoder, _) => encoder.is_broken(),
             Self::Device(encoder, _) => encoder.is_broken(),
         }
     }
@@ -77,7 +88,7 @@ impl Runner {
     /// layers. On the processor the turn is passed as [`Room::run`](crate::transformer::Room::run) does.
     ///
     /// # Errors
-    /// When a device fails.
+    /// When a device fails, or weights are lost.
     ///
     /// # Panics
     /// When a text has too many tokens, or one that the vocabulary or the encoder's types lack.
@@ -89,7 +100,13 @@ impl Runner {
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Result<Option<Vec<T>>, Failure> {
         match self {
-            Self::Kernels(encoder, _) => Ok(encoder.run(texts, turn, stop, finish)),
+            Self::Kernels(encoder, _) => {
+                let results = encoder.run(texts, turn, stop, finish);
+                if encoder.is_broken() {
+                    return Err(Failure::new(FailureCode::Internal, "the model lost its weights"));
+                }
+                Ok(results)
+            }
             Self::Device(encoder, _) => encoder.run(texts, stop, finish),
         }
     }

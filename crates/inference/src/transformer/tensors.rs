@@ -1,8 +1,13 @@
 //! The tensors of a transformer by their names in the file, packed as kernels read them.
 
+use std::mem;
+
 use kernels::{Cpu, LayerNorm, PackedMatrix, Precision, Rows};
 
-use crate::{LoadError, map::Weights};
+use crate::{
+    LoadError,
+    map::{Numbers, Weights},
+};
 
 /// Where tensors come from, and what they are packed for.
 #[derive(Clone, Copy)]
@@ -35,11 +40,20 @@ impl Tensors<'_> {
         self.weights.numbers(&format!("{}{name}", self.prefix), shape)
     }
 
+    /// Where they are in the file.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Numbers, LoadError> {
+        self.weights.tensor(&format!("{}{name}", self.prefix), shape)
+    }
+
     /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
     pub(crate) fn dense(&self, names: &[String], outputs: usize, inputs: usize) -> Result<PackedMatrix, LoadError> {
-        let (mut weights, mut bias) = (self.weights.desk(), Vec::new());
-        self.read_side_by_side(names, outputs, inputs, &mut weights, &mut bias)?;
-        Ok(self.packed(&weights, &bias))
+        let tensors = self.weights_and_biases(names, outputs, inputs)?;
+        let (weights, mut bias) =
+            (count(&tensors, |(weights, _)| weights), vec![0.0; count(&tensors, |(_, bias)| bias)]);
+        self.weights.at_desk(weights, |weights| {
+            read_side_by_side(&tensors, weights, &mut bias)?;
+            Ok(self.packed(weights, &bias))
+        })
     }
 
     /// The weights of the same, a row for each output, and the bias.
@@ -49,25 +63,25 @@ impl Tensors<'_> {
         outputs: usize,
         inputs: usize,
     ) -> Result<(Vec<f32>, Vec<f32>), LoadError> {
-        let (mut weights, mut bias) = (Vec::new(), Vec::new());
-        self.read_side_by_side(names, outputs, inputs, &mut weights, &mut bias)?;
+        let tensors = self.weights_and_biases(names, outputs, inputs)?;
+        let mut weights = vec![0.0; count(&tensors, |(weights, _)| weights)];
+        let mut bias = vec![0.0; count(&tensors, |(_, bias)| bias)];
+        read_side_by_side(&tensors, &mut weights, &mut bias)?;
         Ok((weights, bias))
     }
 
-    fn read_side_by_side(
+    /// Those of each; the file has as many numbers as they are asked to have.
+    fn weights_and_biases(
         &self,
         names: &[String],
         outputs: usize,
         inputs: usize,
-        weights: &mut Vec<f32>,
-        bias: &mut Vec<f32>,
-    ) -> Result<(), LoadError> {
-        for name in names {
-            let name = format!("{}{name}", self.prefix);
-            self.weights.read(&format!("{name}.weight"), &[outputs, inputs], weights)?;
-            self.weights.read(&format!("{name}.bias"), &[outputs], bias)?;
-        }
-        Ok(())
+    ) -> Result<Vec<(Numbers, Numbers)>, LoadError> {
+        let of_name = |name: &String| {
+            let weights = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
+            Ok((weights, self.tensor(&format!("{name}.bias"), &[outputs])?))
+        };
+        names.iter().map(of_name).collect()
     }
 
     /// A matrix of a row of weights for each number of the bias.
@@ -83,5 +97,59 @@ impl Tensors<'_> {
         let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         let part = |part: &str| self.numbers(&format!("{name}.{part}"), &[size]);
         Ok(Norm { weight: part(weight)?, bias: part(bias)?, epsilon: self.epsilon })
+    }
+}
+
+/// How many numbers a part of them all has.
+fn count(tensors: &[(Numbers, Numbers)], part: impl Fn(&(Numbers, Numbers)) -> &Numbers) -> usize {
+    tensors.iter().map(|tensors| part(tensors).count()).sum()
+}
+
+fn read_side_by_side<'a>(
+    tensors: &[(Numbers, Numbers)],
+    mut weights: &'a mut [f32],
+    mut bias: &'a mut [f32],
+) -> Result<(), LoadError> {
+    for (of_weights, of_bias) in tensors {
+        for (tensor, to) in [(of_weights, &mut weights), (of_bias, &mut bias)] {
+            let (first, rest) = mem::take(to).split_at_mut(tensor.count());
+            tensor.read(0, first)?;
+            *to = rest;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use safetensors::{Dtype, tensor::TensorView};
+
+    use super::*;
+
+    #[test]
+    fn what_a_configuration_asks_for_takes_no_memory_before_the_file_has_it() {
+        let (dir, bytes) = (tempfile::tempdir().expect("a directory"), [0; 24]);
+        let file = dir.path().join("model.safetensors");
+        let view = |shape: &[usize]| {
+            let count: usize = shape.iter().product();
+            TensorView::new(Dtype::F32, shape.to_vec(), &bytes[..4 * count]).expect("a tensor")
+        };
+        let tensors = HashMap::from([("one.weight", view(&[2, 3])), ("one.bias", view(&[2]))]);
+        safetensors::serialize_to_file(tensors, None, &file).expect("writes");
+        let weights = Weights::open(&file).expect("sound");
+        let precision = Precision::F32;
+        let tensors = Tensors { weights: &weights, prefix: "", cpu: Cpu::best(), precision, epsilon: 0.0 };
+        let names = ["one".to_owned(), "one".to_owned()];
+        let (weights, bias) = tensors.side_by_side(&names, 2, 3).expect("is there");
+        assert_eq!((weights.len(), bias.len(), tensors.dense(&names, 2, 3).is_ok()), (12, 4, true));
+        for (outputs, inputs) in [(usize::MAX, usize::MAX), (1 << 40, 3), (2, 1 << 40), (0, 3)] {
+            for fault in
+                [tensors.side_by_side(&names, outputs, inputs).err(), tensors.dense(&names, outputs, inputs).err()]
+            {
+                assert!(fault.expect("there is none").reason.contains("the architecture needs"));
+            }
+        }
     }
 }

@@ -154,7 +154,7 @@ impl DeviceEncoder {
         let width = embeddings.width;
         let put = |table: &mut Vec<f32>| upload.put(&mem::take(table), width);
         let tables = Tables {
-            words: put(&mut embeddings.words)?,
+            words: put(&mut embeddings.words.take()?)?,
             positions: put(&mut embeddings.positions)?,
             types: put(&mut embeddings.types)?,
         };
