@@ -106,7 +106,7 @@ impl From<LoadError> for NotLoaded {
 
 impl Models {
     /// Finds, checks, maps, loads and warms every model; slow, blocking: call it off the async threads. What has not been touched since
-    /// an earlier start is taken for what it was then, until the first look.
+    /// an earlier start is taken for what it was then, until looks have verified it.
     ///
     /// # Errors
     /// When any model cannot be loaded, when one of `only` is not there, and when there is none at all.

@@ -1,7 +1,9 @@
 //! A start after another: what an earlier one found out about weights is believed while nothing was touched, and checked afterwards.
 
+mod fetched;
+
 use std::{
-    env, fs,
+    fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread::sleep,
@@ -52,13 +54,6 @@ impl Home {
     }
 }
 
-/// The model that `scripts/fetch-test-model` fetches, which nobody touches.
-fn fetched() -> PathBuf {
-    let default =
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2");
-    env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(default, PathBuf::from)
-}
-
 /// A copy of a bundled model, whose manifest says what its files are.
 fn iris() -> TempDir {
     let made = tempfile::tempdir().expect("a directory");
@@ -77,9 +72,9 @@ fn served(models: &Models) -> (ModelName, Version) {
 /// One that is believed to be what it is not.
 fn believed(home: &Home) -> (Models, (ModelName, Version), (ModelName, Version)) {
     let (digest, version) = false_digest();
-    let truth = served(&home.start(&fetched()));
+    let truth = served(&home.start(&fetched::dir()));
     home.change(|entry| (entry["sha256"], entry["version"]) = (json!(digest), json!(version)));
-    let models = home.start(&fetched());
+    let models = home.start(&fetched::dir());
     let wrong = served(&models);
     assert_eq!(wrong.1.to_string(), version, "it was believed");
     (models, wrong, truth)
@@ -110,7 +105,7 @@ fn version(files: impl IntoIterator<Item = (PathBuf, String)>) -> String {
 /// A digest that no file has, and the version that the model would be if its weights had it.
 fn false_digest() -> (String, String) {
     let digest = "0".repeat(64);
-    let files = inspect(&fetched()).expect("sound").files.into_iter().map(|file| {
+    let files = inspect(&fetched::dir()).expect("sound").files.into_iter().map(|file| {
         let is_weights = file.path == Path::new("model.safetensors");
         (file.path, if is_weights { digest.clone() } else { file.sha256 })
     });
@@ -121,11 +116,11 @@ fn false_digest() -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_loaded_before_gives_what_it_gave() {
     let home = Home::new();
-    let first = home.start(&fetched());
+    let first = home.start(&fetched::dir());
     let expected = outputs(&first).await;
     assert_eq!(home.remembered().as_object().expect("files").len(), 1, "the weights are remembered");
     let written = fs::metadata(home.digests()).expect("is there").ino();
-    let second = home.start(&fetched());
+    let second = home.start(&fetched::dir());
     assert_eq!(
         fs::metadata(home.digests()).expect("is there").ino(),
         written,
@@ -151,7 +146,7 @@ async fn what_is_believed_wrongly_is_found_out_and_served_no_longer() {
     assert_eq!(home.remembered(), json!({}));
     // The next start takes the digests again, and the one after it believes them.
     for _ in 0..2 {
-        assert_eq!(served(&home.start(&fetched())), truth);
+        assert_eq!(served(&home.start(&fetched::dir())), truth);
         assert_eq!(home.remembered().as_object().expect("files").len(), 1);
     }
 }
@@ -161,8 +156,8 @@ async fn it_is_found_out_wherever_it_lies_twice_and_whatever_became_of_its_direc
     let (home, made) = (Home::new(), tempfile::tempdir().expect("a directory"));
     drop(believed(&home));
     let linked = made.path().join("linked");
-    std::os::unix::fs::symlink(fetched(), &linked).expect("links");
-    let model_dirs = vec![fetched(), linked.clone(), fetched()];
+    std::os::unix::fs::symlink(fetched::dir(), &linked).expect("links");
+    let model_dirs = vec![fetched::dir(), linked.clone(), fetched::dir()];
     let config = Config { model_dirs, digests: Some(home.digests()), ..Config::default() };
     let models = Models::load(&config).expect("loads");
     let wrong = served(&models);
@@ -170,7 +165,7 @@ async fn it_is_found_out_wherever_it_lies_twice_and_whatever_became_of_its_direc
     let changes = models.look(Look::AtOnce);
     assert_eq!(changes.retired, vec![wrong.clone()]);
     assert!(models.get(&wrong.0, &wrong.1).is_none());
-    assert_eq!(served(&models), served(&home.start(&fetched())));
+    assert_eq!(served(&models), served(&home.start(&fetched::dir())));
 }
 
 #[test]
@@ -178,23 +173,23 @@ fn what_was_touched_since_is_not_believed() {
     let (digest, version) = false_digest();
     for (part, which) in [("length", 0), ("inode", 0), ("times", 0), ("times", 1)] {
         let home = Home::new();
-        let truth = served(&home.start(&fetched()));
+        let truth = served(&home.start(&fetched::dir()));
         home.change(|entry| {
             (entry["sha256"], entry["version"]) = (json!(digest), json!(version));
             let number = entry["identity"].get_mut(part).expect("a part");
             let number = if number.is_array() { &mut number[which][1] } else { number };
             *number = json!(number.as_i64().expect("a number") ^ 1);
         });
-        assert_eq!(served(&home.start(&fetched())), truth, "{part}");
+        assert_eq!(served(&home.start(&fetched::dir())), truth, "{part}");
     }
 }
 
 #[test]
 fn what_belongs_to_another_version_is_not_believed() {
     let (home, (digest, _)) = (Home::new(), false_digest());
-    let truth = served(&home.start(&fetched()));
+    let truth = served(&home.start(&fetched::dir()));
     home.change(|entry| entry["sha256"] = json!(digest));
-    assert_eq!(served(&home.start(&fetched())), truth);
+    assert_eq!(served(&home.start(&fetched::dir())), truth);
 }
 
 #[test]
@@ -236,14 +231,14 @@ fn what_is_not_what_its_manifest_says_is_found_out_and_not_loaded_again() {
 #[test]
 fn what_cannot_be_read_is_as_good_as_nothing() {
     let home = Home::new();
-    let truth = served(&home.start(&fetched()));
+    let truth = served(&home.start(&fetched::dir()));
     for text in ["", "{", "[]", "{\"/a\": {}}"] {
         fs::write(home.digests(), text).expect("writes");
-        assert_eq!(served(&home.start(&fetched())), truth, "{text:?}");
+        assert_eq!(served(&home.start(&fetched::dir())), truth, "{text:?}");
         assert_eq!(home.remembered().as_object().expect("files").len(), 1, "{text:?}");
     }
     // Nowhere to write, either.
     fs::remove_file(home.digests()).expect("removes");
     fs::create_dir(home.digests()).expect("a directory");
-    assert_eq!(served(&home.start(&fetched())), truth);
+    assert_eq!(served(&home.start(&fetched::dir())), truth);
 }

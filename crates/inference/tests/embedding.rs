@@ -2,11 +2,9 @@
 //! one, on a card.
 
 mod card;
+mod fetched;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use inference::{Abandon, Config, Cpu, Cut, Device, Machine, Model, Models, Output, Precision, inspect, prune};
 use prediction::{Failure, FailureCode};
@@ -37,22 +35,9 @@ fn goldens() -> Vec<Golden> {
     file.goldens
 }
 
-/// Where `scripts/fetch-test-model` puts the model.
-fn fetched() -> PathBuf {
-    let default =
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2");
-    let dir = env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(default, PathBuf::from);
-    assert!(
-        dir.join("model.safetensors").is_file(),
-        "no test model in {}: run scripts/fetch-test-model",
-        dir.display()
-    );
-    dir
-}
-
 /// That model, loaded.
 fn model() -> Model {
-    load(fetched())
+    load(fetched::dir())
 }
 
 fn load(dir: PathBuf) -> Model {
@@ -91,13 +76,13 @@ async fn embeddings_are_those_of_sentence_transformers_alone_and_batched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn so_they_are_by_the_steps_of_a_card_in_plain_loops() {
     let machine = Machine { device: Device::Plain, ..Machine::default() };
-    are_those_of_sentence_transformers(&load_for(fetched(), machine)).await;
+    are_those_of_sentence_transformers(&load_for(fetched::dir(), machine)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cuda_embeddings_are_those_of_sentence_transformers() {
     let Some(machine) = card::machine("cuda_embeddings_are_those_of_sentence_transformers") else { return };
-    are_those_of_sentence_transformers(&load_for(fetched(), machine)).await;
+    are_those_of_sentence_transformers(&load_for(fetched::dir(), machine)).await;
 }
 
 async fn are_those_of_sentence_transformers(model: &Model) {
@@ -144,7 +129,7 @@ async fn is_as_exact_as_its_manifest_says(machine: Machine) {
     let digest = |file: &&str| {
         let to = dir.join(file);
         fs::create_dir_all(to.parent().expect("a parent")).expect("makes a directory");
-        fs::copy(fetched().join(file), &to).expect("copies");
+        fs::copy(fetched::dir().join(file), &to).expect("copies");
         let sha256 = hex::encode(Sha256::digest(fs::read(to).expect("reads")));
         format!("[[files]]\npath = \"{file}\"\nsha256 = \"{sha256}\"\n")
     };
@@ -181,7 +166,7 @@ async fn is_as_exact_as_its_manifest_says(machine: Machine) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_little_less_of_a_model_is_still_near_it() {
-    let (goldens, found) = (goldens(), inspect(&fetched()).expect("sound"));
+    let (goldens, found) = (goldens(), inspect(&fetched::dir()).expect("sound"));
     let inputs: Vec<_> = goldens.iter().map(|golden| json!({"text": golden.text})).collect();
     for (cut, is_smaller, least) in
         [(Cut::Heads(1), true, 0.9), (Cut::Layers(1), true, 0.8), (Cut::Sparsity(0.2), false, 0.95)]
