@@ -19,6 +19,7 @@ mod task;
 mod tests;
 mod tokenize;
 mod vocabulary;
+mod word_piece;
 mod words;
 mod zero_shot;
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, fs, path::Path};
 
-use tokenizers::{Decoder, Encoding, PostProcessor, Tokenizer as Inner, TruncationParams, TruncationStrategy};
+use tokenizers::{Decoder, Encoding, PostProcessor, TruncationParams, TruncationStrategy};
 
 use super::{
     files::{Settings, TOKENIZER},
@@ -16,7 +16,7 @@ const UNKNOWN: [&str; 2] = ["[UNK]", "<unk>"];
 
 /// Cuts texts into tokens.
 pub(crate) struct Tokenizer {
-    inner: Inner,
+    inner: vocabulary::Tokenizer,
     lower_case: bool,
     is_told_types: bool,
     /// The id of what the vocabulary lacks.

@@ -1,29 +1,33 @@
 //! Reading `tokenizer.json` as the library does, but straight into the kind of model that it names: where the library has to find that
 //! out, it makes a tree of values of the whole vocabulary first, and copies it twice.
 
-use std::{fmt, str::FromStr as _};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use tokenizers::{
-    DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Result,
-    Tokenizer, TokenizerImpl,
-    models::{bpe::BPE, unigram::Unigram, wordlevel::WordLevel, wordpiece::WordPiece},
+    DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Result, Token,
+    TokenizerBuilder, TokenizerImpl,
+    models::{TrainerWrapper, bpe::BPE, unigram::Unigram, wordlevel::WordLevel, wordpiece::WordPieceTrainer},
 };
 
-/// What is to be known before the rest is read.
-#[derive(Deserialize)]
-struct Sketch {
-    model: ModelSketch,
-}
+use super::word_piece::WordPiece;
 
-#[derive(Deserialize)]
-struct ModelSketch {
-    #[serde(rename = "type")]
-    kind: Kind,
-    vocab: LargestId,
+/// The library's tokenizer, around [`Subwords`].
+pub(super) type Tokenizer =
+    TokenizerImpl<Subwords, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// How words are cut into tokens.
+pub(super) enum Subwords {
+    WordPiece(WordPiece),
+    Library(ModelWrapper),
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -35,6 +39,17 @@ enum Kind {
     WordPiece,
 }
 
+/// What is read of a tokenizer to know its largest id.
+#[derive(Deserialize)]
+struct Sketch {
+    model: ModelSketch,
+}
+
+#[derive(Deserialize)]
+struct ModelSketch {
+    vocab: LargestId,
+}
+
 /// The largest id of a vocabulary: of ids by token, or of tokens in the order of their ids.
 struct LargestId(u32);
 
@@ -43,38 +58,122 @@ struct LargestId(u32);
 /// # Errors
 /// The library's.
 pub(super) fn read(json: &str) -> Result<(Tokenizer, u32)> {
-    let sketch: Option<Sketch> = serde_json::from_str(json).ok();
-    let read = sketch.and_then(|Sketch { model: ModelSketch { kind, vocab: LargestId(largest) } }| {
-        let tokenizer = kind.read(json)?;
-        let added = tokenizer.get_added_tokens_decoder().into_keys();
-        let largest = added.fold(largest, u32::max);
-        Some((tokenizer, largest))
-    });
-    read.map_or_else(|| read_as_it_is(json), Ok)
+    let tokenizer = serde_json::from_str(json).or_else(|_| read_as_it_is(json))?;
+    let largest = largest_id(&tokenizer, json);
+    Ok((tokenizer, largest))
 }
 
-impl Kind {
-    /// `None` where the file is not as the library writes it.
-    fn read(self, json: &str) -> Option<Tokenizer> {
+/// As the library reads it, which knows more ways to write one.
+fn read_as_it_is(json: &str) -> Result<Tokenizer> {
+    let read = tokenizers::Tokenizer::from_str(json)?;
+    TokenizerBuilder::new()
+        .with_model(Subwords::Library(read.get_model().clone()))
+        .with_normalizer(read.get_normalizer().cloned())
+        .with_pre_tokenizer(read.get_pre_tokenizer().cloned())
+        .with_post_processor(read.get_post_processor().cloned())
+        .with_decoder(read.get_decoder().cloned())
+        .with_added_vocabulary(read.get_added_vocabulary().clone())
+        .build()
+}
+
+fn largest_id(tokenizer: &Tokenizer, json: &str) -> u32 {
+    let model = tokenizer.get_model();
+    let largest = match model {
+        Subwords::WordPiece(model) => model.words().map(|(_, id)| id).max(),
+        Subwords::Library(_) => serde_json::from_str(json).ok().map(|Sketch { model }| model.vocab.0),
+    };
+    let largest = largest.or_else(|| model.get_vocab().into_values().max());
+    tokenizer.get_added_tokens_decoder().into_keys().chain(largest).max().unwrap_or_default()
+}
+
+impl Model for Subwords {
+    type Trainer = TrainerWrapper;
+
+    fn tokenize(&self, word: &str) -> Result<Vec<Token>> {
         match self {
-            Self::Bpe => read_as::<BPE>(json),
-            Self::Unigram => read_as::<Unigram>(json),
-            Self::WordLevel => read_as::<WordLevel>(json),
-            Self::WordPiece => read_as::<WordPiece>(json),
+            Self::WordPiece(model) => model.cut(word),
+            Self::Library(model) => model.tokenize(word),
+        }
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        match self {
+            Self::WordPiece(model) => model.id(token),
+            Self::Library(model) => model.token_to_id(token),
+        }
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        match self {
+            Self::WordPiece(model) => model.word(id).map(str::to_owned),
+            Self::Library(model) => model.id_to_token(id),
+        }
+    }
+
+    fn get_vocab(&self) -> HashMap<String, u32> {
+        match self {
+            Self::WordPiece(model) => model.words().map(|(word, id)| (word.to_owned(), id)).collect(),
+            Self::Library(model) => model.get_vocab(),
+        }
+    }
+
+    fn get_vocab_size(&self) -> usize {
+        match self {
+            Self::WordPiece(model) => model.words().len(),
+            Self::Library(model) => model.get_vocab_size(),
+        }
+    }
+
+    fn save(&self, dir: &Path, name: Option<&str>) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::WordPiece(_) => Err("a vocabulary that is only read".into()),
+            Self::Library(model) => model.save(dir, name),
+        }
+    }
+
+    fn get_trainer(&self) -> TrainerWrapper {
+        match self {
+            Self::WordPiece(_) => WordPieceTrainer::default().into(),
+            Self::Library(model) => model.get_trainer(),
         }
     }
 }
 
-/// A kind's own reader takes no more than it knows, where the library's first reading of it skips what it does not.
-fn read_as<M: DeserializeOwned + Model + Into<ModelWrapper>>(json: &str) -> Option<Tokenizer> {
-    type Around<M> = TokenizerImpl<M, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
-    serde_json::from_str::<Around<M>>(json).ok().map(Tokenizer::from)
+impl<'de> Deserialize<'de> for Subwords {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(SubwordsVisitor)
+    }
 }
 
-fn read_as_it_is(json: &str) -> Result<(Tokenizer, u32)> {
-    let tokenizer = Tokenizer::from_str(json)?;
-    let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or_default();
-    Ok((tokenizer, largest))
+/// Reads what begins with its kind, as the library writes it. A kind's own reader takes no more than it knows, where the library's
+/// first reading of it skips what it does not.
+struct SubwordsVisitor;
+
+impl<'de> Visitor<'de> for SubwordsVisitor {
+    type Value = Subwords;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a kind of vocabulary")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> std::result::Result<Subwords, A::Error> {
+        let Some((Field::Kind, kind)) = fields.next_entry()? else {
+            return Err(A::Error::missing_field("type"));
+        };
+        let rest = MapAccessDeserializer::new(fields);
+        Ok(match kind {
+            Kind::Bpe => Subwords::Library(BPE::deserialize(rest)?.into()),
+            Kind::Unigram => Subwords::Library(Unigram::deserialize(rest)?.into()),
+            Kind::WordLevel => Subwords::Library(WordLevel::deserialize(rest)?.into()),
+            Kind::WordPiece => Subwords::WordPiece(WordPiece::deserialize(rest)?),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+enum Field {
+    #[serde(rename = "type")]
+    Kind,
 }
 
 impl<'de> Deserialize<'de> for LargestId {
@@ -111,71 +210,83 @@ impl<'de> Visitor<'de> for LargestIdVisitor {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
-    /// A file with this model, and a token besides.
-    fn file(model: &Value) -> String {
-        let added = json!([{
-            "id": 0, "content": "[MASK]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true,
-        }]);
-        json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-            "pre_tokenizer": null, "post_processor": null, "decoder": null, "model": model,
-        })
-        .to_string()
+    const WORD_PIECE: &str = r###"{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##",
+        "max_input_chars_per_word":100,"vocab":{"[UNK]":0,"a":7,"##b":2}}"###;
+
+    const BPE: &str = r#"{"type":"BPE","dropout":null,"unk_token":"<unk>","continuing_subword_prefix":null,"end_of_word_suffix":null,
+        "fuse_unk":false,"byte_fallback":false,"ignore_merges":false,"vocab":{"<unk>":0,"a":1,"b":2,"ab":5},"merges":[["a","b"]]}"#;
+
+    const MODELS: [&str; 4] = [
+        WORD_PIECE,
+        BPE,
+        r#"{"type":"Unigram","unk_id":0,"byte_fallback":false,"vocab":[["<unk>",0.0],["a",-1.0],["b",-2.0]]}"#,
+        r#"{"type":"WordLevel","unk_token":"<unk>","vocab":{"<unk>":0,"a":9}}"#,
+    ];
+
+    /// A file with this model, and tokens besides, one of which no vocabulary has.
+    fn file(model: &str) -> String {
+        let added = |id: u32, content: &str| {
+            format!(
+                r#"{{"id":{id},"content":"{content}","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}}"#
+            )
+        };
+        format!(
+            r###"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{},{}],"normalizer":{{"type":"Lowercase"}},
+                "pre_tokenizer":{{"type":"Whitespace"}},"post_processor":null,"decoder":{{"type":"WordPiece","prefix":"##","cleanup":true}},
+                "model":{model}}}"###,
+            added(0, "a"),
+            added(3, "[MASK]"),
+        )
     }
 
-    fn models() -> [Value; 4] {
-        [
-            json!({
-                "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
-                "vocab": {"[UNK]": 0, "a": 7, "##b": 2},
-            }),
-            json!({
-                "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                "vocab": {"<unk>": 0, "a": 1, "b": 2, "ab": 5}, "merges": [["a", "b"]],
-            }),
-            json!({"type": "Unigram", "unk_id": 0, "byte_fallback": false, "vocab": [["<unk>", 0.0], ["a", -1.0], ["b", -2.0]]}),
-            json!({"type": "WordLevel", "unk_token": "<unk>", "vocab": {"<unk>": 0, "a": 9}}),
-        ]
+    fn same(ours: &(Tokenizer, u32), theirs: &tokenizers::Tokenizer) {
+        let (ours, largest) = ours;
+        let vocabulary = theirs.get_vocab(true);
+        assert_eq!(Some(largest), vocabulary.values().max());
+        assert_eq!(ours.get_vocab_size(true), theirs.get_vocab_size(true));
+        for id in 0..=largest + 1 {
+            assert_eq!(ours.id_to_token(id), theirs.id_to_token(id));
+        }
+        assert_eq!(ours.get_vocab(true), vocabulary);
+        for text in ["", "a", "ab", "A b[MASK]ab c", "ba \u{df}"] {
+            let [ours, theirs] = [ours.encode(text, true), theirs.encode(text, true)].map(|read| read.expect("a text"));
+            assert_eq!(ours, theirs, "{text}");
+        }
+        let decoded = [ours.decode(&[0, *largest], false), theirs.decode(&[0, *largest], false)];
+        let [ours, theirs] = decoded.map(|text| text.expect("tokens"));
+        assert_eq!(ours, theirs);
     }
 
     #[test]
     fn every_kind_is_read_as_the_library_reads_it() {
-        for model in models() {
-            let json = file(&model);
-            let sketch: Sketch = serde_json::from_str(&json).expect("its kind is known");
-            assert!(sketch.model.kind.read(&json).is_some(), "not by the long way: {model}");
-            let (ours, largest) = read(&json).expect("sound");
-            let (theirs, largest_of_theirs) = read_as_it_is(&json).expect("sound");
-            assert_eq!(ours.to_string(false).expect("JSON"), theirs.to_string(false).expect("JSON"));
-            assert_eq!(largest, largest_of_theirs, "{model}");
+        for model in MODELS {
+            let json = file(model);
+            assert!(serde_json::from_str::<Tokenizer>(&json).is_ok(), "not by the long way: {model}");
+            same(&read(&json).expect("sound"), &tokenizers::Tokenizer::from_str(&json).expect("sound"));
         }
     }
 
     #[test]
     fn what_is_not_quite_as_it_is_written_now_is_read_the_long_way() {
-        let [mut without_kind, mut with_more, ..] = models();
-        without_kind.as_object_mut().expect("an object").remove("type");
-        with_more["cache_capacity"] = json!(1000);
-        for model in [without_kind, with_more] {
-            let (tokenizer, largest) = read(&file(&model)).expect("the library reads it");
-            assert_eq!(largest, tokenizer.get_vocab(true).into_values().max().expect("tokens"));
+        let without_kind = WORD_PIECE.replace(r#""type":"WordPiece","#, "");
+        let kind_last = without_kind.replace("}}", r#"},"type":"WordPiece"}"#);
+        let with_more = BPE.replace(r#""merges""#, r#""cache_capacity":1000,"merges""#);
+        for model in [without_kind, kind_last, with_more] {
+            let json = file(&model);
+            assert!(serde_json::from_str::<Tokenizer>(&json).is_err(), "by the short way: {model}");
+            same(&read(&json).expect("sound"), &tokenizers::Tokenizer::from_str(&json).expect("sound"));
         }
     }
 
     #[test]
     fn what_is_wrong_is_the_librarys_word() {
-        let [mut model, mut without_vocabulary, ..] = models();
-        model["vocab"]["a"] = json!(-1);
-        without_vocabulary.as_object_mut().expect("an object").remove("vocab");
-        for json in ["", "{}", "[1]", &file(&json!(null)), &file(&model), &file(&without_vocabulary)] {
-            let [ours, theirs] = [read(json).map(|(tokenizer, _)| tokenizer), Tokenizer::from_str(json)];
-            let [ours, theirs] = [ours, theirs].map(|read| read.expect_err("no tokenizer").to_string());
-            assert_eq!(ours, theirs, "{json}");
+        let negative = WORD_PIECE.replace('7', "-1");
+        let without_vocabulary = BPE.replace("vocab", "words");
+        for json in ["", "{}", "[1]", &file("null"), &file(&negative), &file(&without_vocabulary)] {
+            let ours = read(json).err().expect("no tokenizer").to_string();
+            assert_eq!(ours, tokenizers::Tokenizer::from_str(json).expect_err("no tokenizer").to_string(), "{json}");
         }
     }
 }
