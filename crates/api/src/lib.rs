@@ -41,7 +41,7 @@ pub use webhooks::Webhooks;
 use ::queue::Queue;
 use axum::middleware::from_fn_with_state;
 use settings::run_beside;
-use std::{io, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use store::Store;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,7 @@ use crate::{api::Api, respond::Responder, server::Timeouts};
 /// How the API behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The address callers use, without a trailing slash; `http://<listen address>` when absent.
+    /// The address callers use; `http://<listen address>` when absent.
     pub public_url: Option<String>,
     /// The most bytes of a request body.
     pub body_limit: usize,
@@ -83,11 +83,17 @@ pub struct Config {
     pub webhooks: Option<Webhooks>,
 }
 
+impl Config {
+    /// The address callers use, without a trailing slash, of an API that listens at `address`.
+    #[must_use]
+    pub fn base(&self, address: SocketAddr) -> String {
+        let given = self.public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
+        given.unwrap_or_else(|| format!("http://{address}"))
+    }
+}
+
 /// Serves until `stop`; then accepts no more connections, lets the requests under way finish within the grace time
 /// (those who wait for a prediction are answered at once), and commits all that has been accepted.
-///
-/// # Errors
-/// When the listener has no address.
 ///
 /// # Panics
 /// When a part of the API panicked: it stops as above first.
@@ -98,13 +104,8 @@ pub async fn serve(
     routes: Routes,
     listener: TcpListener,
     stop: CancellationToken,
-) -> io::Result<()> {
-    let base = match &config.public_url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", listener.local_addr()?),
-    };
-    let Routes { open, streams, keyed, document } = routes;
-    let document = docs::render(document, &base)?;
+) {
+    let Routes { open, streams, keyed, document, base } = routes;
     let grace = config.grace;
     let timeouts = Timeouts { read: config.read_timeout, write: config.write_timeout };
     let stop = stop.child_token();
@@ -129,7 +130,6 @@ pub async fn serve(
         }
     };
     run_beside(&mut background, &stop, serving).await;
-    Ok(())
 }
 
 /// Keeps the catalog fresh, so that accepting a prediction reads nothing.

@@ -56,8 +56,10 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
         webhooks,
     };
     let listener = socket.listen(BACKLOG)?;
-    say(format_args!("listening on http://{}", listener.local_addr()?));
-    api::serve(store.clone(), queue, config, Routes::made(), listener, stop).await?;
+    let address = listener.local_addr()?;
+    say(format_args!("listening on http://{address}"));
+    let routes = Routes::new(config.base(address))?;
+    api::serve(store.clone(), queue, config, routes, listener, stop).await;
     store.close().await;
     Ok(())
 }

@@ -44,7 +44,7 @@ pub(crate) struct WebhookPlan {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     store: store::Store,
-    api: JoinHandle<std::io::Result<()>>,
+    api: JoinHandle<()>,
     worker: JoinHandle<Result<(), StoreError>>,
     sender: Option<JoinHandle<Result<(), StoreError>>>,
     stop_api: CancellationToken,
@@ -58,6 +58,9 @@ impl Server {
     /// Starts everything. Listens only when the worker is ready, so that the first request is served.
     pub(crate) async fn start(mut plan: Plan, stop: &CancellationToken) -> Result<Self, Fatal> {
         let socket = plan.listen.bind()?;
+        // Nothing else needs a second processor yet.
+        let base = plan.api.base(socket.local_addr()?);
+        let routes = spawn_blocking(move || Routes::new(base));
         let models = async {
             let loaded = spawn_blocking(move || Models::load(&plan.models)).await?;
             loaded.map_err(Fatal::from)
@@ -68,8 +71,6 @@ impl Server {
             Ok(store)
         };
         let (store, models) = tokio::try_join!(opening, models)?;
-        // While the worker waits for the store.
-        let routes = spawn_blocking(Routes::made);
         let sealer = plan.webhooks.key.found_or_made()?;
         let queue = Queue::open(&plan.queue, plan.queue_config).await?;
 
@@ -105,7 +106,7 @@ impl Server {
                 sealer: sealer.clone(),
                 in_flight: plan.webhooks.in_flight,
                 grace: plan.api.grace,
-                public_url: Some(plan.api.public_url.clone().unwrap_or_else(|| format!("http://{address}"))),
+                public_url: Some(plan.api.base(address)),
             };
             watched(&over, worker::deliver(store.clone(), queue.clone(), config, stop_sender.clone()))
         });
@@ -115,7 +116,8 @@ impl Server {
         // With a resolver of its own: look-ups that callers ask for must not keep the sender's waiting.
         let guard = Guard::new(plan.webhooks.policy);
         plan.api.webhooks = sealer.map(|sealer| api::Webhooks { guard, sealer });
-        let api = watched(&over, api::serve(store.clone(), queue, plan.api, routes.await?, listener, stop_api.clone()));
+        let serving = api::serve(store.clone(), queue, plan.api, routes.await??, listener, stop_api.clone());
+        let api = watched(&over, serving);
         Ok(Self { address, store, api, worker, sender, stop_api, stop_worker, stop_sender, over })
     }
 
@@ -142,7 +144,7 @@ impl Server {
             None => Ok(Ok(())),
         };
         self.store.close().await;
-        api??;
+        api?;
         worker??;
         sender??;
         Ok(())

@@ -1,6 +1,7 @@
 //! `augur/echo`: answers with its input. A toy for tests and benchmarks, which can be told to take long or to fail.
 
 use std::{
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -10,10 +11,11 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use crate::{
-    Abandon,
+    Abandon, LoadError, Model,
     architecture::{Architecture, Described},
     digest,
     turn::Turn,
+    warm::{Schemas, Warmer},
 };
 
 /// Changes whenever the model's behaviour does; its digest is the version.
@@ -29,7 +31,7 @@ const MAX_BATCH: usize = 64;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The model: it has no weights.
-pub(crate) struct Echo;
+struct Echo;
 
 /// One input, read.
 pub(crate) struct Item {
@@ -64,8 +66,17 @@ pub(crate) fn spec() -> ModelSpec {
     described().spec(digest::version_of_text(BEHAVIOUR))
 }
 
+/// The model, warm.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(crate) fn load() -> Result<Model, LoadError> {
+    let (dir, described) = (Path::new("augur/echo"), described());
+    Warmer { dir, described: &described, schemas: || Schemas::of(dir, &described) }.warm(Echo)?.start(spec())
+}
+
 /// What is said of it, and what it is warmed with.
-pub(crate) fn described() -> Described {
+fn described() -> Described {
     Described {
         name: ModelName::local("echo").expect("a good name"),
         task: "echo".into(),

@@ -199,8 +199,8 @@ impl Numbers {
     pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<(), LoadError> {
         let wrong = |reason: String| LoadError::new(&self.file.path, format!("tensor {:?} {reason}", self.name));
         let cannot_be_read = |error: &dyn std::fmt::Display| wrong(format!("cannot be read: {error}"));
-        let (each, mut at) = (self.width(), self.bytes.start + first * self.width());
-        let mut chunk = Vec::new();
+        let mut at = self.bytes.start + first * self.width();
+        let mut halves: Vec<u16> = Vec::new();
         for some in to.chunks_mut(CHUNK / size_of::<f32>()) {
             let mut read = |bytes: &mut [u8]| {
                 let read = self.file.file.read_exact_at(bytes, at as u64);
@@ -213,20 +213,19 @@ impl Numbers {
                     some.iter_mut().for_each(|number| *number = f32::from_bits(number.to_bits().swap_bytes()));
                 }
             } else {
-                chunk.resize(some.len() * each, 0);
-                read(&mut chunk)?;
+                halves.resize(some.len(), 0);
+                read(bytemuck::cast_slice_mut(&mut halves))?;
                 if self.dtype == Dtype::BF16 {
-                    let (halves, _) = chunk.as_chunks();
                     // The upper half of a 32-bit float.
-                    let wide = halves.iter().map(|[low, high]| f32::from_le_bytes([0, 0, *low, *high]));
+                    let wide = halves.iter().map(|half| f32::from_bits(u32::from(u16::from_le(*half)) << 16));
                     some.iter_mut().zip(wide).for_each(|(number, wide)| *number = wide);
                 } else {
-                    some.copy_from_slice(&widened(&chunk).map_err(|error| cannot_be_read(&error))?);
+                    let wide = widened(bytemuck::cast_slice(&halves)).map_err(|error| cannot_be_read(&error))?;
+                    some.copy_from_slice(&wide);
                 }
             }
             // While they are in a cache.
-            let largest = some.iter().fold(0, |largest: u32, number| largest.max(number.abs().to_bits()));
-            if largest >= f32::INFINITY.to_bits() {
+            if some.iter().fold(false, |is_broken, number| is_broken | !number.is_finite()) {
                 return Err(wrong("has a number that is not finite".into()));
             }
         }

@@ -28,13 +28,11 @@ use self::{
     seen::{Known, Seen, is_gone},
 };
 use crate::{
-    LoadError, Machine, Model, digest,
-    echo::{self, Echo},
+    LoadError, Machine, Model, digest, echo,
     places::{self, Place},
     remembered::{Believed, Remembered},
     signature::Signature,
     versions::Declared,
-    warm::warm,
 };
 
 /// Which models to load.
@@ -138,7 +136,7 @@ impl Models {
             seen.places.insert(place.dir, known);
         }
         if config.enable_echo {
-            let model = warm(Path::new("augur/echo"), &echo::described(), Echo)?.start(echo::spec())?;
+            let model = echo::load()?;
             models.serve(Ready::New(model, 0, None));
         }
         seen.warn_of_absent_defaults();

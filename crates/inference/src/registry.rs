@@ -27,7 +27,7 @@ use crate::{
     text::{self, Classifier, Embedder, Tagger, Task, TextModel, ZeroShot},
     versions,
     vision::{self, Family, ImageClassifier, MobileNetV2, ResNet, Vit},
-    warm::{Warm, warm},
+    warm::{Schemas, Warm, Warmer},
 };
 
 /// Bytes that a parameter takes in memory, at most: weights are packed as 32-bit floats, as bf16 in one part or two, or as bytes.
@@ -322,37 +322,49 @@ impl Opened {
         Ok(model)
     }
 
+    /// Loads the weights, while another thread compiles the schemas, and runs the example.
     fn warm(&self, machine: Machine) -> Result<Warm, LoadError> {
-        let Self { found: Found { dir, described, runs, .. }, weights, .. } = self;
+        let Found { dir, described, .. } = &self.found;
+        thread::scope(|scope| {
+            let schemas = scope.spawn(|| Schemas::of(dir, described));
+            let schemas = || schemas.join().unwrap_or_else(|panic| resume_unwind(panic));
+            self.warm_by(Warmer { dir, described, schemas }, machine)
+        })
+    }
+
+    fn warm_by(
+        &self,
+        warmer: Warmer<'_, impl FnOnce() -> Result<Schemas, LoadError>>,
+        machine: Machine,
+    ) -> Result<Warm, LoadError> {
+        let Self { found: Found { dir, runs, .. }, weights, .. } = self;
         match (runs, weights) {
             (Runs::Mlp(settings), Mapped::Safetensors(weights)) => {
-                warm(dir, described, Mlp::load(settings.clone(), weights, machine)?)
+                warmer.warm(Mlp::load(settings.clone(), weights, machine)?)
             }
             (Runs::Text(task, precision), Mapped::Safetensors(weights)) => {
                 let (task, precision) = (*task, *precision);
                 match task {
                     Task::FeatureExtraction => {
-                        warm(dir, described, TextModel::<Embedder>::load(dir, task, weights, machine, precision)?)
+                        warmer.warm(TextModel::<Embedder>::load(dir, task, weights, machine, precision)?)
                     }
                     Task::TextClassification => {
-                        warm(dir, described, TextModel::<Classifier>::load(dir, task, weights, machine, precision)?)
+                        warmer.warm(TextModel::<Classifier>::load(dir, task, weights, machine, precision)?)
                     }
                     Task::TokenClassification => {
-                        warm(dir, described, TextModel::<Tagger>::load(dir, task, weights, machine, precision)?)
+                        warmer.warm(TextModel::<Tagger>::load(dir, task, weights, machine, precision)?)
                     }
                     Task::ZeroShotClassification => {
-                        warm(dir, described, TextModel::<ZeroShot>::load(dir, task, weights, machine, precision)?)
+                        warmer.warm(TextModel::<ZeroShot>::load(dir, task, weights, machine, precision)?)
                     }
                 }
             }
             (Runs::Image(family), Mapped::Safetensors(weights)) => match family {
-                Family::Vit => warm(dir, described, ImageClassifier::<Vit>::load(dir, weights, machine)?),
-                Family::ResNet => warm(dir, described, ImageClassifier::<ResNet>::load(dir, weights, machine)?),
-                Family::MobileNetV2 => {
-                    warm(dir, described, ImageClassifier::<MobileNetV2>::load(dir, weights, machine)?)
-                }
+                Family::Vit => warmer.warm(ImageClassifier::<Vit>::load(dir, weights, machine)?),
+                Family::ResNet => warmer.warm(ImageClassifier::<ResNet>::load(dir, weights, machine)?),
+                Family::MobileNetV2 => warmer.warm(ImageClassifier::<MobileNetV2>::load(dir, weights, machine)?),
             },
-            (Runs::Generator(_), Mapped::Gguf(gguf)) => warm(dir, described, Generator::load(gguf, machine)?),
+            (Runs::Generator(_), Mapped::Gguf(gguf)) => warmer.warm(Generator::load(gguf, machine)?),
             (_, Mapped::Safetensors(weights)) => Err(LoadError::new(weights.path(), "not what runs this model")),
             (_, Mapped::Gguf(gguf)) => Err(gguf.wrong("not what runs this model")),
         }

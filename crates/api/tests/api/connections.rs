@@ -179,7 +179,7 @@ async fn who_reads_nothing_is_cut() {
     // A plain answer, too: nobody waits for it for ever.
     let stalled = ask(&format!("/v1/predictions/{id}")).await;
     server.stop.cancel();
-    timeout(PATIENCE, server.serving).await.expect("it stops").unwrap().unwrap();
+    timeout(PATIENCE, server.serving).await.expect("it stops").unwrap();
     drop(stalled);
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Server {
     pub(crate) queue: Queue,
     pub(crate) worker: WorkerId,
     pub(crate) stop: CancellationToken,
-    pub(crate) serving: JoinHandle<std::io::Result<()>>,
+    pub(crate) serving: JoinHandle<()>,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -129,10 +129,11 @@ impl Server {
         let store = open(location).await;
         store.migrate().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let routes = Routes::new(config.base(address)).unwrap();
+        let base = format!("http://{address}");
         let stop = CancellationToken::new();
-        let serving =
-            tokio::spawn(api::serve(store.clone(), queue.clone(), config, Routes::made(), listener, stop.clone()));
+        let serving = tokio::spawn(api::serve(store.clone(), queue.clone(), config, routes, listener, stop.clone()));
         let client = Client::builder().timeout(PATIENCE).build().unwrap();
         Self { base, client, store, queue, worker: WorkerId::generate(), stop, serving, _directory: directory }
     }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 async fn stopped(server: &mut Server) {
-    timeout(PATIENCE, &mut server.serving).await.expect("it stops").unwrap().unwrap();
+    timeout(PATIENCE, &mut server.serving).await.expect("it stops").unwrap();
 }
 
 /// Begins a request and returns once the server waits for the rest of its body.

@@ -215,7 +215,7 @@ async fn streams_are_bounded_and_end_with_the_server() {
     .await;
     server.stop.cancel();
     assert_eq!((events(&mut other, 9).await, events(&mut third, 9).await), (vec![], vec![]));
-    timeout(PATIENCE, server.serving).await.expect("it stops").unwrap().unwrap();
+    timeout(PATIENCE, server.serving).await.expect("it stops").unwrap();
 }
 
 #[tokio::test]

@@ -182,6 +182,10 @@ impl Sqlite {
         limit: u32,
         among: Option<&[PredictionId]>,
     ) -> Result<SweptDeliveries, StoreError> {
+        // Mostly there is none, and nobody need wait for the writer.
+        if among.is_none() && self.over_deliveries(longest, 1).await?.is_empty() {
+            return Ok(SweptDeliveries::default());
+        }
         let mut transaction = self.writer.begin().await?;
         let (now, among) = (clock::now(), among.map(id_list));
         let requeued = sqlx::query(SWEEP_LEASES).bind(now).bind(limit).bind(&among).execute(&mut *transaction).await?;

@@ -55,6 +55,10 @@ impl Sqlite {
 
     /// `among`: if anything, no others.
     pub(crate) async fn sweep(&self, sweep: Sweep, among: Option<&[PredictionId]>) -> Result<Swept, StoreError> {
+        // Mostly there is nothing, and nobody need wait for the writer.
+        if among.is_none() && self.over(Sweep { limit: 1, ..sweep }).await?.is_empty() {
+            return Ok(Swept::default());
+        }
         let (mut swept, among) = (Swept::default(), among.map(id_list));
         let mut transaction = self.writer.begin().await?;
         let now = clock::now();
