@@ -8,6 +8,8 @@ use std::{
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::program::{program, without_settings};
+
 /// The shortest and the longest text, in tokens.
 const LENGTHS: (f64, f64) = (4.0, 256.0);
 /// Tokens that stand around a text.
@@ -33,24 +35,27 @@ pub(crate) async fn fetched() -> Result<PathBuf, String> {
     }
 }
 
-/// Copies it to a directory of this precision in `parent`, with a manifest that asks for it.
-pub(crate) fn variant(model: &Path, precision: &str, parent: &Path) -> PathBuf {
-    let described = inference::inspect(model).expect("the model is sound");
-    let dir = parent.join(precision);
-    let mut manifest = format!(
-        "name = \"bench/minilm-{precision}\"\ntask = \"feature-extraction\"\narchitecture = \"encoder\"\n\
-         description = \"all-MiniLM-L6-v2 in {precision}\"\nprecision = \"{precision}\"\n"
-    );
-    for file in &described.files {
+/// What it is called in a precision.
+pub(crate) fn name(precision: &str) -> String {
+    format!("bench/minilm-{precision}")
+}
+
+/// Directories of it in each of [`PRECISIONS`], below `parent`: a copy, and what `augur models quantize` makes of that.
+pub(crate) async fn variants(model: &Path, parent: &Path) -> Vec<PathBuf> {
+    let [original, made @ ..] = PRECISIONS;
+    let dir = parent.join(name(original));
+    for file in inference::inspect(model).expect("the model is sound").files {
         let copy = dir.join(&file.path);
         fs::create_dir_all(copy.parent().expect("it lies in a directory")).expect("a directory can be made");
         fs::copy(model.join(&file.path), &copy).expect("a file can be copied");
-        manifest += &format!("[[files]]\npath = {:?}\nsha256 = \"{}\"\n", file.path, file.sha256);
     }
-    // As it has without a manifest.
-    manifest += &format!("[limits]\nmax_batch = {}\n", described.spec.limits.max_batch);
-    fs::write(dir.join("model.toml"), manifest).expect("a file can be written");
-    dir
+    for precision in made {
+        let mut quantize = without_settings(&program("augur"));
+        quantize.args(["models", "quantize", &name(original), "--to", precision, "--name", &name(precision), "--yes"]);
+        let quantized = quantize.arg("--models-dir").arg(parent).output().await.expect("it can be started");
+        assert!(quantized.status.success(), "{}", String::from_utf8_lossy(&quantized.stderr));
+    }
+    PRECISIONS.iter().map(|precision| parent.join(name(precision))).collect()
 }
 
 /// Texts of 4 to 256 tokens, of words that the vocabulary has whole. Lengths are spread evenly over orders of magnitude (of any two

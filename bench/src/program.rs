@@ -28,6 +28,16 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
+/// A command that has none of our settings.
+pub(crate) fn without_settings(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AUGUR_")) {
+        command.env_remove(variable);
+    }
+    command.env_remove("DATABASE_URL").env_remove("REDIS_URL");
+    command
+}
+
 /// A program that ends with this value.
 pub(crate) struct Program {
     child: Child,
@@ -46,11 +56,8 @@ impl Program {
     ) -> Self {
         let log = tempfile::tempdir().expect("temporary directories can be made");
         let stderr = std::fs::File::create(log.path().join("log")).expect("a file can be made");
-        let mut command = Command::new(path);
-        for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AUGUR_")) {
-            command.env_remove(variable);
-        }
-        command.env_remove("DATABASE_URL").env_remove("REDIS_URL").envs(environment.iter().copied()).args(arguments);
+        let mut command = without_settings(path);
+        command.envs(environment.iter().copied()).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut lines = BufReader::new(child.stdout.take().expect("its output is a pipe")).lines();

@@ -90,8 +90,7 @@ pub(super) async fn measure(runs: usize, most: usize) -> Measured {
     };
     let (peer, skipped) = peer().await;
     let parent = tempfile::tempdir().expect("temporary directories can be made");
-    let variants = minilm::PRECISIONS.iter().map(|precision| minilm::variant(&model, precision, parent.path()));
-    let dirs: Vec<PathBuf> = variants.collect();
+    let dirs = minilm::variants(&model, parent.path()).await;
     let mut engines = Vec::new();
     for dir in &dirs {
         engines.push(Engine::load(dir).await);

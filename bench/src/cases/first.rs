@@ -54,7 +54,7 @@ pub(super) async fn measure(runs: usize) -> Measured {
     };
     let (peer, skipped) = peer().await;
     let parent = tempfile::tempdir().expect("temporary directories can be made");
-    let dirs = minilm::PRECISIONS.iter().map(|precision| minilm::variant(&model, precision, parent.path())).collect();
+    let dirs = minilm::variants(&model, parent.path()).await;
     let plan = Plan { model, dirs, peer, _parent: parent };
     repeat(runs, skipped, || once(&plan)).await
 }
@@ -64,12 +64,12 @@ async fn once(plan: &Plan) -> Numbers {
     let weights = std::fs::metadata(plan.model.join("model.safetensors")).expect("it has weights").len();
     #[allow(clippy::cast_precision_loss)]
     let weights = weights as f64 / MIB;
-    numbers.insert("weights in their file: MiB".into(), weights);
+    numbers.insert("f32: weights in their file: MiB".into(), weights);
     for (precision, dir) in minilm::PRECISIONS.iter().zip(&plan.dirs) {
-        let memory = memory(&plan.model, dir).await;
+        let memory = memory(&plan.model, precision, dir).await;
         numbers.insert(format!("{precision}: worker's memory: MiB"), memory);
         let bound = 1.3 * weights + 60e6 / MIB;
-        numbers.insert(format!("{precision}: worker's memory ÷ (1.3 × weights + 60 MB)"), memory / bound);
+        numbers.insert(format!("{precision}: worker's memory ÷ (1.3 × f32 weights + 60 MB)"), memory / bound);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
     for (model, input) in [
@@ -142,7 +142,7 @@ async fn serve(precision: &str, dir: &Path, data: &Path) -> (f64, Vec<f32>) {
         dir.into(),
     ];
     let body = json!({ "input": { "text": TEXT } }).to_string();
-    let path = format!("/v1/models/bench/minilm-{precision}/predictions");
+    let path = format!("/v1/models/{}/predictions", minilm::name(precision));
     let post = request("POST", &path, "prefer: wait=30\r\n", &body);
     let begun = Instant::now();
     let program = Program::start(&program("augur"), arguments, &[], "listening on ").await;
@@ -169,13 +169,12 @@ async fn python(peer: &Recipe, model: &Path) -> (f64, Vec<f32>) {
 }
 
 /// Resident memory in MiB of a worker that has the model and has run texts of all lengths.
-async fn memory(model: &Path, dir: &Path) -> f64 {
+async fn memory(model: &Path, precision: &str, dir: &Path) -> f64 {
     let servers = Arc::new(Servers::start().await);
     let database_url = migrated(&servers).await;
     let stage = Stage::serving(servers, &database_url, &[], &[dir.to_owned()]).await;
     let mut subject = stage.subject(&AUGUR).await;
-    let precision = dir.file_name().expect("a directory has a name").to_string_lossy();
-    let path = format!("/v1/models/bench/minilm-{precision}/predictions");
+    let path = format!("/v1/models/{}/predictions", minilm::name(precision));
     let body = |text: &String| request("POST", &path, "", &json!({ "input": { "text": text } }).to_string());
     let requests = minilm::texts(model, TEXTS).iter().map(body).collect();
     let address = subject.address;

@@ -58,9 +58,8 @@ impl Server {
     /// Starts everything. Listens only when the worker is ready, so that the first request is served.
     pub(crate) async fn start(mut plan: Plan, stop: &CancellationToken) -> Result<Self, Fatal> {
         let socket = plan.listen.bind()?;
-        // Nothing else needs a second processor yet.
         let base = plan.api.base(socket.local_addr()?);
-        let routes = spawn_blocking(move || Routes::new(base));
+        let routes = async { Ok(spawn_blocking(move || Routes::new(base)).await??) };
         let models = async {
             let loaded = spawn_blocking(move || Models::load(&plan.models)).await?;
             loaded.map_err(Fatal::from)
@@ -70,7 +69,7 @@ impl Server {
             plan.listen.check(store.valid_api_keys().await?.is_some())?;
             Ok(store)
         };
-        let (store, models) = tokio::try_join!(opening, models)?;
+        let (routes, store, models) = tokio::try_join!(routes, opening, models)?;
         let sealer = plan.webhooks.key.found_or_made()?;
         let queue = Queue::open(&plan.queue, plan.queue_config).await?;
 
@@ -116,7 +115,7 @@ impl Server {
         // With a resolver of its own: look-ups that callers ask for must not keep the sender's waiting.
         let guard = Guard::new(plan.webhooks.policy);
         plan.api.webhooks = sealer.map(|sealer| api::Webhooks { guard, sealer });
-        let serving = api::serve(store.clone(), queue, plan.api, routes.await??, listener, stop_api.clone());
+        let serving = api::serve(store.clone(), queue, plan.api, routes, listener, stop_api.clone());
         let api = watched(&over, serving);
         Ok(Self { address, store, api, worker, sender, stop_api, stop_worker, stop_sender, over })
     }

@@ -118,7 +118,9 @@ pub(crate) fn write_manifest(
         false => {
             let said = [("license", &spec.license), ("source", &spec.source)];
             let said = said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?.into())));
-            said.collect()
+            // A manifest that says nothing of them means others.
+            let limits = Value::try_from(&spec.limits).map_err(|error| LoadError::new(to, error.to_string()))?;
+            said.chain([("limits".to_owned(), limits)]).collect()
         }
     };
     manifest.remove("training");

@@ -274,7 +274,8 @@ impl Opened {
     /// either takes as long; there is no model until they are as they should be. They are remembered then.
     ///
     /// # Errors
-    /// When a file cannot be read or is not as it was, a tensor is not what the architecture needs, or the example does not run.
+    /// When a file cannot be read or is not as it was, a tensor is not what the architecture needs, a schema is none, or the example does
+    /// not run.
     pub(crate) fn load(
         mut self,
         machine: Machine,
@@ -326,7 +327,9 @@ impl Opened {
     fn warm(&self, machine: Machine) -> Result<Warm, LoadError> {
         let Found { dir, described, .. } = &self.found;
         thread::scope(|scope| {
-            let schemas = scope.spawn(|| Schemas::of(dir, described));
+            let compile = || Schemas::of(dir, described);
+            let schemas = thread::Builder::new().spawn_scoped(scope, compile);
+            let schemas = schemas.map_err(|error| LoadError::new(dir, format!("no thread: {error}")))?;
             let schemas = || schemas.join().unwrap_or_else(|panic| resume_unwind(panic));
             self.warm_by(Warmer { dir, described, schemas }, machine)
         })

@@ -98,8 +98,12 @@ async fn smaller_versions_stand_beside_their_originals() {
     for (name, version, precision) in made {
         let listed = after.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
         assert_eq!((json!(listed.1), listed.3), (version, false), "{name}: the default stays what it was");
-        let shown: Value = serde_json::from_str(&home.run(&["inspect", &name, "--json"]).await.out).expect("JSON");
+        let inspect = async |name: &str| -> Value {
+            serde_json::from_str(&home.run(&["inspect", name, "--json"]).await.out).expect("JSON")
+        };
+        let (shown, original) = (inspect(&name).await, inspect(name.split_once('@').expect("a label").0).await);
         assert_eq!(shown["precision"], if precision.is_null() { json!("f32") } else { precision }, "{name}");
+        assert_eq!(shown["limits"], original["limits"], "{name}");
     }
     assert_eq!(home.owners(), 2, "nothing is left over");
     let again = home.run(&["quantize", tiny::NAME, "--to", "int8", "--yes"]).await;

@@ -58,8 +58,18 @@ struct LargestId(u32);
 /// # Errors
 /// The library's.
 pub(super) fn read(json: &str) -> Result<(Tokenizer, u32)> {
-    let tokenizer = serde_json::from_str(json).or_else(|_| read_as_it_is(json))?;
-    let largest = largest_id(&tokenizer, json);
+    let (tokenizer, largest) = match serde_json::from_str::<Tokenizer>(json) {
+        Ok(tokenizer) => {
+            let largest = match tokenizer.get_model() {
+                Subwords::WordPiece(model) => model.words().map(|(_, id)| id).max(),
+                Subwords::Library(_) => serde_json::from_str(json).ok().map(|Sketch { model }| model.vocab.0),
+            };
+            (tokenizer, largest)
+        }
+        Err(_) => (read_as_it_is(json)?, None),
+    };
+    let largest = largest.or_else(|| tokenizer.get_vocab(false).into_values().max());
+    let largest = tokenizer.get_added_tokens_decoder().into_keys().chain(largest).max().unwrap_or_default();
     Ok((tokenizer, largest))
 }
 
@@ -74,16 +84,6 @@ fn read_as_it_is(json: &str) -> Result<Tokenizer> {
         .with_decoder(read.get_decoder().cloned())
         .with_added_vocabulary(read.get_added_vocabulary().clone())
         .build()
-}
-
-fn largest_id(tokenizer: &Tokenizer, json: &str) -> u32 {
-    let model = tokenizer.get_model();
-    let largest = match model {
-        Subwords::WordPiece(model) => model.words().map(|(_, id)| id).max(),
-        Subwords::Library(_) => serde_json::from_str(json).ok().map(|Sketch { model }| model.vocab.0),
-    };
-    let largest = largest.or_else(|| model.get_vocab().into_values().max());
-    tokenizer.get_added_tokens_decoder().into_keys().chain(largest).max().unwrap_or_default()
 }
 
 impl Model for Subwords {
@@ -273,7 +273,8 @@ mod tests {
         let without_kind = WORD_PIECE.replace(r#""type":"WordPiece","#, "");
         let kind_last = without_kind.replace("}}", r#"},"type":"WordPiece"}"#);
         let with_more = BPE.replace(r#""merges""#, r#""cache_capacity":1000,"merges""#);
-        for model in [without_kind, kind_last, with_more] {
+        let of_two_kinds = WORD_PIECE.replace(r#""vocab""#, r#""type":"WordPiece","vocab""#);
+        for model in [without_kind, kind_last, with_more, of_two_kinds] {
             let json = file(&model);
             assert!(serde_json::from_str::<Tokenizer>(&json).is_err(), "by the short way: {model}");
             same(&read(&json).expect("sound"), &tokenizers::Tokenizer::from_str(&json).expect("sound"));

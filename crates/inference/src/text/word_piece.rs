@@ -13,6 +13,7 @@ use tokenizers::{Result, Token, models::wordpiece::Error};
 /// Cuts a word into the longest pieces that the vocabulary has, one after the other
 /// (<https://arxiv.org/abs/1609.08144>, section 4.1, as BERT does it).
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct WordPiece {
     #[serde(rename = "vocab")]
     vocabulary: Vocabulary,

@@ -22,7 +22,6 @@ use std::{
     fs::{File, TryLockError},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    thread::available_parallelism,
 };
 
 use prediction::PredictionId;
@@ -40,9 +39,8 @@ use crate::{Schema, StoreError, rows::VersionIds};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
-/// Connections that read, beside the one that writes: as many as there are processors, within these bounds. What they read is mostly in
-/// memory, and a new one first reads the schema, which takes longer than to wait for one that is at work.
-const READERS: (u32, u32) = (2, 4);
+/// Connections that read, beside the one that writes.
+const READERS: u32 = 4;
 
 /// A handle on a SQLite file; cheap to clone.
 #[derive(Clone)]
@@ -72,12 +70,10 @@ impl Sqlite {
             .create_if_missing(lock.is_some())
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        let processors = available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
-        let readers = processors.clamp(READERS.0, READERS.1);
         // First the writer, which makes the file.
         let writer = Writer::open(writer).await?;
         let readers = SqlitePoolOptions::new()
-            .max_connections(readers)
+            .max_connections(READERS)
             .acquire_timeout(TURN_TIMEOUT)
             .test_before_acquire(false)
             .idle_timeout(None)

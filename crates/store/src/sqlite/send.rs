@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use prediction::{DeliveryId, PredictionId, WorkerId};
-use sqlx::{SqliteConnection, types::Json};
+use sqlx::{SqliteConnection, query::QueryScalar, sqlite::SqliteArguments, types::Json};
 use uuid::Uuid;
 
 use super::{
@@ -182,11 +182,12 @@ impl Sqlite {
         limit: u32,
         among: Option<&[PredictionId]>,
     ) -> Result<SweptDeliveries, StoreError> {
-        // Mostly there is none, and nobody need wait for the writer.
-        if among.is_none() && self.over_deliveries(longest, 1).await?.is_empty() {
+        let mut transaction = self.writer.begin().await?;
+        // Mostly there is none, and to look is quicker.
+        if among.is_none() && over(longest, 1).fetch_optional(&mut *transaction).await?.is_none() {
+            transaction.commit().await?;
             return Ok(SweptDeliveries::default());
         }
-        let mut transaction = self.writer.begin().await?;
         let (now, among) = (clock::now(), among.map(id_list));
         let requeued = sqlx::query(SWEEP_LEASES).bind(now).bind(limit).bind(&among).execute(&mut *transaction).await?;
         let old = sqlx::query(SWEEP_OLD).bind(now).bind(limit).bind(micros(longest)).bind(&among);
@@ -196,9 +197,12 @@ impl Sqlite {
     }
 
     pub(crate) async fn over_deliveries(&self, longest: Duration, limit: u32) -> Result<Vec<PredictionId>, StoreError> {
-        let over = sqlx::query_scalar(OVER).bind(clock::now()).bind(limit).bind(micros(longest));
-        Ok(rows::ids(over.fetch_all(&self.readers).await?))
+        Ok(rows::ids(over(longest, limit).fetch_all(&self.readers).await?))
     }
+}
+
+fn over<'a>(longest: Duration, limit: u32) -> QueryScalar<'a, sqlx::Sqlite, Uuid, SqliteArguments> {
+    sqlx::query_scalar(OVER).bind(clock::now()).bind(limit).bind(micros(longest))
 }
 
 async fn front(

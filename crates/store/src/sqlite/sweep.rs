@@ -1,6 +1,7 @@
 //! Ending what is over: leases that ran out, deadlines that passed.
 
 use prediction::{PredictionId, Status};
+use sqlx::{query::QueryScalar, sqlite::SqliteArguments};
 use uuid::Uuid;
 
 use super::{Sqlite, clock, complete::fail, id_list};
@@ -49,18 +50,18 @@ const OVER: &str = "
 
 impl Sqlite {
     pub(crate) async fn over(&self, sweep: Sweep) -> Result<Vec<PredictionId>, StoreError> {
-        let over = sqlx::query_scalar(OVER).bind(clock::now()).bind(sweep.limit).bind(sweep.leases);
-        Ok(rows::ids(over.fetch_all(&self.readers).await?))
+        Ok(rows::ids(over(sweep).fetch_all(&self.readers).await?))
     }
 
     /// `among`: if anything, no others.
     pub(crate) async fn sweep(&self, sweep: Sweep, among: Option<&[PredictionId]>) -> Result<Swept, StoreError> {
-        // Mostly there is nothing, and nobody need wait for the writer.
-        if among.is_none() && self.over(Sweep { limit: 1, ..sweep }).await?.is_empty() {
-            return Ok(Swept::default());
-        }
         let (mut swept, among) = (Swept::default(), among.map(id_list));
         let mut transaction = self.writer.begin().await?;
+        // Mostly there is nothing, and to look is quicker.
+        if among.is_none() && over(Sweep { limit: 1, ..sweep }).fetch_optional(&mut *transaction).await?.is_none() {
+            transaction.commit().await?;
+            return Ok(swept);
+        }
         let now = clock::now();
         if sweep.leases {
             let rows: Vec<(Uuid, i16)> = sqlx::query_as(SWEEP_LEASES)
@@ -83,4 +84,8 @@ impl Sqlite {
         swept.ended.extend(late);
         Ok(swept)
     }
+}
+
+fn over<'a>(sweep: Sweep) -> QueryScalar<'a, sqlx::Sqlite, Uuid, SqliteArguments> {
+    sqlx::query_scalar(OVER).bind(clock::now()).bind(sweep.limit).bind(sweep.leases)
 }
