@@ -6,6 +6,7 @@
 //! they are asked for beforehand only while there are some, and else once the memory is in use: then the system makes them beside.
 
 use std::{
+    alloc::{Layout, alloc, dealloc},
     fmt, fs,
     ptr::NonNull,
     sync::{
@@ -13,8 +14,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-
-use memmap2::MmapMut;
 
 use crate::scratch::{LINE_BYTES, Line};
 
@@ -24,14 +23,10 @@ const HUGE_PAGE: usize = 2 << 20;
 pub struct Arena(Option<Arc<Block>>);
 
 struct Block {
-    /// The first line, where a huge page may begin.
     begin: NonNull<Line>,
-    /// Lines in all, zeros until they are written to.
-    lines: usize,
+    layout: Layout,
     /// Lines that were handed out.
     used: AtomicUsize,
-    /// Keeps the memory.
-    _map: MmapMut,
 }
 
 // SAFETY: a block only counts what it hands out; each part belongs to whoever took it.
@@ -57,32 +52,31 @@ impl Arena {
     /// of its own.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
-        Self(Block::new(bytes).map(Arc::new))
+        let layout = bytes.checked_next_multiple_of(HUGE_PAGE).filter(|bytes| *bytes > 0);
+        let layout = layout.and_then(|bytes| Layout::from_size_align(bytes, HUGE_PAGE).ok());
+        Self(layout.and_then(|layout| {
+            // SAFETY: the layout is of at least one page.
+            let begin: NonNull<Line> = NonNull::new(unsafe { alloc(layout) })?.cast();
+            if are_free(layout.size()) {
+                advise(begin.as_ptr().cast(), layout.size());
+            }
+            Some(Arc::new(Block { begin, layout, used: AtomicUsize::new(0) }))
+        }))
     }
 
     /// So many lines, of zeros, if there is room for them.
     pub(crate) fn take(&self, lines: usize) -> Option<Part> {
         let block = self.0.as_ref()?;
-        let taken = |used: usize| used.checked_add(lines).filter(|used| *used <= block.lines);
+        let all = block.layout.size() / LINE_BYTES;
+        let taken = |used: usize| used.checked_add(lines).filter(|used| *used <= all);
         let first = block.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
-        // SAFETY: lines `first..first + lines` are within the block.
-        let begin = unsafe { block.begin.add(first) };
+        // SAFETY: lines `first..first + lines` are within the block and handed out once; zeros are a `Line`.
+        let begin = unsafe {
+            let begin = block.begin.add(first);
+            begin.write_bytes(0, lines);
+            begin
+        };
         Some(Part { begin, lines, _block: Arc::clone(block) })
-    }
-}
-
-impl Block {
-    /// `None` where the system does not give as much.
-    fn new(bytes: usize) -> Option<Self> {
-        let bytes = bytes.checked_next_multiple_of(HUGE_PAGE).filter(|bytes| *bytes > 0)?;
-        // A map begins at any small page.
-        let mut map = MmapMut::map_anon(bytes.checked_add(HUGE_PAGE)?).ok()?;
-        let before = map.as_ptr().align_offset(HUGE_PAGE);
-        let begin: NonNull<u8> = NonNull::from(map.get_mut(before..before + bytes)?).cast();
-        if are_free(bytes) {
-            advise(begin.as_ptr(), bytes);
-        }
-        Some(Self { begin: begin.cast(), lines: bytes / LINE_BYTES, used: AtomicUsize::new(0), _map: map })
     }
 }
 
@@ -95,6 +89,13 @@ impl Drop for Arena {
     }
 }
 
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and no part is left: each holds the block.
+        unsafe { dealloc(self.begin.as_ptr().cast(), self.layout) };
+    }
+}
+
 impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let used = self.0.as_ref().map(|block| block.used.load(Ordering::Relaxed) * LINE_BYTES);
@@ -104,7 +105,7 @@ impl fmt::Debug for Arena {
 
 impl Part {
     pub(crate) fn lines(&self) -> &[Line] {
-        // SAFETY: the lines are this part's alone, since each is handed out once, and the map's zeros are lines.
+        // SAFETY: the lines are this part's, and were written as zeros.
         unsafe { std::slice::from_raw_parts(self.begin.as_ptr(), self.lines) }
     }
 
