@@ -43,12 +43,8 @@ pub(crate) fn name(precision: &str) -> String {
 /// Directories of it in each of [`PRECISIONS`], below `parent`: a copy, and what `augur models quantize` makes of that.
 pub(crate) async fn variants(model: &Path, parent: &Path) -> Vec<PathBuf> {
     let [original, made @ ..] = PRECISIONS;
-    let dir = parent.join(name(original));
-    for file in inference::inspect(model).expect("the model is sound").files {
-        let copy = dir.join(&file.path);
-        fs::create_dir_all(copy.parent().expect("it lies in a directory")).expect("a directory can be made");
-        fs::copy(model.join(&file.path), &copy).expect("a file can be copied");
-    }
+    let files = inference::inspect(model).expect("the model is sound").files.into_iter().map(|file| file.path);
+    inference::copy_files(model, &parent.join(name(original)), files).expect("files can be copied");
     for precision in made {
         let mut quantize = without_settings(&program("augur"));
         quantize.args(["models", "quantize", &name(original), "--to", precision, "--name", &name(precision), "--yes"]);
