@@ -43,11 +43,13 @@ const INSERT: &str = "
     )
     INSERT INTO predictions (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, retention)
     SELECT id, '', $4, 0, 2, now(), now(), now(), interval '7 days' FROM new";
+/// As ours, it does not wait for the disk.
 const CLAIM: &str = "
-    WITH taken AS (
+    WITH clock AS MATERIALIZED (SELECT now() AS at, set_config('synchronous_commit', 'off', true)),
+    taken AS (
         UPDATE predictions
         SET status = 1, epoch = epoch + 1, attempts = attempts + 1, worker = $2,
-            lease_until = now() + interval '10 s', claimed_at = now(), started_at = now()
+            lease_until = (SELECT at FROM clock) + interval '10 s', claimed_at = now(), started_at = now()
         WHERE id = ANY($1)
         RETURNING id
     )

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
+    path::Path,
     thread,
     time::Instant,
 };
@@ -12,6 +13,8 @@ use crate::{numbers::percentile, program::program, servers::Servers};
 
 const PAGE: [u8; 8192] = [1; 8192];
 const SYNCS: usize = 500;
+/// What the programs are built from.
+const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// By what they are; for people.
 pub(crate) async fn measure() -> BTreeMap<String, String> {
@@ -26,7 +29,9 @@ pub(crate) async fn measure() -> BTreeMap<String, String> {
             read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
         ),
         ("fdatasync of 8 KiB".to_owned(), format!("{:.0} µs (median)", fdatasync() * 1e6)),
-        ("augur".to_owned(), version().await),
+        ("file system of the servers".to_owned(), said("stat", &["--file-system", "--format=%T", &temporary()]).await),
+        ("augur".to_owned(), said(program("augur"), &["--version"]).await),
+        ("commit".to_owned(), said("git", &["-C", SOURCE, "describe", "--always", "--dirty", "--abbrev=12"]).await),
     ]);
     conditions.extend(Servers::start().await.stated().await);
     conditions
@@ -56,7 +61,16 @@ fn fdatasync() -> f64 {
     percentile(&seconds, 0.5)
 }
 
-async fn version() -> String {
-    let output = tokio::process::Command::new(program("augur")).arg("--version").output().await;
-    String::from_utf8_lossy(&output.expect("it can be started").stdout).trim().to_owned()
+fn temporary() -> String {
+    std::env::temp_dir().to_string_lossy().into_owned()
+}
+
+/// What a program prints, if it can be started.
+async fn said(program: impl AsRef<Path>, arguments: &[&str]) -> String {
+    let output = tokio::process::Command::new(program.as_ref()).args(arguments).output().await;
+    let said = output.ok().filter(|output| output.status.success()).map(|output| output.stdout).unwrap_or_default();
+    match String::from_utf8_lossy(&said).trim() {
+        "" => "unknown".to_owned(),
+        said => said.to_owned(),
+    }
 }

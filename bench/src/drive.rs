@@ -135,17 +135,22 @@ pub(crate) fn value(number: usize) -> String {
 /// Every id that was answered is that of a prediction which succeeded with what was sent with it, and there are no others.
 /// Returns when the last one ended, in seconds since 1970.
 pub(crate) async fn verify(subject: &Subject, ids: &[(String, usize)]) -> f64 {
-    let values: Vec<String> = ids.iter().map(|(_, number)| value(*number)).collect();
-    let right = sqlx::query(subject.dialect.right)
-        .bind(ids.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-        .bind(values)
-        .fetch_one(&subject.database);
-    let right: i64 = right.await.expect("Postgres answers").get(0);
+    let right = right(subject, ids).await;
     let ends = sqlx::query(subject.dialect.ends).fetch_one(&subject.database).await.expect("Postgres answers");
     let (last, all): (f64, i64) = (ends.get(0), ends.get(1));
     let sent = i64::try_from(ids.len()).expect("few enough");
     assert_eq!((right, all), (sent, sent), "right results and predictions in all, of those that were sent");
     last
+}
+
+/// How many of these ids are those of predictions which succeeded with what was sent with them.
+pub(crate) async fn right(subject: &Subject, ids: &[(String, usize)]) -> i64 {
+    let values: Vec<String> = ids.iter().map(|(_, number)| value(*number)).collect();
+    let right = sqlx::query(subject.dialect.right)
+        .bind(ids.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+        .bind(values)
+        .fetch_one(&subject.database);
+    right.await.expect("Postgres answers").get(0)
 }
 
 /// By this machine's clock.

@@ -6,8 +6,8 @@ use crate::numbers::number;
 
 /// Rows of one statement.
 const CHUNK: usize = 200_000;
-/// Ids that are returned, to ask for later.
-const SOME: usize = 1_000;
+/// Ids that are returned, to ask for later, each once.
+const SOME: usize = 2_000;
 
 /// Predictions accepted one every 20 ms, the last one just now: ids that grow in time as ours do, values, and their inputs.
 /// $1 from, $2 until, $3 in all.
@@ -54,7 +54,8 @@ const WAITING: &str = concat!(
     ORDER BY id"
 );
 
-const SAMPLE: &str = "SELECT id::text FROM predictions TABLESAMPLE BERNOULLI ($1) LIMIT $2";
+/// From everywhere, in no order.
+const SAMPLE: &str = "SELECT id::text FROM predictions TABLESAMPLE BERNOULLI ($1) ORDER BY random() LIMIT $2";
 
 /// Fills the store with predictions that have succeeded. Returns some of their ids.
 pub(crate) async fn finished(database: &mut PgConnection, count: usize) -> Vec<String> {

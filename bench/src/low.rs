@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     drive::value,
-    http::{Connection, request},
+    http::{Answer, Connection, request},
     numbers::{Numbers, percentile},
     receiver::Receiver,
     subject::Dialect,
@@ -80,14 +80,15 @@ impl Load {
         }
         let mut milliseconds: BTreeMap<Way, Vec<f64>> = BTreeMap::new();
         let mut webhooks = BTreeMap::new();
-        for (way, (id, begun, seconds)) in callers.join_all().await {
+        for (way, told) in callers.join_all().await {
             match way {
-                Way::Webhook => drop(webhooks.insert(format!("{id}_completed"), begun)),
-                _ => milliseconds.entry(way).or_default().push(seconds * 1e3),
+                Way::Webhook => drop(webhooks.insert(format!("{}_completed", told.id), told)),
+                _ => milliseconds.entry(way).or_default().push(told.seconds * 1e3),
             }
         }
         if let Some(receiver) = receiver {
             milliseconds.insert(Way::Webhook, arrivals(receiver, &webhooks).await);
+            self.verify(webhooks.values()).await;
         }
         let numbers = milliseconds.iter().flat_map(|(way, values)| {
             let name = |share: &str| format!("{prefix}, {}, {share}: ms", way.name());
@@ -96,9 +97,8 @@ impl Load {
         numbers.collect()
     }
 
-    /// One caller: the id, when it was submitted in seconds since 1970, and after how many seconds the result was known. Who is told
-    /// by webhook makes sure of the result later.
-    async fn predict(&self, way: Way, number: usize, webhook: &str, idle: &Idle) -> (String, f64, f64) {
+    /// One caller, who knows the result afterwards; or, who is told by webhook, will.
+    async fn predict(&self, way: Way, number: usize, webhook: &str, idle: &Idle) -> Told {
         let lent = idle.lock().await.pop();
         let mut connection = match lent {
             Some(connection) => connection,
@@ -115,37 +115,70 @@ impl Load {
         let post = request("POST", self.dialect.path, fields, &body);
         let (since_1970, begun) = (seconds_since_1970(), Instant::now());
         let answer = connection.exchange(&post).await;
+        let mut seconds = begun.elapsed().as_secs_f64();
         assert!([201, 202].contains(&answer.status), "{}", String::from_utf8_lossy(answer.body));
         let id = answer.text("\"id").expect("an accepted prediction has an id").to_owned();
-        let mut known = answer.text("\"status") == Some("succeeded") && answer.text("\"output") == Some(&value);
-        let mut seconds = begun.elapsed().as_secs_f64();
-        let query = if way == Way::LongPoll { "?wait=30" } else { "" };
-        let get = request("GET", &format!("{}{id}{query}", self.dialect.read), "", "");
-        while !known {
-            if matches!(way, Way::Poll | Way::Webhook) {
-                sleep(POLL).await;
-            }
-            let answer = connection.exchange(&get).await;
-            seconds = begun.elapsed().as_secs_f64();
-            assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(answer.body));
-            if answer.text("\"status") == Some("succeeded") {
-                assert_eq!(answer.text("\"output"), Some(value.as_str()), "the output is the input");
-                known = true;
+        if way == Way::Prefer {
+            assert!(is_result(&answer, &value), "who waits is answered with the result");
+        }
+        if matches!(way, Way::LongPoll | Way::Poll) {
+            let query = if way == Way::LongPoll { "?wait=30" } else { "" };
+            let get = request("GET", &format!("{}{id}{query}", self.dialect.read), "", "");
+            loop {
+                if way == Way::Poll {
+                    sleep(POLL).await;
+                }
+                let answer = connection.exchange(&get).await;
+                seconds = begun.elapsed().as_secs_f64();
+                if is_result(&answer, &value) {
+                    break;
+                }
             }
         }
         idle.lock().await.push(connection);
-        (id, since_1970, seconds)
+        Told { id, value, since_1970, seconds }
+    }
+
+    /// Whether those who were told by webhook can read what they were told of.
+    async fn verify(&self, all: impl Iterator<Item = &Told>) {
+        let mut connection = Connection::open(self.address).await;
+        for told in all {
+            let get = request("GET", &format!("{}{}", self.dialect.read, told.id), "", "");
+            assert!(
+                is_result(&connection.exchange(&get).await, &told.value),
+                "a webhook comes when the result is there"
+            );
+        }
     }
 }
 
+/// What became of one prediction.
+struct Told {
+    id: String,
+    /// What it was to give.
+    value: String,
+    /// When it was submitted, in seconds since 1970.
+    since_1970: f64,
+    /// After how many seconds its caller knew the result, unless a webhook tells it.
+    seconds: f64,
+}
+
+/// Whether an answer has the result, and that is right.
+fn is_result(answer: &Answer<'_>, value: &str) -> bool {
+    assert!([200, 201].contains(&answer.status), "{}", String::from_utf8_lossy(answer.body));
+    let is_over = answer.text("\"status") == Some("succeeded");
+    assert!(!is_over || answer.text("\"output") == Some(value), "the output is the input");
+    is_over
+}
+
 /// Milliseconds from each submission until its webhook had been read.
-async fn arrivals(receiver: &Receiver, webhooks: &BTreeMap<String, f64>) -> Vec<f64> {
+async fn arrivals(receiver: &Receiver, webhooks: &BTreeMap<String, Told>) -> Vec<f64> {
     let begun = Instant::now();
     while receiver.count() < webhooks.len() {
         assert!(begun.elapsed() < PATIENCE, "webhooks are missing");
         sleep(POLL).await;
     }
-    receiver.take().iter().map(|(id, at)| (at - webhooks[id]) * 1e3).collect()
+    receiver.take().iter().map(|(id, at)| (at - webhooks[id].since_1970) * 1e3).collect()
 }
 
 fn seconds_since_1970() -> f64 {

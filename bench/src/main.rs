@@ -2,7 +2,7 @@
 //! several times, and reports medians with the conditions they were measured under.
 //!
 //! ```sh
-//! cargo build --release -p bench -p api -p worker -p cli && target/release/bench storm --json storm.json
+//! cargo run --release -p bench -- storm --json storm.json
 //! ```
 
 mod bare;
@@ -88,6 +88,7 @@ async fn main() -> ExitCode {
         say(&usage());
         return ExitCode::from(2);
     };
+    program::build().await;
     let conditions = conditions::measure().await;
     conditions.iter().for_each(|(what, value)| say(&format!("{what}: {value}")));
     let measured = (asked.case.measure)(asked.runs, asked.most.unwrap_or(usize::MAX)).await;

@@ -17,6 +17,24 @@ use tokio::{
 /// Longer than any program takes to start.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The packages whose programs are measured.
+const PACKAGES: [&str; 3] = ["api", "worker", "cli"];
+
+/// Under `cargo run`, which builds this program alone, builds those that are measured: none is measured as it was before.
+///
+/// # Panics
+/// When they cannot be built, and when this is no release program, because then they are none either.
+pub(crate) async fn build() {
+    assert!(!cfg!(debug_assertions), "only release programs are measured: cargo run --release -p bench");
+    let Some(cargo) = std::env::var_os("CARGO") else { return };
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "--locked", "--manifest-path"]);
+    build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    build.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    let built = build.status().await.expect("cargo can be started");
+    assert!(built.success(), "the programs cannot be built");
+}
+
 /// The programs lie beside this one.
 ///
 /// # Panics

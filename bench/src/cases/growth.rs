@@ -11,7 +11,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Measured, say_run};
 use crate::{
-    drive::{apart, value},
+    cpu::Used,
+    drive::{apart, right, value},
     fill,
     http::{Connection, request},
     numbers::{Numbers, percentile},
@@ -105,11 +106,17 @@ async fn once(servers: &Arc<Servers>, store: &Filled) -> Numbers {
     let mut subject = stage.subject(&AUGUR).await;
     reset(&stage).await;
     let mut numbers = Numbers::new();
-    numbers.extend(requests(&stage, store).await);
+    let (before, begun) = (Used::until_now(&subject.processes), Instant::now());
+    let (timed, submitted) = requests(&stage, store).await;
+    numbers.extend(timed);
+    let used = Used::until_now(&subject.processes);
+    numbers.extend(used.numbers(&before, &store.name, submitted.len(), begun.elapsed().as_secs_f64()));
     if store.is_backlog {
         numbers.extend(work(&stage, store).await);
     } else {
         subject.over().await;
+        let sent = i64::try_from(submitted.len()).expect("few enough");
+        assert_eq!(right(&subject, &submitted).await, sent, "right results, of those that were submitted");
         let rows = sqlx::query(CLAIMED).bind(i64::try_from(REQUESTS).expect("few enough")).fetch_all(&stage.database);
         let rows = rows.await.expect("Postgres answers");
         let milliseconds: Vec<f64> = rows.iter().map(|row| row.get(0)).collect();
@@ -127,14 +134,14 @@ async fn reset(stage: &Stage) {
     sqlx::query("SELECT pg_stat_statements_reset()").execute(&stage.database).await.expect("the extension is there");
 }
 
-/// Submits, polls and lists, evenly in time and in turn.
-async fn requests(stage: &Stage, store: &Filled) -> Numbers {
-    let (address, ids) = (stage.address, store.ids.clone());
+/// Submits, polls and lists, evenly in time and in turn; also the ids of what was submitted, with their numbers.
+async fn requests(stage: &Stage, store: &Filled) -> (Numbers, Vec<(String, usize)>) {
+    let (address, ids, is_backlog) = (stage.address, store.ids.clone(), store.is_backlog);
     let timed = apart(move || async move {
         let mut connection = Connection::open(address).await;
         let mut ticks = interval(Duration::from_secs(1) / RATE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut timed: [Vec<f64>; 3] = Default::default();
+        let (mut timed, mut submitted): ([Vec<f64>; 3], _) = (Default::default(), Vec::new());
         let Dialect { path, read, around: (begin, end), .. } = AUGUR;
         // As many again before, which are not counted.
         for number in 0..2 * REQUESTS {
@@ -145,16 +152,27 @@ async fn requests(stage: &Stage, store: &Filled) -> Numbers {
                 ticks.tick().await;
                 let begun = Instant::now();
                 let answer = connection.exchange(request).await;
-                assert!([200, 202].contains(&answer.status), "{}", String::from_utf8_lossy(answer.body));
+                let is_right = match (kind, answer.status) {
+                    (0, 202) => {
+                        let id = answer.text("\"id").expect("an accepted prediction has an id");
+                        submitted.push((id.to_owned(), number));
+                        true
+                    }
+                    (1, 200) => answer.text("\"status") == Some(if is_backlog { "starting" } else { "succeeded" }),
+                    (2, 200) => answer.text("\"id").is_some(),
+                    _ => false,
+                };
+                assert!(is_right, "{}", String::from_utf8_lossy(answer.body));
                 if number >= REQUESTS {
                     timed[kind].push(begun.elapsed().as_secs_f64() * 1e3);
                 }
             }
         }
-        timed
+        (timed, submitted)
     });
-    let timed = timed.await;
-    ["submit", "poll", "first page"].iter().zip(&timed).flat_map(|(what, values)| shares(store, what, values)).collect()
+    let (timed, submitted) = timed.await;
+    let numbers = ["submit", "poll", "first page"].iter().zip(&timed);
+    (numbers.flat_map(|(what, values)| shares(store, what, values)).collect(), submitted)
 }
 
 /// A worker at the backlog for a while: how long its claims take, and how much memory everything needs.

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::{Measured, say_run};
 use crate::{
+    cpu::{Processes, Used},
     drive::apart,
     low::{Load, Way},
     minilm,
@@ -21,8 +22,8 @@ use crate::{
     subject::AUGUR,
 };
 
-/// Submissions per second, and for how long.
-const LOADS: [(u32, Duration); 2] = [(20, Duration::from_secs(12)), (100, Duration::from_secs(8))];
+/// Submissions per second, and for how long: enough that each way has 200, of which the 99th percentile is the third longest.
+const LOADS: [(u32, Duration); 2] = [(20, Duration::from_secs(40)), (100, Duration::from_secs(10))];
 /// The same before it counts.
 const WARM_UP: (u32, Duration) = (100, Duration::from_secs(2));
 /// How often each program is started.
@@ -43,9 +44,11 @@ pub(super) async fn measure(runs: usize) -> Measured {
         let sender = stage.sender().await;
         let embedded = Embedded::start().await;
         let mut numbers = Numbers::new();
-        for (name, address) in [("Postgres and Redis", stage.address), ("embedded", embedded.address)] {
-            numbers.extend(load(name, address).await);
-        }
+        let mut processes = stage.subject(&AUGUR).await.processes;
+        processes.insert("the sender".into(), vec![sender.id()]);
+        numbers.extend(load("Postgres and Redis", stage.address, &processes).await);
+        let processes = [("augur serve".into(), vec![embedded.program.id()])].into();
+        numbers.extend(load("embedded", embedded.address, &processes).await);
         sender.end().await;
         numbers.extend(starts(&stage, &models).await);
         say_run(run, &numbers);
@@ -54,18 +57,25 @@ pub(super) async fn measure(runs: usize) -> Measured {
     Measured { runs: all, skipped }
 }
 
-async fn load(name: &str, address: SocketAddr) -> Numbers {
+async fn load(name: &str, address: SocketAddr, processes: &Processes) -> Numbers {
     let mut numbers = Numbers::new();
     for (place, (per_second, lasts)) in [WARM_UP].into_iter().chain(LOADS).enumerate() {
         let load = Load { dialect: &AUGUR, address, ways: &Way::ALL, per_second, lasts };
         let prefix = format!("{name}, {per_second}/s");
-        let measured = apart(move || async move {
-            let receiver = Receiver::start(Duration::ZERO).await;
-            load.measure(Some(&receiver), &prefix).await
+        let (before, begun) = (Used::until_now(processes), Instant::now());
+        let measured = apart({
+            let prefix = prefix.clone();
+            move || async move {
+                let receiver = Receiver::start(Duration::ZERO).await;
+                load.measure(Some(&receiver), &prefix).await
+            }
         });
         let measured = measured.await;
         if place > 0 {
             numbers.extend(measured);
+            let seconds = begun.elapsed().as_secs_f64();
+            let predictions = usize::try_from(u64::from(per_second) * lasts.as_secs()).expect("few enough");
+            numbers.extend(Used::until_now(processes).numbers(&before, &prefix, predictions, seconds));
         }
     }
     numbers
@@ -99,7 +109,7 @@ async fn start<A: Iterator<Item = OsString>>(name: &str, arguments: impl Fn() ->
 /// Everything in one process, on a file.
 struct Embedded {
     address: SocketAddr,
-    _program: Program,
+    program: Program,
     _data: TempDir,
 }
 
@@ -117,6 +127,6 @@ impl Embedded {
             arguments.extend([option.into(), path.into()]);
         }
         let program = Program::start(&program("augur"), arguments, &[], "listening on ").await;
-        Self { address, _program: program, _data: data }
+        Self { address, program, _data: data }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 /// Predictions of one measurement, and tickets.
 const COUNT: usize = 100_000;
 /// Rows of a statement and connections of each step; the best one is the limit.
-const SETTINGS: [(usize, usize); 3] = [(256, 1), (256, 2), (512, 2)];
+const SETTINGS: [(usize, usize); 4] = [(256, 1), (256, 2), (512, 2), (1024, 2)];
 
 pub(super) async fn once(most: usize) -> Numbers {
     let count = COUNT.min(most);

@@ -2,11 +2,13 @@
 
 mod deliveries;
 mod encoder;
+mod expiry;
 mod first;
 mod growth;
 mod latency;
 mod limit;
 mod memory;
+mod overload;
 mod peers;
 mod pool;
 mod storm;
@@ -57,6 +59,16 @@ pub(crate) const CASES: &[Case] = &[
         about: "requests and claims on stores with 10^4 to 10^7 finished predictions (some 20 GB of disk, and a quarter of an
                hour to fill), and with a million waiting ones",
         measure: |runs, most| Box::pin(growth::measure(runs, most)),
+    },
+    Case {
+        name: "overload",
+        about: "ten times what a worker can do, for ten minutes: what is let in, what is refused, and the memory of everything",
+        measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || overload::once(most))),
+    },
+    Case {
+        name: "expiry",
+        about: "records that have expired, removed by one worker",
+        measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || expiry::once(most))),
     },
     Case {
         name: "peers",

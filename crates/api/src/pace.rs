@@ -24,14 +24,15 @@ pub(crate) type Line = (ModelName, Version);
 pub(crate) struct Rate {
     /// Over the last minute.
     pub(crate) last_minute: f64,
-    /// Over those parts of it in which predictions waited, if these say enough: what workers can do.
+    /// Over those parts of it in which predictions waited, if these say enough: what workers can do. Where nothing has ended for a minute
+    /// and something has waited all the time, what was known before.
     pub(crate) at_work: Option<f64>,
 }
 
 impl Rate {
-    /// The rate at which what waits is expected to be served, if there is one: a guess, good enough to tell people.
+    /// The rate at which what waits is expected to be served, if anything is: a guess, good enough to tell people.
     pub(crate) fn expected(self) -> Option<f64> {
-        self.at_work.or(Some(self.last_minute)).filter(|rate| *rate > 0.0)
+        (self.last_minute > 0.0).then(|| self.at_work.unwrap_or(self.last_minute))
     }
 }
 
@@ -43,6 +44,9 @@ pub(crate) struct Pace {
     until: Option<OffsetDateTime>,
     /// The lines in which predictions waited at the last look.
     at_work: HashSet<Line>,
+    /// Of these, the rates at work that were found last: they outlast the minute when nothing ends any more, so that a line which nobody
+    /// serves grows no further than one that is served.
+    last_at_work: HashMap<Line, f64>,
 }
 
 /// A stretch of time, and what ended in it.
@@ -87,10 +91,22 @@ impl Pace {
             took -= oldest.took;
             self.spans.pop_front();
         }
+        let found: Vec<_> = self.found().into_iter().filter_map(|(line, rate)| Some((line, rate.at_work?))).collect();
+        self.last_at_work.extend(found);
+        self.last_at_work.retain(|line, _| self.at_work.contains(line));
     }
 
     /// The rates of all lines that anything is known of.
     pub(crate) fn rates(&self) -> HashMap<Line, Rate> {
+        let mut rates = self.found();
+        for (line, rate) in &self.last_at_work {
+            rates.entry(line.clone()).or_default().at_work.get_or_insert(*rate);
+        }
+        rates
+    }
+
+    /// What the last minute says.
+    fn found(&self) -> HashMap<Line, Rate> {
         let took: Duration = self.spans.iter().map(|span| span.took).sum();
         let mut finished: HashMap<&Line, u64> = HashMap::new();
         let mut at_work: HashMap<&Line, (u64, Duration)> = HashMap::new();
@@ -147,6 +163,28 @@ mod tests {
         assert_eq!(pace.rates()[&line()].expected(), Some(10.0));
         pass(&mut pace, &mut now, 2, 0, 10);
         assert_eq!(pace.rates()[&line()].at_work, Some(40.0 / 6.0));
+    }
+
+    #[test]
+    fn what_workers_could_do_is_remembered_while_nobody_does_it() {
+        let (mut pace, mut now) = (Pace::default(), OffsetDateTime::UNIX_EPOCH);
+        pass(&mut pace, &mut now, 0, 0, 10);
+        pass(&mut pace, &mut now, 4, 40, 10);
+        for _ in 0..300 {
+            pass(&mut pace, &mut now, 1, 0, 10);
+        }
+        let rate = pace.rates()[&line()];
+        assert_eq!((rate.last_minute, rate.expected()), (0.0, None), "nobody is told when it ends");
+        assert!(rate.at_work.is_some_and(|rate| rate > 0.0), "nothing bounds what waits");
+        // Once it is served again only that counts, and who has nothing to do is forgotten.
+        for _ in 0..60 {
+            pass(&mut pace, &mut now, 1, 3, 10);
+        }
+        assert_eq!(pace.rates()[&line()].at_work, Some(3.0));
+        for _ in 0..61 {
+            pass(&mut pace, &mut now, 1, 0, 0);
+        }
+        assert_eq!(pace.rates().get(&line()), None);
     }
 
     #[test]

@@ -157,7 +157,8 @@ pub struct ApiSettings {
     #[arg(value_name = "N")]
     pub queue_limit: u32,
     /// The most work that waits for one model version, as the time that it takes at the rate seen while predictions waited in the
-    /// last minute; new predictions for that version beyond it are answered 503 likewise.
+    /// last minute, or before that while nothing ends; new predictions for that version beyond it are answered 503 likewise. As long
+    /// as no rate was seen, only their number is bounded.
     #[arg(long, env = "AUGUR_QUEUE_TIME_LIMIT", value_parser = positive_duration, value_name = "DURATION")]
     pub queue_time_limit: Option<Duration>,
     /// The most of the queue that one API key may fill, of its predictions and of its time, unless the key has a share of its own:
