@@ -13,7 +13,7 @@ use crate::{numbers::percentile, program::program, servers::Servers};
 
 const PAGE: [u8; 8192] = [1; 8192];
 const SYNCS: usize = 500;
-/// What the programs are built from.
+/// The sources as they are now, from which `cargo run` builds the programs.
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// By what they are; for people.
@@ -31,7 +31,10 @@ pub(crate) async fn measure() -> BTreeMap<String, String> {
         ("fdatasync of 8 KiB".to_owned(), format!("{:.0} µs (median)", fdatasync() * 1e6)),
         ("file system of the servers".to_owned(), said("stat", &["--file-system", "--format=%T", &temporary()]).await),
         ("augur".to_owned(), said(program("augur"), &["--version"]).await),
-        ("commit".to_owned(), said("git", &["-C", SOURCE, "describe", "--always", "--dirty", "--abbrev=12"]).await),
+        (
+            "commit of the sources".to_owned(),
+            said("git", &["-C", SOURCE, "describe", "--always", "--dirty", "--abbrev=12"]).await,
+        ),
     ]);
     conditions.extend(Servers::start().await.stated().await);
     conditions

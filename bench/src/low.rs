@@ -166,7 +166,9 @@ struct Told {
 /// Whether an answer has the result, and that is right.
 fn is_result(answer: &Answer<'_>, value: &str) -> bool {
     assert!([200, 201].contains(&answer.status), "{}", String::from_utf8_lossy(answer.body));
-    let is_over = answer.text("\"status") == Some("succeeded");
+    let status = answer.text("\"status").expect("a prediction has a status");
+    assert!(!["failed", "canceled"].contains(&status), "{}", String::from_utf8_lossy(answer.body));
+    let is_over = status == "succeeded";
     assert!(!is_over || answer.text("\"output") == Some(value), "the output is the input");
     is_over
 }

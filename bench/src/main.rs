@@ -28,10 +28,11 @@ use std::{
     env, fs,
     io::{Write as _, stdout},
     path::PathBuf,
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cases::{CASES, Case},
@@ -82,6 +83,16 @@ fn say(line: &str) {
     let _ = writeln!(stdout(), "{line}");
 }
 
+/// Returns when this program is told to stop.
+async fn stopped() {
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be listened to");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let Some(asked) = asked() else {
@@ -91,7 +102,11 @@ async fn main() -> ExitCode {
     program::build().await;
     let conditions = conditions::measure().await;
     conditions.iter().for_each(|(what, value)| say(&format!("{what}: {value}")));
-    let measured = (asked.case.measure)(asked.runs, asked.most.unwrap_or(usize::MAX)).await;
+    let measured = tokio::select! {
+        measured = (asked.case.measure)(asked.runs, asked.most.unwrap_or(usize::MAX)) => measured,
+        // What was being measured has been dropped by now, and its processes are killed.
+        () = stopped() => process::exit(1),
+    };
     let medians = medians(&measured.runs);
     let (least, most) = (least(&measured.runs), most(&measured.runs));
     say(&format!("medians of {} runs (least to most):", asked.runs));

@@ -16,8 +16,8 @@ use crate::{
 
 /// Records that have expired.
 const EXPIRED: usize = 300_000;
-/// How often it is looked at how many are left.
-const PERIOD: Duration = Duration::from_millis(250);
+/// How often it is looked at how many are left: each look is counted as Postgres' time, too.
+const PERIOD: Duration = Duration::from_secs(1);
 /// A worker begins within a minute.
 const PATIENCE: Duration = Duration::from_secs(300);
 

@@ -62,7 +62,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "overload",
-        about: "ten times what a worker can do, for ten minutes: what is let in, what is refused, and the memory of everything",
+        about: "forty times what a worker can do, for ten minutes: what is let in, what is refused, and the memory of everything",
         measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || overload::once(most))),
     },
     Case {

@@ -1,11 +1,11 @@
-//! The case `overload`: for ten minutes ten times as much as a worker can do. How much is let in and how soon it is answered, how soon
+//! The case `overload`: for ten minutes forty times as much as a worker can do. How much is let in and how soon it is answered, how soon
 //! the rest is refused, and how much memory everything takes meanwhile.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,14 +24,15 @@ use crate::{
     subject::{AUGUR_SLEEPING, Dialect},
 };
 
-/// What the worker can do in a second: so many slots, of 20 ms for each prediction.
+/// What the worker can do in a second: the model takes 20 ms, and one prediction at a time.
+const PER_SECOND: usize = 50;
+/// Few, so that what is accepted waits in the store.
 const SLOTS: &str = "4";
-const PER_SECOND: usize = 200;
 /// How much more is asked for, for how long, over how many connections.
-const TIMES: usize = 10;
+const TIMES: usize = 40;
 const LASTS: Duration = Duration::from_secs(600);
 const CONNECTIONS: usize = 64;
-/// The most predictions that wait, which is 25 seconds of work.
+/// The most predictions that wait, which is 100 seconds of work.
 const QUEUE_LIMIT: &str = "5000";
 /// How often memory is read; how long the first while lasts, which later ones are compared with.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -54,19 +55,14 @@ pub(super) async fn once(most: usize) -> Numbers {
     stage.retire().await;
     let worker = stage.another_worker(&["--slots", SLOTS]).await;
     let mut subject = stage.subject(&AUGUR_SLEEPING).await;
-    let is_over = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
     let asking = tokio::spawn(apart({
-        let (dialect, address, is_over) = (subject.dialect, subject.address, Arc::clone(&is_over));
-        move || async move {
-            let answered = ask(dialect, address, most).await;
-            is_over.store(true, Ordering::Relaxed);
-            answered
-        }
+        let (dialect, address) = (subject.dialect, subject.address);
+        move || ask(dialect, address, most)
     }));
     let names = ["API's memory", "worker's memory", "Redis' memory"];
     let (mut settled, mut most) = ([0.0; 3], [0.0; 3]);
-    while !is_over.load(Ordering::Relaxed) {
+    while !asking.is_finished() {
         let now = [
             stage.api.resident_mib(),
             worker.resident_mib(),
@@ -83,12 +79,14 @@ pub(super) async fn once(most: usize) -> Numbers {
     subject.over().await;
     drive::verify(&subject, &answered.ids).await;
     worker.end().await;
+    stage.end().await;
     let mut numbers = Numbers::from([
         ("asked for: s".to_owned(), seconds),
         ("asked for/s".to_owned(), number(answered.accepted.len() + answered.refused.len()) / seconds),
         ("accepted/s".to_owned(), number(answered.accepted.len()) / seconds),
     ]);
-    for (what, milliseconds) in [("accepted", &answered.accepted), ("refused", &answered.refused)] {
+    let answers = [("accepted", &answered.accepted), ("refused", &answered.refused)];
+    for (what, milliseconds) in answers.into_iter().filter(|(_, milliseconds)| !milliseconds.is_empty()) {
         numbers.insert(format!("{what}, p50: ms"), percentile(milliseconds, 0.5));
         numbers.insert(format!("{what}, p99: ms"), percentile(milliseconds, 0.99));
     }
@@ -99,7 +97,7 @@ pub(super) async fn once(most: usize) -> Numbers {
     numbers
 }
 
-/// Asks at a steady rate, or as fast as answers come.
+/// Asks over all connections at once, again and again at a steady rate, or as fast as answers come.
 async fn ask(dialect: &'static Dialect, address: SocketAddr, most: usize) -> Answered {
     let (next, until) = (Arc::new(AtomicUsize::new(0)), Instant::now() + LASTS);
     let mut callers = JoinSet::new();

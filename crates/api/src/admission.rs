@@ -193,7 +193,7 @@ impl Queue {
         let part = |count: Count, all: Count| count.at_most() as f64 / all.at_most().max(count.at_most()).max(1) as f64;
         let (waiting, most) = (filled.count.at_most(), u64::from(bounds.predictions));
         if waiting >= most {
-            let rate: f64 = self.rates.values().filter_map(|rate| rate.at_work).sum();
+            let rate: f64 = self.rates.values().filter_map(|rate| rate.served()).sum();
             let excess = waiting as f64 - most as f64 * (1.0 - ROOM_TO_COME_BACK_TO);
             let seconds = excess / (rate * part(filled.count, self.all.count));
             return Some(Over { is_work: false, most, seconds: Some(seconds).filter(|_| rate > 0.0) });
@@ -201,12 +201,13 @@ impl Queue {
         let (bound, line) = (bounds.work?.as_secs_f64(), line?);
         let count = *filled.lines.get(line)?;
         // Of a line whose rate is not known, nothing is known but its length.
-        let rate = self.rates.get(line).and_then(|rate| rate.at_work)?;
+        let known = self.rates.get(line)?;
+        let rate = known.at_work?;
         let work = count.at_most() as f64 / rate;
         (work >= bound).then(|| {
             let excess = work - bound * (1.0 - ROOM_TO_COME_BACK_TO);
             let seconds = excess / part(count, self.all.lines.get(line).copied().unwrap_or_default());
-            Over { is_work: true, most: (bound * rate) as u64, seconds: Some(seconds) }
+            Over { is_work: true, most: (bound * rate) as u64, seconds: known.served().map(|_| seconds) }
         })
     }
 }

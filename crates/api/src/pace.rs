@@ -25,7 +25,7 @@ pub(crate) struct Rate {
     /// Over the last minute.
     pub(crate) last_minute: f64,
     /// Over those parts of it in which predictions waited, if these say enough: what workers can do. Where nothing has ended for a minute
-    /// and something has waited all the time, what was known before.
+    /// and something has waited all the time, what this was when something ended last.
     pub(crate) at_work: Option<f64>,
 }
 
@@ -33,6 +33,11 @@ impl Rate {
     /// The rate at which what waits is expected to be served, if anything is: a guess, good enough to tell people.
     pub(crate) fn expected(self) -> Option<f64> {
         (self.last_minute > 0.0).then(|| self.at_work.unwrap_or(self.last_minute))
+    }
+
+    /// What workers can do, if they do anything.
+    pub(crate) fn served(self) -> Option<f64> {
+        self.at_work.filter(|_| self.last_minute > 0.0)
     }
 }
 
@@ -44,8 +49,8 @@ pub(crate) struct Pace {
     until: Option<OffsetDateTime>,
     /// The lines in which predictions waited at the last look.
     at_work: HashSet<Line>,
-    /// Of these, the rates at work that were found last: they outlast the minute when nothing ends any more, so that a line which nobody
-    /// serves grows no further than one that is served.
+    /// Of these, the rates at work when something ended last: they outlast the minute in which nothing ends any more, so that a line which
+    /// nobody serves grows no further than one that is served.
     last_at_work: HashMap<Line, f64>,
 }
 
@@ -91,8 +96,10 @@ impl Pace {
             took -= oldest.took;
             self.spans.pop_front();
         }
-        let found: Vec<_> = self.found().into_iter().filter_map(|(line, rate)| Some((line, rate.at_work?))).collect();
-        self.last_at_work.extend(found);
+        let found = self.found();
+        let ended = self.spans.back().into_iter().flat_map(|span| &span.finished).map(|(line, _)| line);
+        let rate = |line: &Line| Some((line.clone(), found.get(line)?.at_work?));
+        self.last_at_work.extend(ended.filter_map(rate));
         self.last_at_work.retain(|line, _| self.at_work.contains(line));
     }
 
@@ -146,8 +153,8 @@ mod tests {
     fn pass(pace: &mut Pace, now: &mut OffsetDateTime, seconds: u64, finished: u64, waiting: u64) {
         *now += Duration::from_secs(seconds);
         let stretch = pace.next(*now).expect("time goes on");
-        let waiting = if waiting > 0 { count(waiting) } else { Vec::new() };
-        pace.count(stretch, count(finished), &waiting);
+        let some = |number| if number > 0 { count(number) } else { Vec::new() };
+        pace.count(stretch, some(finished), &some(waiting));
     }
 
     #[test]
@@ -174,8 +181,8 @@ mod tests {
             pass(&mut pace, &mut now, 1, 0, 10);
         }
         let rate = pace.rates()[&line()];
-        assert_eq!((rate.last_minute, rate.expected()), (0.0, None), "nobody is told when it ends");
-        assert!(rate.at_work.is_some_and(|rate| rate > 0.0), "nothing bounds what waits");
+        assert_eq!(rate, Rate { last_minute: 0.0, at_work: Some(10.0) });
+        assert_eq!((rate.expected(), rate.served()), (None, None), "nobody is told when it ends");
         // Once it is served again only that counts, and who has nothing to do is forgotten.
         for _ in 0..60 {
             pass(&mut pace, &mut now, 1, 3, 10);

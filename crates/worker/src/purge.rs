@@ -9,7 +9,7 @@ use crate::node::Node;
 
 const EVERY: Duration = Duration::from_secs(60);
 /// While there is more the pause is as long as the last removal took, but no shorter and no longer than this: a busy installation's
-/// records expire as fast as they were made, and removing them leaves the database half of the time.
+/// records expire as fast as they were made, and a worker keeps the database at removing them no more than half of the time.
 const WHILE_MORE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 /// The most records of each kind removed in one statement.
 const LIMIT: u32 = 1000;

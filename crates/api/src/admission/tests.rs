@@ -79,6 +79,10 @@ fn a_share_is_one_of_the_time_too() {
     counted(&admission, &[("1", 99), ("2", 101)], 10.0);
     let full = (Kind::QueueFull, "\"queue-time\";q=200;qu=\"concurrent-requests\" in 2 s".to_owned());
     assert_eq!(refused(&admission, &half), Some(full));
+    // It stays full when nothing is served any more; only nobody knows when that ends.
+    admission.queue().rates.values_mut().for_each(|rate| rate.last_minute = 0.0);
+    let full = (Kind::QueueFull, "\"queue-time\";q=200;qu=\"concurrent-requests\" in 10 s".to_owned());
+    assert_eq!(refused(&admission, &half), Some(full));
 }
 
 #[test]
