@@ -25,7 +25,9 @@ const PACKAGES: [&str; 3] = ["api", "worker", "cli"];
 /// # Panics
 /// When they cannot be built, and when this is no release program, because then they are none either.
 pub(crate) async fn build() {
-    assert!(!cfg!(debug_assertions), "only release programs are measured: cargo run --release -p bench");
+    if cfg!(debug_assertions) {
+        panic!("only release programs are measured: cargo run --release -p bench");
+    }
     let Some(cargo) = std::env::var_os("CARGO") else { return };
     let mut build = Command::new(cargo);
     build.args(["build", "--release", "--locked", "--manifest-path"]);
