@@ -3,7 +3,6 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{Events, Failure, ModelName, PredictionId, Priority, Status, Version};
 
@@ -52,15 +51,14 @@ impl Urls {
     /// The addresses of this prediction at an API whose address is `base`, without a slash at its end.
     #[must_use]
     pub fn of(id: PredictionId, base: &str) -> Self {
-        let mut room = Uuid::encode_buffer();
-        let get = [base, "/v1/predictions/", id.0.hyphenated().encode_lower(&mut room)].concat();
-        Self { cancel: [&get, "/cancel"].concat(), stream: None, get }
+        let get = format!("{base}/v1/predictions/{id}");
+        Self { cancel: format!("{get}/cancel"), stream: None, get }
     }
 
     /// The same, with the address of its stream, which `capability` opens.
     #[must_use]
     pub fn with_stream(mut self, capability: &str) -> Self {
-        self.stream = Some([&self.get, "/stream?sig=", capability].concat());
+        self.stream = Some(format!("{}/stream?sig={capability}", self.get));
         self
     }
 }

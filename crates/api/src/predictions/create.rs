@@ -60,7 +60,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    Box::pin(accept(&api, &caller, None, None, &headers, body)).await
+    accept(&api, &caller, None, None, &headers, body).await
 }
 
 /// Create a prediction of a model.
@@ -93,11 +93,10 @@ pub(super) async fn create_for_model(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    Box::pin(accept(&api, &caller, None, Some(Target::of_path(&owner, &name)), &headers, body)).await
+    accept(&api, &caller, None, Some(Target::of_path(&owner, &name)), &headers, body).await
 }
 
-/// Reads, validates and stores one prediction, and waits for it as its caller prefers. `id`: the caller's own, if any. Whoever calls this
-/// boxes it: the future of a handler is moved several times, and this is the most of it.
+/// Reads, validates and stores one prediction, and waits for it as its caller prefers. `id`: the caller's own, if any.
 pub(super) async fn accept(
     api: &Api,
     caller: &Caller,

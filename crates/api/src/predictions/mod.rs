@@ -27,8 +27,6 @@ use crate::{api::Api, problem::Problem};
 /// The bytes of an answer about a prediction, without what the caller or the model wrote; a guess on the large side, but below the
 /// thousand from which memory is no longer at hand.
 const USUAL_ANSWER: usize = 960;
-/// The headers of such an answer, which are one more than a map has room for at first.
-const USUAL_HEADERS: usize = 7;
 
 /// The calls on predictions.
 pub(crate) fn router() -> OpenApiRouter<Arc<Api>> {
@@ -67,8 +65,6 @@ fn json(prediction: &Prediction) -> Response {
     match serde_json::to_writer(&mut body, prediction) {
         Ok(()) => {
             let mut response = Response::new(Body::from(body));
-            // What comes to it later included.
-            response.headers_mut().reserve(USUAL_HEADERS);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         }

@@ -48,5 +48,5 @@ pub(super) async fn put(
     let id: PredictionId = id.parse().map_err(|_| {
         Problem::new(Kind::MalformedRequest, "The id in the address must be a UUID in its hyphenated form.")
     })?;
-    Box::pin(create::accept(&api, &caller, Some(id), None, &headers, body)).await
+    create::accept(&api, &caller, Some(id), None, &headers, body).await
 }
