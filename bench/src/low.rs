@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    drive::value,
+    drive::{seconds_since_1970, value},
     http::{Answer, Connection, request},
     numbers::{Numbers, percentile},
     receiver::Receiver,
@@ -181,8 +181,4 @@ async fn arrivals(receiver: &Receiver, webhooks: &BTreeMap<String, Told>) -> Vec
         sleep(POLL).await;
     }
     receiver.take().iter().map(|(id, at)| (at - webhooks[id].since_1970) * 1e3).collect()
-}
-
-fn seconds_since_1970() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }

@@ -4,7 +4,7 @@ use std::{
     io,
     net::Ipv4Addr,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::{
@@ -13,6 +13,8 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::drive::seconds_since_1970;
 
 /// Of each webhook, its id and when it had been read, in seconds since 1970.
 type Received = Arc<Mutex<Vec<(String, f64)>>>;
@@ -75,7 +77,7 @@ async fn serve(mut stream: TcpStream, received: &Received, delay: Duration) -> i
             return Ok(());
         }
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let now = seconds_since_1970();
     let id = field(&head, "webhook-id").unwrap_or_default().to_owned();
     received.lock().expect("no panic while locked").push((id, now));
     sleep(delay).await;

@@ -25,6 +25,9 @@ const CONCURRENCY: usize = 64;
 pub(crate) const WEBHOOKS: [&str; 4] =
     ["--webhook-key", "dGhlIGtleSBvZiB0aGUgYmVuY2htYXJrJ3Mgb3duISE=", "--webhook-allow", "127.0.0.0/8"];
 
+/// What there is memory of, see [`Stage::memories_mib`].
+pub(crate) const MEMORIES: [&str; 3] = ["API's memory", "worker's memory", "Redis' memory"];
+
 /// One installation: a database, and the programs that work on it. Senders of webhooks and further workers come by themselves.
 pub(crate) struct Stage {
     pub(crate) database: PgPool,
@@ -154,6 +157,13 @@ impl Stage {
             }
         };
         assert!(timeout(PATIENCE, wait).await.is_ok(), "waiting until {what} takes too long");
+    }
+
+    /// Memory in MiB of the API, of this worker and of Redis, as [`MEMORIES`] names them.
+    pub(crate) async fn memories_mib(&self, worker: &Program) -> [f64; 3] {
+        let redis = self.servers.redis_info("used_memory").await;
+        let redis: f64 = redis.parse().expect("a number of bytes");
+        [self.api.resident_mib(), worker.resident_mib(), redis / f64::from(1 << 20)]
     }
 
     /// Forgets all predictions and deliveries.

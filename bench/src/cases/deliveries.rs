@@ -1,16 +1,14 @@
 //! The case `deliveries`: webhooks per second to a receiver that is fast, how long after its end a prediction's webhook arrives,
 //! and a sender's memory.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::Row;
 use tokio::time::sleep;
 
 use super::memory;
 use crate::{
+    drive::seconds_since_1970,
     numbers::{Numbers, percentile},
     receiver::Receiver,
     stage::Stage,
@@ -40,7 +38,7 @@ async fn drain(stage: &Stage, origins: usize) -> f64 {
     let receiver = Receiver::start(Duration::ZERO).await;
     let webhooks: Vec<String> = (0..origins).map(|origin| receiver.url(origin)).collect();
     stage.predict(BACKLOG, None, &webhooks).await;
-    let begun = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let begun = seconds_since_1970();
     let sender = stage.sender().await;
     stage.until("all is delivered", "SELECT count(*) = 0 FROM deliveries WHERE status <> 2").await;
     sender.kill().await;

@@ -18,7 +18,7 @@ use crate::{
     numbers::{Numbers, percentile},
     say,
     servers::Servers,
-    stage::{Stage, migrated},
+    stage::{MEMORIES, Stage, migrated},
     subject::{AUGUR, Dialect},
 };
 
@@ -122,9 +122,7 @@ async fn once(servers: &Arc<Servers>, store: &Filled) -> Numbers {
         let milliseconds: Vec<f64> = rows.iter().map(|row| row.get(0)).collect();
         numbers.extend(shares(store, "accepted to claimed", &milliseconds));
         numbers.extend(claims(&stage, store).await);
-        numbers.insert(format!("{}, API's memory: MiB", store.name), stage.api.resident_mib());
-        numbers.insert(format!("{}, worker's memory: MiB", store.name), stage.worker().resident_mib());
-        numbers.insert(format!("{}, Redis' memory: MiB", store.name), redis_mib(&stage).await);
+        numbers.extend(memories(store, stage.memories_mib(stage.worker()).await));
     }
     stage.end().await;
     numbers
@@ -187,13 +185,11 @@ async fn work(stage: &Stage, store: &Filled) -> Numbers {
     let begun = Instant::now();
     let mut most = [0.0; 3];
     while begun.elapsed() < WORKED {
-        let now = [stage.api.resident_mib(), worker.resident_mib(), redis_mib(stage).await];
+        let now = stage.memories_mib(&worker).await;
         most = std::array::from_fn(|place| f64::max(most[place], now[place]));
         tokio::time::sleep(PERIOD).await;
     }
-    let names = ["API's memory", "worker's memory", "Redis' memory"];
-    let mut numbers: Numbers =
-        names.iter().zip(most).map(|(what, most)| (format!("{}, {what}: MiB", store.name), most)).collect();
+    let mut numbers = memories(store, most);
     numbers.extend(claims(stage, store).await);
     worker.end().await;
     numbers
@@ -212,6 +208,6 @@ fn shares(store: &Filled, what: &str, milliseconds: &[f64]) -> Numbers {
     [("p50", 0.5), ("p99", 0.99)].map(|(share, of)| (name(share), percentile(milliseconds, of))).into()
 }
 
-async fn redis_mib(stage: &Stage) -> f64 {
-    stage.servers.redis_info("used_memory").await.parse::<f64>().expect("a number of bytes") / f64::from(1 << 20)
+fn memories(store: &Filled, mib: [f64; 3]) -> Numbers {
+    MEMORIES.iter().zip(mib).map(|(what, mib)| (format!("{}, {what}: MiB", store.name), mib)).collect()
 }

@@ -20,7 +20,7 @@ use crate::{
     http::{Connection, request},
     numbers::{Numbers, number, percentile},
     servers::Servers,
-    stage::{Stage, migrated},
+    stage::{MEMORIES, Stage, migrated},
     subject::{AUGUR_SLEEPING, Dialect},
 };
 
@@ -60,15 +60,9 @@ pub(super) async fn once(most: usize) -> Numbers {
         let (dialect, address) = (subject.dialect, subject.address);
         move || ask(dialect, address, most)
     }));
-    let names = ["API's memory", "worker's memory", "Redis' memory"];
     let (mut settled, mut most) = ([0.0; 3], [0.0; 3]);
     while !asking.is_finished() {
-        let now = [
-            stage.api.resident_mib(),
-            worker.resident_mib(),
-            stage.servers.redis_info("used_memory").await.parse::<f64>().expect("a number of bytes")
-                / f64::from(1 << 20),
-        ];
+        let now = stage.memories_mib(&worker).await;
         most = std::array::from_fn(|place| f64::max(most[place], now[place]));
         if begun.elapsed() < SETTLED {
             settled = most;
@@ -90,7 +84,7 @@ pub(super) async fn once(most: usize) -> Numbers {
         numbers.insert(format!("{what}, p50: ms"), percentile(milliseconds, 0.5));
         numbers.insert(format!("{what}, p99: ms"), percentile(milliseconds, 0.99));
     }
-    for (place, name) in names.iter().enumerate() {
+    for (place, name) in MEMORIES.iter().enumerate() {
         numbers.insert(format!("{name}, most in the first minute: MiB"), settled[place]);
         numbers.insert(format!("{name}, most: MiB"), most[place]);
     }
