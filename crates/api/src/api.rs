@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use prediction::PredictionId;
 use queue::Queue;
-use store::{Accepted, Accepter, NewPrediction, Store};
+use store::{Accepted, Accepter, Finder, NewPrediction, Store};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -31,6 +31,10 @@ const FLUSHERS: usize = 2;
 /// The most predictions in one of those transactions.
 const MOST_PER_TRANSACTION: usize = 1024;
 
+/// How many tasks combine look-ups of single predictions into statements: so many may take long, for predictions of many
+/// megabytes, before others wait for them.
+const READERS: usize = 4;
+
 /// Bodies larger than this keep their room until the store has answered, even when their callers have gone: the accepter still
 /// holds them. Of smaller ones it holds a few thousand at most.
 const LARGE: usize = 16 * 1024;
@@ -45,6 +49,7 @@ pub(crate) struct Api {
     /// Its own address as callers use it, without a trailing slash.
     pub(crate) base: String,
     pub(crate) accepter: Accepter,
+    finder: Finder,
     pub(crate) keys: Keys,
     /// Whether the queue has room.
     pub(crate) admission: Admission,
@@ -84,6 +89,7 @@ impl Api {
         let patience = Patience(config.store_patience);
         Self {
             accepter: Accepter::start(store.clone(), enqueue, FLUSHERS, MOST_PER_TRANSACTION),
+            finder: Finder::start(&store, READERS),
             keys: Keys::new(store.clone(), patience, config.key_share, config.require_keys),
             admission: Admission::new(Bounds { predictions: config.queue_limit, work: config.queue_time_limit }),
             // The largest body must fit at least while there is no other.
@@ -120,12 +126,12 @@ impl Api {
         caller: &Caller,
         id: PredictionId,
     ) -> Result<Option<prediction::Prediction>, Problem> {
-        Ok(self.in_time(self.store.get(caller.tenant(), &[id])).await?.pop())
+        self.in_time(self.finder.find(caller.tenant(), id)).await
     }
 
     /// The prediction, if it exists, whosever it is: for whoever has shown that it may be read.
     pub(crate) async fn find_any(&self, id: PredictionId) -> Result<Option<prediction::Prediction>, Problem> {
-        Ok(self.in_time(self.store.predictions(&[id])).await?.pop())
+        self.in_time(self.finder.find_any(id)).await
     }
 
     /// Whose the prediction is.

@@ -21,6 +21,7 @@ mod contract;
 mod deliveries;
 mod error;
 mod failures;
+mod find;
 mod lines;
 mod numbers;
 mod outcomes;
@@ -43,6 +44,7 @@ pub use contract::{
     PublishedModel, Purged, Renewed, Run, RunMetrics, Schema, Sweep, Swept, VersionCount, Written,
 };
 pub use error::StoreError;
+pub use find::Finder;
 pub use turn::{gather, take_turn};
 pub use webhooks::{
     Answer, Attempt, ClaimedDelivery, Delivery, DeliveryClaim, DeliveryFilter, Endpoint, EndpointChange, Line,

@@ -35,6 +35,7 @@ mod deliveries;
 mod delivery_constraints;
 mod dispatch;
 mod endpoints;
+mod finder;
 mod models;
 mod network;
 mod outbox;

@@ -1,0 +1,82 @@
+//! Group reading: everybody finds what is theirs, whoever asks at the same moment.
+
+use futures::{FutureExt, future::join_all};
+use prediction::PredictionId;
+use store::{Finder, NewPrediction, StoreError};
+
+use crate::fixture::{Fixture, json, new};
+
+on_both!(
+    everybody_finds_what_is_theirs,
+    what_was_written_before_is_found,
+    what_cannot_be_read_is_missed_by_its_caller_alone,
+    a_caller_may_hang_up,
+);
+
+async fn everybody_finds_what_is_theirs(fixture: Fixture) {
+    let of = |tenant: &str, value: usize| {
+        let input = json(&format!(r#"{{"value": {value}}}"#));
+        NewPrediction { tenant: tenant.to_owned(), input, ..new() }
+    };
+    let tenants = ["one", "other", "third"];
+    let ids = fixture.accept((0..150).map(|value| of(tenants[value % 3], value))).await;
+    let finder = Finder::start(&fixture.store, 2);
+    // Each is asked for by its owner, twice, and by somebody else; and one that there is not.
+    let calls = ids
+        .iter()
+        .enumerate()
+        .flat_map(|(place, id)| [0, 0, 1].map(|further| finder.find(tenants[(place + further) % 3], *id)));
+    let nothing = [
+        finder.find("one", PredictionId::generate()).left_future(),
+        finder.find_any(PredictionId::generate()).right_future(),
+    ];
+    let (found, all, nothing) =
+        tokio::join!(join_all(calls), join_all(ids.iter().map(|id| finder.find_any(*id))), join_all(nothing));
+    assert!(nothing.iter().all(|nothing| matches!(nothing, Ok(None))));
+    let all: Vec<_> = all.into_iter().map(|found| found.unwrap().expect("it exists").id).collect();
+    assert_eq!(all, ids);
+    assert_eq!(found.len(), 450);
+    for (place, found) in found.chunks(3).enumerate() {
+        for own in &found[..2] {
+            let own = own.as_ref().unwrap().as_ref().expect("it is the caller's");
+            assert_eq!(own.id, ids[place]);
+            assert_eq!(own.input.as_ref().unwrap().get(), format!(r#"{{"value": {place}}}"#));
+        }
+        assert!(found[2].as_ref().unwrap().is_none(), "it is another tenant's");
+    }
+}
+
+async fn what_was_written_before_is_found(fixture: Fixture) {
+    let finder = Finder::start(&fixture.store, 4);
+    let write_and_read = async |value: usize| {
+        let sent = NewPrediction { input: json(&value.to_string()), ..new() };
+        fixture.store.accept(vec![sent.clone()]).await.unwrap();
+        finder.find("", sent.id).await.unwrap().expect("it is stored").input.unwrap().get().to_owned()
+    };
+    let found = join_all((0..60).map(write_and_read)).await;
+    assert_eq!(found, (0..60).map(|value| value.to_string()).collect::<Vec<_>>());
+}
+
+async fn what_cannot_be_read_is_missed_by_its_caller_alone(fixture: Fixture) {
+    let ids = fixture.accept((0..40).map(|_| new())).await;
+    let broken = fixture.id(ids[17]);
+    let output = format!("INSERT INTO outputs (prediction_id, output) VALUES ({broken}, 'no JSON')");
+    fixture.execute(output).await.unwrap();
+    let finder = Finder::start(&fixture.store, 1);
+    let found = join_all(ids.iter().map(|id| finder.find("", *id))).await;
+    for (place, found) in found.iter().enumerate() {
+        match found {
+            Ok(found) => assert_eq!(found.as_ref().map(|found| found.id), Some(ids[place])),
+            Err(error) => assert!(place == 17 && matches!(**error, StoreError::Corrupt(_)), "{place}: {error}"),
+        }
+    }
+    assert!(found[17].is_err());
+}
+
+async fn a_caller_may_hang_up(fixture: Fixture) {
+    let ids = fixture.accept((0..2).map(|_| new())).await;
+    let finder = Finder::start(&fixture.store, 1);
+    // Polled once: it is handed in; then dropped.
+    assert!(finder.find("", ids[0]).now_or_never().is_none());
+    assert!(finder.find("", ids[1]).await.unwrap().is_some());
+}
