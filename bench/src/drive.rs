@@ -1,4 +1,4 @@
-//! The driver: submits predictions from many connections, each as soon as the one before is accepted, and makes sure of every
+//! The driver: submits predictions from many connections, each as soon as the one before is answered, and makes sure of every
 //! answer.
 
 use std::{
@@ -16,13 +16,24 @@ use tokio::task::JoinSet;
 
 use crate::{
     cpu::Used,
-    http::{self, Connection},
+    http::{self, Answer, Connection},
     numbers::{Numbers, number, percentile},
     subject::{Dialect, Subject},
 };
 
 /// What a value ends with: its number. Always this wide, so that requests differ in nothing else.
 const DIGITS: usize = 9;
+/// The field of a request whose caller prefers to wait for the result.
+pub(crate) const PREFER: &str = "prefer: wait=30\r\n";
+
+/// What a caller waits for before it submits the next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// That its prediction is accepted.
+    Accepted,
+    /// Its result, with which it is answered.
+    Finished,
+}
 
 /// What was accepted from one or more connections.
 #[derive(Default)]
@@ -33,22 +44,29 @@ pub(crate) struct Accepted {
 }
 
 /// Submits so many predictions from so many connections, waits until all are stored with their results, and verifies each.
-pub(crate) async fn storm(subject: &mut Subject, connections: usize, count: usize, prefix: &str) -> Numbers {
+pub(crate) async fn storm(
+    subject: &mut Subject,
+    until: Until,
+    connections: usize,
+    count: usize,
+    prefix: &str,
+) -> Numbers {
     let before = Used::until_now(&subject.processes);
     let begun = seconds_since_1970();
     let (dialect, address) = (subject.dialect, subject.address);
-    let accepted = apart(move || submit_all(dialect, address, connections, count)).await;
+    let accepted = apart(move || submit_all(dialect, address, until, connections, count)).await;
     let submitted = seconds_since_1970();
     subject.over().await;
     let used = Used::until_now(&subject.processes);
     let over = seconds_since_1970();
     let ended = verify(subject, &accepted.ids).await;
     let name = |what: &str| format!("{prefix}: {what}");
+    let what = if until == Until::Accepted { "submit" } else { "submit and wait" };
     let mut numbers = Numbers::from([
-        (name("submit/s"), number(count) / (submitted - begun)),
+        (name(&format!("{what}/s")), number(count) / (submitted - begun)),
         (name("stored/s"), number(count) / (ended - begun)),
-        (name("submit p50: ms"), percentile(&accepted.milliseconds, 0.5)),
-        (name("submit p99: ms"), percentile(&accepted.milliseconds, 0.99)),
+        (name(&format!("{what} p50: ms")), percentile(&accepted.milliseconds, 0.5)),
+        (name(&format!("{what} p99: ms")), percentile(&accepted.milliseconds, 0.99)),
     ]);
     numbers.extend(used.numbers(&before, prefix, count, over - begun));
     numbers
@@ -68,38 +86,46 @@ where
     join.await.expect("the driver does not panic")
 }
 
-/// Submits so many predictions from so many connections, each as soon as the one before is accepted.
+/// Submits so many predictions from so many connections, each as soon as the one before is answered.
 pub(crate) async fn submit_all(
     dialect: &'static Dialect,
     address: SocketAddr,
+    until: Until,
     connections: usize,
     count: usize,
 ) -> Accepted {
     let (begin, end) = dialect.around;
-    let request = http::request("POST", dialect.path, "", &format!("{begin}\"{}\"{end}", value(0)));
+    let fields = if until == Until::Finished { PREFER } else { "" };
+    let request = http::request("POST", dialect.path, fields, &format!("{begin}\"{}\"{end}", value(0)));
     let digits = request.len() - end.len() - 1 - DIGITS;
     let write = move |number: usize, room: &mut Vec<u8>| {
         room.clone_from(&request);
         room[digits..digits + DIGITS].copy_from_slice(format!("{number:0DIGITS$}").as_bytes());
     };
-    submit_with(address, connections, count, Arc::new(write)).await
+    submit_with(address, until, connections, count, Arc::new(write)).await
 }
 
-/// The same for requests that are ready, each once.
+/// The same for requests that are ready, each once and answered when it is accepted.
 pub(crate) async fn submit_each(address: SocketAddr, connections: usize, requests: Arc<[Vec<u8>]>) -> Accepted {
     let count = requests.len();
     let write = move |number: usize, room: &mut Vec<u8>| room.clone_from(&requests[number]);
-    submit_with(address, connections, count, Arc::new(write)).await
+    submit_with(address, Until::Accepted, connections, count, Arc::new(write)).await
 }
 
 /// Writes the request of a number.
 type Write = dyn Fn(usize, &mut Vec<u8>) + Send + Sync;
 
-async fn submit_with(address: SocketAddr, connections: usize, count: usize, write: Arc<Write>) -> Accepted {
+async fn submit_with(
+    address: SocketAddr,
+    until: Until,
+    connections: usize,
+    count: usize,
+    write: Arc<Write>,
+) -> Accepted {
     let next = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..connections {
-        callers.spawn(submit(address, Arc::clone(&next), count, Arc::clone(&write)));
+        callers.spawn(submit(address, until, Arc::clone(&next), count, Arc::clone(&write)));
     }
     let mut all = Accepted::default();
     for accepted in callers.join_all().await {
@@ -110,7 +136,13 @@ async fn submit_with(address: SocketAddr, connections: usize, count: usize, writ
 }
 
 /// One connection, until the numbers have run out.
-async fn submit(address: SocketAddr, next: Arc<AtomicUsize>, count: usize, write: Arc<Write>) -> Accepted {
+async fn submit(
+    address: SocketAddr,
+    until: Until,
+    next: Arc<AtomicUsize>,
+    count: usize,
+    write: Arc<Write>,
+) -> Accepted {
     let (mut accepted, mut request) = (Accepted::default(), Vec::new());
     let mut connection = Connection::open(address).await;
     loop {
@@ -122,7 +154,10 @@ async fn submit(address: SocketAddr, next: Arc<AtomicUsize>, count: usize, write
         let begun = Instant::now();
         let answer = connection.exchange(&request).await;
         accepted.milliseconds.push(begun.elapsed().as_secs_f64() * 1e3);
-        assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(answer.body));
+        match until {
+            Until::Accepted => assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(answer.body)),
+            Until::Finished => assert!(is_result(&answer, &value(number)), "who waits is answered with the result"),
+        }
         accepted.ids.push((answer.text("\"id").expect("an accepted prediction has an id").to_owned(), number));
     }
 }
@@ -130,6 +165,16 @@ async fn submit(address: SocketAddr, next: Arc<AtomicUsize>, count: usize, write
 /// What is sent under this number.
 pub(crate) fn value(number: usize) -> String {
     format!("what the service is to answer with, number {number:0DIGITS$}")
+}
+
+/// Whether an answer has the result, and that is right.
+pub(crate) fn is_result(answer: &Answer<'_>, value: &str) -> bool {
+    assert!([200, 201].contains(&answer.status), "{}", String::from_utf8_lossy(answer.body));
+    let status = answer.text("\"status").expect("a prediction has a status");
+    assert!(!["failed", "canceled"].contains(&status), "{}", String::from_utf8_lossy(answer.body));
+    let is_over = status == "succeeded";
+    assert!(!is_over || answer.text("\"output") == Some(value), "the output is the input");
+    is_over
 }
 
 /// Every id that was answered is that of a prediction which succeeded with what was sent with it, and there are no others.

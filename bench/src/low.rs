@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    drive::{seconds_since_1970, value},
-    http::{Answer, Connection, request},
+    drive::{PREFER, is_result, seconds_since_1970, value},
+    http::{Connection, request},
     numbers::{Numbers, percentile},
     receiver::Receiver,
     subject::Dialect,
@@ -104,7 +104,7 @@ impl Load {
             Some(connection) => connection,
             None => Connection::open(self.address).await,
         };
-        let fields = if way == Way::Prefer { "prefer: wait=30\r\n" } else { "" };
+        let fields = if way == Way::Prefer { PREFER } else { "" };
         let (begin, end) = self.dialect.around;
         let value = value(number);
         let mut body = format!("{begin}\"{value}\"{end}");
@@ -161,16 +161,6 @@ struct Told {
     since_1970: f64,
     /// After how many seconds its caller knew the result, unless a webhook tells it.
     seconds: f64,
-}
-
-/// Whether an answer has the result, and that is right.
-fn is_result(answer: &Answer<'_>, value: &str) -> bool {
-    assert!([200, 201].contains(&answer.status), "{}", String::from_utf8_lossy(answer.body));
-    let status = answer.text("\"status").expect("a prediction has a status");
-    assert!(!["failed", "canceled"].contains(&status), "{}", String::from_utf8_lossy(answer.body));
-    let is_over = status == "succeeded";
-    assert!(!is_over || answer.text("\"output") == Some(value), "the output is the input");
-    is_over
 }
 
 /// Milliseconds from each submission until its webhook had been read.

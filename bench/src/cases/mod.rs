@@ -12,6 +12,7 @@ mod overload;
 mod peers;
 mod pool;
 mod storm;
+mod waiting;
 
 use futures::future::BoxFuture;
 
@@ -38,6 +39,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "storm",
         about: "echo predictions as fast as 64 and 256 connections submit them, one request each, until all are stored",
         measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || storm::once(most))),
+    },
+    Case {
+        name: "waiting",
+        about: "echo predictions of 16, 64 and 256 callers who wait for each result, and submit again once they know it",
+        measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || waiting::once(most))),
     },
     Case {
         name: "limit",

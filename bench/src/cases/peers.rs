@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Measured, repeat, storm};
 use crate::{
-    drive::{self, apart},
+    drive::{self, Until, apart},
     low::{Load, Way},
     numbers::Numbers,
     recipe::{Recipe, recipes},
@@ -69,12 +69,13 @@ async fn ours(servers: &Arc<Servers>, most: usize) -> Numbers {
 async fn theirs(servers: &Arc<Servers>, recipe: &Recipe, most: usize) -> Numbers {
     let (service, mut subject) = recipe.start(servers, &[]).await;
     let name = &recipe.name;
-    drive::storm(&mut subject, CONNECTIONS, WARM_UP.min(most), "warm-up").await;
+    drive::storm(&mut subject, Until::Accepted, CONNECTIONS, WARM_UP.min(most), "warm-up").await;
     subject.clear().await;
     let mut numbers = low(name, &subject, &[Way::Poll]).await;
     subject.clear().await;
     let prefix = format!("{name}, {CONNECTIONS} connections");
-    numbers.extend(drive::storm(&mut subject, CONNECTIONS, COUNT.min(most), &prefix).await);
+    let storm = drive::storm(&mut subject, Until::Accepted, CONNECTIONS, COUNT.min(most), &prefix).await;
+    numbers.extend(storm);
     service.end().await;
     numbers
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::{
     cpu::Used,
-    drive,
+    drive::{self, Until},
     numbers::{Numbers, number},
     program::Program,
     servers::Servers,
@@ -55,7 +55,7 @@ pub(super) async fn once(most: usize) -> Numbers {
 async fn measure(stage: &Stage, subject: &mut Subject, workers: usize, most: usize, numbers: &mut Numbers) -> f64 {
     let count = (workers * PER_SECOND * LASTS).min(most);
     let (dialect, address) = (subject.dialect, subject.address);
-    let accepted = drive::apart(move || drive::submit_all(dialect, address, 64, count)).await;
+    let accepted = drive::apart(move || drive::submit_all(dialect, address, Until::Accepted, 64, count)).await;
     let pool: Vec<Program> = join_all((0..workers).map(|_| stage.another_worker(&FEW))).await;
     subject.processes.insert("the workers".into(), pool.iter().map(Program::id).collect());
     let ready = now(stage).await;

@@ -1,7 +1,7 @@
 //! The case `storm`: how fast predictions are accepted, and how fast their results are stored, when all that callers do is submit.
 
 use crate::{
-    drive,
+    drive::{self, Until},
     numbers::Numbers,
     stage::Stage,
     subject::{AUGUR, Subject},
@@ -25,9 +25,10 @@ pub(super) async fn once(most: usize) -> Numbers {
 
 /// One storm on a store that has been emptied, by programs that are warm.
 pub(super) async fn measure(subject: &mut Subject, connections: usize, most: usize) -> Numbers {
-    drive::storm(subject, connections, WARM_UP.min(most), "warm-up").await;
+    drive::storm(subject, Until::Accepted, connections, WARM_UP.min(most), "warm-up").await;
     subject.clear().await;
-    let numbers = drive::storm(subject, connections, COUNT.min(most), &format!("{connections} connections")).await;
+    let prefix = format!("{connections} connections");
+    let numbers = drive::storm(subject, Until::Accepted, connections, COUNT.min(most), &prefix).await;
     subject.clear().await;
     numbers
 }
