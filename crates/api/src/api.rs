@@ -31,15 +31,15 @@ const FLUSHERS: usize = 2;
 /// The most predictions in one of those transactions.
 const MOST_PER_TRANSACTION: usize = 1024;
 
-/// How many tasks combine look-ups of single predictions into statements: so many may take long, for predictions of many
-/// megabytes, before others wait for them.
-const READERS: usize = 4;
+/// The most batches of look-ups under way at once: as many as a store has connections by default, so that a few that take long
+/// keep nobody else waiting.
+const READS: usize = 16;
 
 /// Bodies larger than this keep their room until the store has answered, even when their callers have gone: the accepter still
 /// holds them. Of smaller ones it holds a few thousand at most.
 const LARGE: usize = 16 * 1024;
-/// Look-ups of earlier requests at once, so that those who are refused do not take the connections of those who are not.
-const LOOK_UPS: usize = 4;
+/// Requests looked up at once whether they were made before, so that those who are refused do not take the connections of those who are not.
+const REPEATS: usize = 4;
 
 /// The parts of a running API.
 pub(crate) struct Api {
@@ -54,7 +54,7 @@ pub(crate) struct Api {
     /// Whether the queue has room.
     pub(crate) admission: Admission,
     bodies: Bodies,
-    look_ups: Semaphore,
+    repeats: Semaphore,
     /// Room for streams that follow predictions.
     pub(crate) streams: Arc<Places>,
     pub(crate) catalog: Catalog,
@@ -89,12 +89,12 @@ impl Api {
         let patience = Patience(config.store_patience);
         Self {
             accepter: Accepter::start(store.clone(), enqueue, FLUSHERS, MOST_PER_TRANSACTION),
-            finder: Finder::start(&store, READERS),
+            finder: Finder::start(&store, READS, config.store_patience),
             keys: Keys::new(store.clone(), patience, config.key_share, config.require_keys),
             admission: Admission::new(Bounds { predictions: config.queue_limit, work: config.queue_time_limit }),
             // The largest body must fit at least while there is no other.
             bodies: Bodies::new(config.body_memory.max(config.body_limit)),
-            look_ups: Semaphore::new(LOOK_UPS),
+            repeats: Semaphore::new(REPEATS),
             streams: Places::new(config.stream_limit),
             catalog: Catalog::new(store.clone(), patience),
             queues: Cached::empty(),
@@ -157,7 +157,7 @@ impl Api {
     pub(crate) async fn accepted_before(&self, new: &NewPrediction) -> Result<Option<Accepted>, Problem> {
         let looking_up = async {
             // Never closed.
-            let _turn = self.look_ups.acquire().await;
+            let _turn = self.repeats.acquire().await;
             self.store.accepted_before(new).await
         };
         self.in_time(looking_up).await

@@ -1,15 +1,21 @@
 //! Group reading: everybody finds what is theirs, whoever asks at the same moment.
 
+use std::time::Duration;
+
 use futures::{FutureExt, future::join_all};
-use prediction::PredictionId;
+use prediction::{PredictionId, Status};
 use store::{Finder, NewPrediction, StoreError};
 
 use crate::fixture::{Fixture, json, new};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 on_both!(
     everybody_finds_what_is_theirs,
     what_was_written_before_is_found,
     what_cannot_be_read_is_missed_by_its_caller_alone,
+    large_ones_are_found_too,
     a_caller_may_hang_up,
 );
 
@@ -20,7 +26,7 @@ async fn everybody_finds_what_is_theirs(fixture: Fixture) {
     };
     let tenants = ["one", "other", "third"];
     let ids = fixture.accept((0..150).map(|value| of(tenants[value % 3], value))).await;
-    let finder = Finder::start(&fixture.store, 2);
+    let finder = Finder::start(&fixture.store, 2, PATIENCE);
     // Each is asked for by its owner, twice, and by somebody else; and one that there is not.
     let calls = ids
         .iter()
@@ -47,14 +53,16 @@ async fn everybody_finds_what_is_theirs(fixture: Fixture) {
 }
 
 async fn what_was_written_before_is_found(fixture: Fixture) {
-    let finder = Finder::start(&fixture.store, 4);
-    let write_and_read = async |value: usize| {
-        let sent = NewPrediction { input: json(&value.to_string()), ..new() };
-        fixture.store.accept(vec![sent.clone()]).await.unwrap();
-        finder.find("", sent.id).await.unwrap().expect("it is stored").input.unwrap().get().to_owned()
+    let finder = Finder::start(&fixture.store, 4, PATIENCE);
+    let ids = fixture.accept((0..60).map(|_| new())).await;
+    let read_and_cancel = async |id: PredictionId| {
+        let status = async || finder.find("", id).await.unwrap().expect("it is stored").status;
+        let before = status().await;
+        fixture.store.cancel("", id).await.unwrap();
+        (before, status().await)
     };
-    let found = join_all((0..60).map(write_and_read)).await;
-    assert_eq!(found, (0..60).map(|value| value.to_string()).collect::<Vec<_>>());
+    let found = join_all(ids.iter().map(|id| read_and_cancel(*id))).await;
+    assert_eq!(found, [(Status::Starting, Status::Canceled); 60]);
 }
 
 async fn what_cannot_be_read_is_missed_by_its_caller_alone(fixture: Fixture) {
@@ -62,7 +70,7 @@ async fn what_cannot_be_read_is_missed_by_its_caller_alone(fixture: Fixture) {
     let broken = fixture.id(ids[17]);
     let output = format!("INSERT INTO outputs (prediction_id, output) VALUES ({broken}, 'no JSON')");
     fixture.execute(output).await.unwrap();
-    let finder = Finder::start(&fixture.store, 1);
+    let finder = Finder::start(&fixture.store, 1, PATIENCE);
     let found = join_all(ids.iter().map(|id| finder.find("", *id))).await;
     for (place, found) in found.iter().enumerate() {
         match found {
@@ -73,9 +81,21 @@ async fn what_cannot_be_read_is_missed_by_its_caller_alone(fixture: Fixture) {
     assert!(found[17].is_err());
 }
 
+async fn large_ones_are_found_too(fixture: Fixture) {
+    let large = json(&format!("{:?}", "x".repeat(300_000)));
+    let ids = fixture.accept((0..40).map(|_| NewPrediction { input: large.clone(), ..new() })).await;
+    let finder = Finder::start(&fixture.store, 2, PATIENCE);
+    for _ in 0..2 {
+        for (found, id) in join_all(ids.iter().map(|id| finder.find("", *id))).await.into_iter().zip(&ids) {
+            let found = found.unwrap().expect("it is stored");
+            assert_eq!((found.id, found.input.unwrap().get()), (*id, large.get()));
+        }
+    }
+}
+
 async fn a_caller_may_hang_up(fixture: Fixture) {
     let ids = fixture.accept((0..2).map(|_| new())).await;
-    let finder = Finder::start(&fixture.store, 1);
+    let finder = Finder::start(&fixture.store, 1, PATIENCE);
     // Polled once: it is handed in; then dropped.
     assert!(finder.find("", ids[0]).now_or_never().is_none());
     assert!(finder.find("", ids[1]).await.unwrap().is_some());

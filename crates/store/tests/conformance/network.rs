@@ -1,6 +1,7 @@
 //! A network that swallows everything: calls end, connections are given up, and work goes on when it heals.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use store::{Lead, Location, Store, StoreError};
+use futures::future::{Either, select};
+use store::{Finder, Lead, Location, Store, StoreError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -54,6 +56,30 @@ async fn calls_end_when_the_network_swallows_everything() {
     swallows.store(false, Ordering::SeqCst);
     eventually(async || store.get("", &[id]).await.ok()).await;
     eventually(async || dedicated.finished(&[run.id]).await.ok()).await;
+}
+
+/// Look-ups that are not answered keep their readers no longer than their callers wait.
+#[tokio::test]
+async fn look_ups_go_on_beside_dead_connections() {
+    const PATIENCE: Duration = Duration::from_millis(300);
+    let fixture = Fixture::postgres().await;
+    let id = fixture.accept([new()]).await[0];
+    let swallows = Arc::new(AtomicBool::new(false));
+    let Location::Postgres { url, .. } = through_a_proxy(&fixture.location, &swallows).await else { unreachable!() };
+    let store = Store::open(&Location::Postgres { url, max_connections: 3 }).await.unwrap();
+    let finder = Finder::start(&store, 1, PATIENCE);
+    assert!(finder.find("", id).await.unwrap().is_some());
+
+    swallows.store(true, Ordering::SeqCst);
+    let ids = [id];
+    let (found, call) = (pin!(finder.find("", id)), pin!(store.get("", &ids)));
+    match tokio::time::timeout(FOREVER, select(found, call)).await.expect("it ends") {
+        Either::Left((found, _)) => assert!(matches!(found.unwrap_err().as_ref(), StoreError::Unavailable(_))),
+        Either::Right(_) => panic!("a call is waited for longer than a look-up"),
+    }
+    swallows.store(false, Ordering::SeqCst);
+    // The dead connections still have their places; another one is made.
+    eventually(async || finder.find("", id).await.ok()).await;
 }
 
 /// Callers that give up in the middle of a statement leave connections that others can use.
