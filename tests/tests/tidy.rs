@@ -40,7 +40,7 @@ const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("tokenizers", &["inference"]),
     ("minijinja", &["inference"]),
     ("safetensors", &["inference"]),
-    ("memmap2", &["inference"]),
+    ("memmap2", &["inference", "kernels"]),
     ("zune", &["inference"]),
     ("axum", &["api", "tests"]),
     ("hyper", &["api", "webhook", "cli"]),
@@ -188,6 +188,15 @@ fn only_settings_reads_the_environment() {
         }
     }
     assert_none(&faults, "reads the environment");
+}
+
+#[test]
+fn only_kernels_has_unsafe_code() {
+    // Who wants some must be allowed to: the workspace denies it.
+    let allowed = concat!("(unsafe", "_code)");
+    let allows = |(path, text): &(String, String)| !path.starts_with("crates/kernels/") && text.contains(allowed);
+    let faults: Vec<String> = rust_files().filter(allows).map(|(path, _)| path).collect();
+    assert_none(&faults, "allows unsafe code");
 }
 
 #[test]

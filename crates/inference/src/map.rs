@@ -10,7 +10,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use kernels::{Arena, in_huge_pages};
+use kernels::{Arena, in_huge_pages, mapped};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
@@ -277,11 +277,8 @@ pub(crate) fn open(path: &Path) -> Result<File, LoadError> {
     if is_file { Ok(file) } else { Err(LoadError::new(path, "not a file")) }
 }
 
-/// Maps a whole file read-only.
+/// Maps a whole file read-only. Model files are the operator's, read-only to us, and installed by renaming, never rewritten in
+/// place; the map lives only while a model loads, and tensors are copied out.
 pub(crate) fn map(path: &Path, file: &File) -> Result<Mmap, LoadError> {
-    // SAFETY: a map is sound while nobody changes the file under it. Model files are the operator's, read-only to us, and
-    // installed by renaming, never rewritten in place; the map lives only while a model loads, and tensors are copied out.
-    #[allow(unsafe_code)]
-    let map = unsafe { Mmap::map(file) };
-    map.map_err(|error| LoadError::new(path, format!("cannot be mapped: {error}")))
+    mapped(file).map_err(|error| LoadError::new(path, format!("cannot be mapped: {error}")))
 }
