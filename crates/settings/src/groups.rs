@@ -200,7 +200,7 @@ pub struct ModelsDirSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models")]
 pub struct MachineSettings {
-    /// The instructions that text models compute with, if not the fastest the machine has: portable, neon, avx2, avx512 or amx.
+    /// The instructions that models compute with, if not the fastest the machine has: portable, neon, avx2, avx512 or amx.
     #[arg(long, env = "AUGUR_ISA", value_parser = ["portable", "neon", "avx2", "avx512", "amx"], value_name = "ISA")]
     pub isa: Option<String>,
     /// What text encoders compute on: cpu, or an NVIDIA card, as cuda or cuda:N, with a program that was built with --features

@@ -1,10 +1,10 @@
 //! Where settings come from, as the running program shows.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use crate::{
     once::{augur, command, ended},
-    served::{flag, serve},
+    served::{MODELS, flag, serve},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,6 +51,22 @@ async fn a_device_that_cannot_be_had_is_one_clear_sentence() {
         assert_eq!((ran.status, ran.out.as_str()), (Some(1), ""), "{ran:?}");
         assert!(ran.err.contains(said), "{}", ran.err);
     }
+}
+
+#[tokio::test]
+async fn models_compute_with_the_instructions_that_are_named() {
+    let models_dir = flag("models-dir", Path::new(MODELS));
+    let bench = ["models", "bench", "digits", "--each=1ms", &models_dir];
+    let mut by_environment = command(&bench);
+    by_environment.env("AUGUR_ISA", "portable");
+    let by_flag = command(&[&bench[..], &["--isa=portable"]].concat());
+    for command in [by_environment, by_flag] {
+        let ran = ended(command, "").await;
+        assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+        assert!(ran.out.contains(", cpu, portable, "), "{}", ran.out);
+    }
+    let ran = augur(&[&bench[..], &["--isa=sse"]].concat()).await;
+    assert!(ran.status == Some(2) && ran.err.contains("sse"), "{ran:?}");
 }
 
 #[tokio::test]

@@ -181,6 +181,33 @@ async fn a_batch_costs_no_more_than_its_bound_except_of_one() {
 }
 
 #[tokio::test]
+async fn a_costly_one_runs_before_cheap_ones_that_came_after_its_window() {
+    use Does::{Answer, WaitAtGate};
+    let (open, toy) = toy();
+    let jobs = start("toy", Arc::clone(&toy), 1).expect("a thread");
+    let mut cheap = vec![send(&jobs, WaitAtGate, false).await];
+    until_batches(&toy, 1).await;
+    let costly = send(&jobs, Answer(90), false).await;
+    for _ in 1..WINDOW_BATCHES {
+        cheap.push(send(&jobs, WaitAtGate, false).await);
+    }
+    // For each cheap one that ends another one comes.
+    for round in 1..=2 * WINDOW_BATCHES {
+        open.send(()).expect("one waits");
+        until_batches(&toy, round + 1).await;
+        cheap.push(send(&jobs, WaitAtGate, false).await);
+    }
+    for _ in &cheap {
+        open.send(()).expect("more wait");
+    }
+    for result in cheap.into_iter().chain([costly]) {
+        assert!(result.await.expect("an answer").is_ok());
+    }
+    let batches = toy.batches.lock().expect("a lock").clone();
+    assert_eq!(batches.iter().position(|batch| *batch == [Answer(90)]), Some(WINDOW_BATCHES), "{batches:?}");
+}
+
+#[tokio::test]
 async fn a_failure_of_one_touches_no_other() {
     use Does::{Answer, FailAlone};
     let (results, batches) = run(8, &wanted(&[Answer(1), FailAlone, Answer(2)])).await;
