@@ -160,21 +160,13 @@ impl From<CompileError> for CardError {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        env,
-        io::{self, Write as _},
-    };
-
-    use super::*;
+    use super::{super::tests::skip, *};
 
     #[test]
     fn cuda_kernels_compile_for_every_card_from_turing_on() {
         // SAFETY: this library of CUDA's may be loaded at any time.
         if !unsafe { nvrtc::sys::is_culib_present() } {
-            let line =
-                "SKIPPED cuda_kernels_compile_for_every_card_from_turing_on, which needs CUDA's compiler, libnvrtc\n";
-            assert!(env::var_os("AUGUR_TEST_CUDA").is_none_or(|value| value.is_empty()), "{line}");
-            return io::stderr().write_all(line.as_bytes()).expect("standard error");
+            return skip("cuda_kernels_compile_for_every_card_from_turing_on", "CUDA's compiler, libnvrtc");
         }
         for capability in [(7, 5), (8, 0), (8, 9), (9, 0)] {
             for head in [None, Some(32), Some(64), Some(128)] {

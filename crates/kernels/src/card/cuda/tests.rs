@@ -17,12 +17,17 @@ fn card(test: &str) -> Option<(Card, Arc<CudaContext>)> {
             Some((Card { steps: Box::new(cuda) }, context))
         }
         Err(error) => {
-            assert!(env::var_os("AUGUR_TEST_CUDA").is_none_or(|value| value.is_empty()), "{test}: {error}");
-            let line = format!("SKIPPED {test}, which needs an NVIDIA card: {error}\n");
-            io::stderr().write_all(line.as_bytes()).expect("standard error");
+            skip(test, &format!("an NVIDIA card: {error}"));
             None
         }
     }
+}
+
+/// Says that a test is skipped, past what a passing test's output is caught by; fails where `AUGUR_TEST_CUDA` asks for it.
+pub(super) fn skip(test: &str, needs: &str) {
+    let line = format!("SKIPPED {test}, which needs {needs}\n");
+    assert!(env::var_os("AUGUR_TEST_CUDA").is_none_or(|value| value.is_empty()), "{line}");
+    io::stderr().write_all(line.as_bytes()).expect("standard error");
 }
 
 fn keep_an_error(context: &CudaContext) {
