@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use prediction::PredictionId;
 use queue::Queue;
-use store::{Accepted, Accepter, Finder, NewPrediction, Store};
+use store::{Accepted, Accepter, Finder, NewPrediction, Store, Taker};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -76,6 +76,7 @@ impl Api {
     pub(crate) fn new(
         store: Store,
         queue: Queue,
+        taker: Option<Taker>,
         config: Config,
         base: String,
         openapi: Bytes,
@@ -88,7 +89,7 @@ impl Api {
         });
         let patience = Patience(config.store_patience);
         Self {
-            accepter: Accepter::start(store.clone(), enqueue, FLUSHERS, MOST_PER_TRANSACTION),
+            accepter: Accepter::start(store.clone(), enqueue, taker, FLUSHERS, MOST_PER_TRANSACTION),
             finder: Finder::start(&store, READS, config.store_patience),
             keys: Keys::new(store.clone(), patience, config.key_share, config.require_keys),
             admission: Admission::new(Bounds { predictions: config.queue_limit, work: config.queue_time_limit }),

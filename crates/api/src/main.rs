@@ -59,7 +59,7 @@ async fn run(settings: AugurApi, stop: CancellationToken) -> Result<(), Fatal> {
     let address = listener.local_addr()?;
     say(format_args!("listening on http://{address}"));
     let routes = Routes::new(config.base(address))?;
-    api::serve(store.clone(), queue, config, routes, listener, stop).await;
+    api::serve(store.clone(), queue, None, config, routes, listener, stop).await;
     store.close().await;
     Ok(())
 }

@@ -80,22 +80,22 @@ impl Server {
             queue.clone(),
             models,
             plan.worker,
-            move || {
+            move |taker| {
                 // Nobody waits any more when the server is stopped meanwhile.
-                let _ = ready.send(());
+                let _ = ready.send(taker);
             },
             stop_worker.clone(),
         );
         let worker = watched(&over, working);
         let became_ready = tokio::select! {
-            told = is_ready => told.is_ok(),
-            () = stop.cancelled() => false,
+            told = is_ready => told.ok(),
+            () = stop.cancelled() => None,
         };
-        if !became_ready {
+        let Some(taker) = became_ready else {
             stop_worker.cancel();
             worker.await??;
             return Err(Fatal::new("stopped before it was ready"));
-        }
+        };
 
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
@@ -115,7 +115,7 @@ impl Server {
         // With a resolver of its own: look-ups that callers ask for must not keep the sender's waiting.
         let guard = Guard::new(plan.webhooks.policy);
         plan.api.webhooks = sealer.map(|sealer| api::Webhooks { guard, sealer });
-        let serving = api::serve(store.clone(), queue, plan.api, routes, listener, stop_api.clone());
+        let serving = api::serve(store.clone(), queue, Some(taker), plan.api, routes, listener, stop_api.clone());
         let api = watched(&over, serving);
         Ok(Self { address, store, api, worker, sender, stop_api, stop_worker, stop_sender, over })
     }

@@ -150,7 +150,7 @@ impl InProcess {
         }
     }
 
-    fn has_any(&self, keys: &[StreamKey]) -> bool {
+    pub(crate) fn has_any(&self, keys: &[StreamKey]) -> bool {
         let streams = self.streams();
         keys.iter().any(|key| streams.get(key).is_some_and(|stream| !stream.waiting.is_empty()))
     }

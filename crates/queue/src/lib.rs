@@ -179,6 +179,15 @@ impl Queue {
         }
     }
 
+    /// Whether it is known here that none of these streams has a ticket that waits: only of a queue in this process.
+    #[must_use]
+    pub fn has_none(&self, streams: &[StreamKey]) -> bool {
+        match &self.kind {
+            Kind::InProcess(queue, _) => !queue.has_any(streams),
+            Kind::Redis(_) | Kind::Absent(_) => false,
+        }
+    }
+
     /// Queues tickets, each stream up to its window, in one round trip; returns those refused (window full or Redis
     /// away). Some of those may have been queued all the same, when Redis went away in between.
     pub async fn push(&self, tickets: Vec<Ticket>) -> Vec<Ticket> {

@@ -114,6 +114,20 @@ async fn a_stream_is_full_at_its_window(Handles { first, .. }: Handles) {
     consumer.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_queue_in_the_process_knows_that_nothing_waits() {
+    let Handles { first: shared, .. } = redis(10).await;
+    let Handles { first: queue, .. } = in_process(10).await;
+    let streams = [stream(Priority::High), stream(Priority::Normal)];
+    assert!(!shared.has_none(&streams) && queue.has_none(&streams));
+    assert!(queue.push(tickets(&streams[1], 2)).await.is_empty());
+    assert!(!queue.has_none(&streams));
+    assert!(queue.has_none(&streams[..1]), "a stream that is not asked of does not count");
+    let mut consumer = Consumer::stuck(&queue, &streams, 2);
+    consumer.take(2).await;
+    assert!(queue.has_none(&streams), "what somebody was handed waits no more");
+}
+
 async fn one_full_stream_leaves_room_in_another(Handles { first, .. }: Handles) {
     let (high, low) = (tickets(&stream(Priority::High), 3), tickets(&stream(Priority::Low), 2));
     let mixed = vec![high[0].clone(), low[0].clone(), high[1].clone(), high[2].clone(), low[1].clone()];

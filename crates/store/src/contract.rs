@@ -6,7 +6,7 @@ use prediction::{Events, Failure, ModelName, ModelSpec, Prediction, PredictionId
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::Webhook;
+use crate::{Claimant, Webhook};
 
 /// A prediction to be stored; the caller has validated it.
 #[derive(Clone, Debug)]
@@ -35,10 +35,13 @@ pub struct NewPrediction {
     pub max_retries: u32,
     /// How long its record is kept once it is terminal.
     pub retention: Duration,
-    /// Whether its ticket is about to be queued.
+    /// Whether its ticket is about to be queued (or, beside a worker that has room, that it is claimed at once instead).
     pub queued: bool,
     /// Where its caller wants to be told of what.
     pub webhook: Option<Webhook>,
+    /// Who claims it in the transaction that stores it, if anybody. One whose caller is told of its start waits all the same, for
+    /// a claim that tells.
+    pub claimant: Option<Claimant>,
 }
 
 impl NewPrediction {

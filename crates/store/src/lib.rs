@@ -33,6 +33,7 @@ mod runs;
 mod schema;
 mod settled;
 mod sqlite;
+mod taker;
 mod turn;
 mod webhook_rows;
 mod webhooks;
@@ -45,6 +46,7 @@ pub use contract::{
 };
 pub use error::StoreError;
 pub use find::Finder;
+pub use taker::{Claimant, Places, Taker};
 pub use turn::{gather, take_turn};
 pub use webhooks::{
     Answer, Attempt, ClaimedDelivery, Delivery, DeliveryClaim, DeliveryFilter, Endpoint, EndpointChange, Line,

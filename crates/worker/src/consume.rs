@@ -56,7 +56,7 @@ fn begin(
 }
 
 /// The streams of a version, that of the highest priority first.
-fn streams(model: &ModelName, version: &Version) -> Vec<StreamKey> {
+pub(crate) fn streams(model: &ModelName, version: &Version) -> Vec<StreamKey> {
     let of_priority = |priority| StreamKey { model: model.clone(), version: version.clone(), priority };
     Priority::ALL.into_iter().map(of_priority).collect()
 }

@@ -82,6 +82,11 @@ impl Held {
         Some((entry.epoch, entry.draft.clone()))
     }
 
+    /// Whether a run of this prediction is held.
+    pub(crate) fn holds(&self, id: PredictionId) -> bool {
+        self.lock().contains_key(&id)
+    }
+
     /// Whether nothing is held.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()

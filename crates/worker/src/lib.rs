@@ -29,6 +29,7 @@ mod sparingly;
 mod stop;
 mod suspects;
 mod sweep;
+mod take;
 mod tell;
 
 pub use deliver::{DeliveryConfig, deliver};
@@ -39,7 +40,7 @@ use inference::Models;
 use node::Node;
 use queue::Queue;
 use settings::run_beside;
-use store::{Store, StoreError};
+use store::{Store, StoreError, Taker};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +66,8 @@ pub struct Config {
     pub look: Arc<Notify>,
 }
 
-/// Works until `stop`, then drains. `ready` is called once its models are published and it takes work.
+/// Works until `stop`, then drains. `ready` is called once its models are published and it takes work, with what an API in the same
+/// process can give it new predictions by.
 ///
 /// Dropping the future is like the death of the process: nothing more is written, and what was held waits for its lease to end.
 ///
@@ -79,7 +81,7 @@ pub async fn run(
     queue: Queue,
     models: Models,
     config: Config,
-    ready: impl FnOnce() + Send,
+    ready: impl FnOnce(Taker) + Send,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
     let (outcomes, outcomes_in) = complete::channel();
@@ -114,7 +116,7 @@ pub async fn run(
     parts.spawn(consume::consume(Arc::clone(&node), tickets));
     parts.spawn(follow::follow(Arc::clone(&node)));
     parts.spawn(run::end_when_broken(Arc::clone(&node)));
-    ready();
+    ready(take::taker(&node));
 
     run_beside(&mut parts, &node.stop, node.stop.cancelled()).await;
     stop::drain(&node, parts).await;

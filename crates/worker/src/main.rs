@@ -68,7 +68,7 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             look,
         };
         let (store, queue) = (store.clone(), queue.clone());
-        worker::run(store, queue, models, config, || say("ready"), stop_worker.clone()).await?;
+        worker::run(store, queue, models, config, |_| say("ready"), stop_worker.clone()).await?;
         Ok::<_, Fatal>(())
     };
     let sending = async {

@@ -72,6 +72,12 @@ impl AllSlots {
         Arc::clone(slots)
     }
 
+    /// Takes what is free of a version's, up to so many, if any is; nothing while somebody has everything.
+    pub(crate) fn free(&self, version: &(ModelName, Version), most: usize) -> Option<Taken> {
+        let slots = Arc::clone(self.versions.try_lock().ok()?.get(version)?);
+        slots.free(most)
+    }
+
     /// Those of every version.
     pub(crate) async fn each(&self) -> Vec<Arc<Slots>> {
         self.versions.lock().await.values().cloned().collect()

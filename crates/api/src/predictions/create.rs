@@ -235,6 +235,7 @@ fn stored_form(
         retention: api.config.retention,
         queued,
         webhook,
+        claimant: None,
     }
 }
 

@@ -133,7 +133,8 @@ impl Server {
         let routes = Routes::new(config.base(address)).unwrap();
         let base = format!("http://{address}");
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(api::serve(store.clone(), queue.clone(), config, routes, listener, stop.clone()));
+        let serving =
+            tokio::spawn(api::serve(store.clone(), queue.clone(), None, config, routes, listener, stop.clone()));
         let client = Client::builder().timeout(PATIENCE).build().unwrap();
         Self { base, client, store, queue, worker: WorkerId::generate(), stop, serving, _directory: directory }
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Postgres, on_connection};
 use crate::{
-    Accepted, NewPrediction, StoreError, Webhook,
+    Accepted, Claimant, NewPrediction, StoreError, Webhook,
     numbers::{count, micros},
     repeated,
     rows::VersionIds,
@@ -50,25 +50,27 @@ const GIVE_KEYS_BACK: &str = "
     USING UNNEST($1::text[], $2::text[]) AS wrong (tenant, key)
     WHERE (idempotency_keys.tenant, idempotency_keys.key) = (wrong.tenant, wrong.key)";
 
-/// Stores those whose ids are free, with their inputs, and says which those were. In the order of ids, like every other
-/// transaction that takes ids. `IS TRUE` keeps the planner from making a join of the test, which would compare each with each.
+/// Stores those whose ids are free, with their inputs, and says which those were; as claimed where they have a claimant. In the
+/// order of ids, like every other transaction that takes ids. `IS TRUE` keeps the planner from making a join of the test, which would compare each with each.
 const INSERT: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     new AS MATERIALIZED (
-        SELECT * FROM UNNEST(
+        SELECT *, num_nonnulls(claimant) AS claims FROM UNNEST(
             $1::uuid[], $2::text[], $3::integer[], $4::smallint[], $5::integer[], $6::bigint[], $7::bigint[], $8::boolean[],
-            $9::text[], $10::text[], $11::bytea[], $12::smallint[], $13::text[], $14::text[], $15::text[]
+            $9::text[], $10::text[], $11::bytea[], $12::smallint[], $13::text[], $14::text[], $15::text[], $16::uuid[], $17::bigint[]
         ) AS new (
             id, tenant, version_id, priority, max_retries, deadline, retention, queued,
-            input, metadata, fingerprint, webhook_events, webhook_url, webhook_endpoint, webhook_origin
+            input, metadata, fingerprint, webhook_events, webhook_url, webhook_endpoint, webhook_origin, claimant, lease
         )
     ),
     stored AS (
         INSERT INTO predictions
             (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
-             webhook_events)
+             webhook_events, status, epoch, attempts, worker, lease_until, claimed_at, started_at)
         SELECT id, tenant, version_id, priority, max_retries, at, at, CASE WHEN queued THEN at END,
-               at + deadline * interval '1 microsecond', retention * interval '1 microsecond', webhook_events
+               at + deadline * interval '1 microsecond', retention * interval '1 microsecond', webhook_events,
+               claims, claims, claims, claimant, at + lease * interval '1 microsecond',
+               CASE claims WHEN 1 THEN at END, CASE claims WHEN 1 THEN at END
         FROM new CROSS JOIN clock
         ORDER BY id
         ON CONFLICT (id) DO NOTHING
@@ -233,6 +235,7 @@ async fn insert(
         new.iter().map(|new| new.webhook.as_ref().map(part)).collect()
     };
     let numbers: Vec<Option<i32>> = new.iter().map(|new| versions.get(&new.model, &new.version)).collect();
+    let claimants: Vec<Option<Claimant>> = new.iter().map(|new| new.claimed_by()).collect();
     let stored: Vec<(Uuid, OffsetDateTime, Option<OffsetDateTime>)> = sqlx::query_as(INSERT)
         .bind(new.iter().map(|new| new.id.0).collect::<Vec<_>>())
         .bind(new.iter().map(|new| new.tenant.as_str()).collect::<Vec<_>>())
@@ -249,6 +252,8 @@ async fn insert(
         .bind(webhook(|webhook| &webhook.url))
         .bind(webhook(|webhook| &webhook.endpoint))
         .bind(webhook(|webhook| &webhook.origin))
+        .bind(claimants.iter().map(|claimant| claimant.map(|claimant| claimant.worker.0)).collect::<Vec<_>>())
+        .bind(claimants.iter().map(|claimant| claimant.map(|claimant| micros(claimant.lease))).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
     Ok(stored.into_iter().map(|(id, created_at, deadline_at)| (PredictionId(id), (created_at, deadline_at))).collect())

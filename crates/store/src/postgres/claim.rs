@@ -1,6 +1,6 @@
 //! Claiming and renewing: leases by the database's clock, each under a new epoch.
 //!
-//! A claim does not wait for the disk: it promises nothing to anybody. If a crash of the server takes it back, the prediction waits
+//! A claim does not wait for the disk (but one that an acceptance makes, in `accept.rs`): it promises nothing to anybody. If a crash of the server takes it back, the prediction waits
 //! again, its ticket is queued again, and the run that was lost cannot end what another worker claimed under the same epoch, because
 //! every write of a run names its worker too. Whatever is promised later is later in the log, and so takes the claim to the disk with
 //! it. The claim of a suspect waits: that it ran alone must be known after its crash, whatever else goes down with it.

@@ -177,11 +177,13 @@ fn push_predictions(query: &mut QueryBuilder<sqlx::Sqlite>, now: Stamp, rows: &[
     query.push(
         "INSERT INTO predictions
              (id, tenant, version_id, priority, max_retries, created_at, not_before, queued_at, deadline_at, retention,
-              webhook_events)
-         SELECT * FROM (",
+              webhook_events, worker, lease_until, status, epoch, attempts, claimed_at, started_at)
+         SELECT *, column12 IS NOT NULL, column12 IS NOT NULL, column12 IS NOT NULL, iif(column12 IS NULL, NULL, column6),
+             iif(column12 IS NULL, NULL, column6) FROM (",
     );
     query.push_values(rows, |mut row, fresh| {
         let new = fresh.map(|fresh| fresh.new);
+        let claimant = new.and_then(NewPrediction::claimed_by);
         row.push_bind(new.map(|new| new.id.0))
             .push_bind(new.map(|new| new.tenant.clone()))
             .push_bind(fresh.and_then(|fresh| fresh.version))
@@ -192,7 +194,9 @@ fn push_predictions(query: &mut QueryBuilder<sqlx::Sqlite>, now: Stamp, rows: &[
             .push_bind(new.and_then(|new| new.queued.then_some(now)))
             .push_bind(new.and_then(|new| new.deadline).map(|deadline| now.plus(micros(deadline))))
             .push_bind(new.map(|new| micros(new.retention)))
-            .push_bind(new.map(|new| new.webhook_events().bits()));
+            .push_bind(new.map(|new| new.webhook_events().bits()))
+            .push_bind(claimant.map(|claimant| claimant.worker.0))
+            .push_bind(claimant.map(|claimant| now.plus(micros(claimant.lease))));
     });
     query.push(FILLED);
 }

@@ -33,7 +33,7 @@ fn remembering() -> (Enqueue, Arc<Mutex<Vec<Ticket>>>) {
 
 async fn concurrent_callers_are_answered(fixture: Fixture) {
     let (enqueue, tickets) = remembering();
-    let accepter = Accepter::start(fixture.store.clone(), enqueue, 2, 64);
+    let accepter = Accepter::start(fixture.store.clone(), enqueue, None, 2, 64);
     let news: Vec<NewPrediction> = (0..300).map(|place| NewPrediction { queued: place % 3 != 0, ..new() }).collect();
     let answers = futures::future::join_all(news.iter().map(|new| accepter.accept(new.clone()))).await;
     assert!(answers.iter().all(|answer| matches!(answer, Ok(Accepted::Created { .. }))));
@@ -48,7 +48,7 @@ async fn concurrent_callers_are_answered(fixture: Fixture) {
 
 async fn refused_tickets_are_marked(fixture: Fixture) {
     let refusing: Enqueue = Arc::new(|tickets| async { tickets }.boxed());
-    let accepter = Accepter::start(fixture.store.clone(), refusing, 2, 64);
+    let accepter = Accepter::start(fixture.store.clone(), refusing, None, 2, 64);
     let sent = queued();
     accepter.accept(sent.clone()).await.unwrap();
     accepter.drain().await;
@@ -57,7 +57,7 @@ async fn refused_tickets_are_marked(fixture: Fixture) {
 
 async fn a_refused_prediction_fails_alone(fixture: Fixture) {
     let (enqueue, tickets) = remembering();
-    let accepter = Accepter::start(fixture.store.clone(), enqueue, 1, 64);
+    let accepter = Accepter::start(fixture.store.clone(), enqueue, None, 1, 64);
     // The database insists on an object.
     let poisonous = NewPrediction { metadata: Some(json("[1]")), ..queued() };
     let calls = (0..40).map(|place| accepter.accept(if place == 17 { poisonous.clone() } else { queued() }));
@@ -75,7 +75,7 @@ async fn a_refused_prediction_fails_alone(fixture: Fixture) {
 
 async fn a_caller_may_hang_up(fixture: Fixture) {
     let (enqueue, tickets) = remembering();
-    let accepter = Accepter::start(fixture.store.clone(), enqueue, 1, 64);
+    let accepter = Accepter::start(fixture.store.clone(), enqueue, None, 1, 64);
     let sent = queued();
     // Polled once: it is handed in; then dropped.
     assert!(accepter.accept(sent.clone()).now_or_never().is_none());
@@ -86,7 +86,7 @@ async fn a_caller_may_hang_up(fixture: Fixture) {
 
 async fn a_panic_while_queueing_harms_nobody(fixture: Fixture) {
     let panicking: Enqueue = Arc::new(|_| panic!("provoked by the test"));
-    let accepter = Accepter::start(fixture.store.clone(), panicking, 1, 64);
+    let accepter = Accepter::start(fixture.store.clone(), panicking, None, 1, 64);
     for _ in 0..2 {
         assert!(matches!(accepter.accept(queued()).await, Ok(Accepted::Created { .. })));
     }

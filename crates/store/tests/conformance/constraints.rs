@@ -1,11 +1,11 @@
 //! The database itself refuses what the state machine does not have, whoever asks.
 
-use prediction::{Failure, FailureCode};
+use prediction::{Failure, FailureCode, PredictionId};
 use store::{Outcome, RunMetrics};
 
 use crate::fixture::{Fixture, LEASE, json, new};
 
-on_both!(illegal_changes_are_refused, every_pair_of_statuses_is_an_edge_or_refused);
+on_both!(illegal_changes_are_refused, illegal_beginnings_are_refused, every_pair_of_statuses_is_an_edge_or_refused);
 
 async fn illegal_changes_are_refused(fixture: Fixture) {
     let waiting = fixture.accept([new()]).await[0];
@@ -75,6 +75,70 @@ async fn illegal_changes_are_refused(fixture: Fixture) {
     let harmless = format!("UPDATE predictions SET expires_at = created_at WHERE id = {id}");
     assert_eq!(fixture.execute(harmless).await.unwrap(), 1);
     assert_eq!(fixture.number("SELECT sum(status) FROM predictions").await, 1 + 2 + 3);
+}
+
+async fn illegal_beginnings_are_refused(fixture: Fixture) {
+    let (waiting, running) = (fixture.accept([new()]).await[0], fixture.claimed(LEASE).await.id);
+    // Like this one but in these columns.
+    let begin = async |like: PredictionId, changed: &str, value: &str| {
+        let columns = [
+            "created_at",
+            "not_before",
+            "retention",
+            "version_id",
+            "max_retries",
+            "priority",
+            "tenant",
+            "claimed_at",
+            "started_at",
+            "lease_until",
+            "completed_at",
+            "expires_at",
+            "worker",
+            "epoch",
+            "attempts",
+            "retries",
+            "crashes",
+            "releases",
+            "status",
+            "suspect",
+            "solo",
+        ];
+        let values: Vec<&str> = columns
+            .iter()
+            .map(|name| if changed.split(' ').any(|changed| changed == *name) { value } else { *name })
+            .collect();
+        let (new, like) = (fixture.id(PredictionId::generate()), fixture.id(like));
+        let (columns, values) = (columns.join(", "), values.join(", "));
+        let sql = format!(
+            "INSERT INTO predictions (id, {columns}) SELECT {new}, {values} FROM predictions WHERE id = {like}"
+        );
+        fixture.execute(sql).await
+    };
+    for (like, changed, value) in [
+        (waiting, "status", "1"),
+        (waiting, "status", "4"),
+        (waiting, "epoch", "1"),
+        (waiting, "attempts", "1"),
+        (waiting, "retries", "1"),
+        (waiting, "releases", "1"),
+        (waiting, "suspect", "NOT suspect"),
+        (running, "epoch", "2"),
+        (running, "epoch", "0"),
+        (running, "attempts", "0"),
+        (running, "retries", "1"),
+        (running, "worker", "NULL"),
+        (running, "lease_until", "NULL"),
+        (running, "started_at", "NULL"),
+        (running, "status", "2"),
+        (running, "solo", "NOT solo"),
+        (running, "suspect solo", "NOT solo"),
+    ] {
+        assert!(begin(like, changed, value).await.is_err(), "not refused: {changed} = {value}");
+    }
+    for like in [waiting, running] {
+        assert_eq!(begin(like, "", "").await.unwrap(), 1, "what is legal is not refused");
+    }
 }
 
 async fn every_pair_of_statuses_is_an_edge_or_refused(fixture: Fixture) {

@@ -212,6 +212,7 @@ pub(crate) fn new() -> NewPrediction {
         retention: Duration::from_secs(3600),
         queued: false,
         webhook: None,
+        claimant: None,
     }
 }
 

@@ -46,3 +46,4 @@ mod schema;
 mod send;
 mod state_machine;
 mod sweep;
+mod taker;

@@ -9,7 +9,7 @@ use std::{
 
 use prediction::{DeliveryId, Event, Failure, FailureCode, PredictionId, Status, WorkerId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use store::{CancelResult, Claimed, Due, NewPrediction, Outcome, Run, RunMetrics, Sweep, Written};
+use store::{CancelResult, Claimant, Claimed, Due, NewPrediction, Outcome, Run, RunMetrics, Sweep, Written};
 
 use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, State, json, new, serves, stream, told};
 
@@ -155,6 +155,7 @@ impl<'a> Schedule<'a> {
     }
 
     async fn accept(&mut self) {
+        let (worker, lease) = (self.a_worker(), self.a_lease());
         let batch: Vec<(NewPrediction, bool, Vec<Event>)> = (0..self.random.random_range(1..4))
             .map(|_| {
                 let late = self.random.random_bool(0.1);
@@ -162,16 +163,19 @@ impl<'a> Schedule<'a> {
                 wants.retain(|_| self.random.random_bool(0.5));
                 let new = if wants.is_empty() { new() } else { told(&wants) };
                 let deadline = late.then_some(Duration::ZERO);
-                (NewPrediction { deadline, retention: Duration::ZERO, ..new }, late, wants)
+                let claimant = self.random.random_bool(0.3).then_some(Claimant { worker, lease });
+                (NewPrediction { deadline, retention: Duration::ZERO, claimant, ..new }, late, wants)
             })
             .collect();
         self.fixture.accept(batch.iter().map(|(new, ..)| new.clone())).await;
         for (new, late, wants) in batch {
+            let is_claimed = new.claimant.is_some() && !wants.contains(&Event::Start);
+            let claims = i32::from(is_claimed);
             let state = State {
                 id: new.id.0,
-                status: 0,
-                epoch: 0,
-                attempts: 0,
+                status: if is_claimed { Status::Processing.code() } else { Status::Starting.code() },
+                epoch: claims,
+                attempts: claims,
                 retries: 0,
                 crashes: 0,
                 releases: 0,
@@ -180,7 +184,11 @@ impl<'a> Schedule<'a> {
                 inputs: 1,
                 outputs: 0,
             };
-            self.known.insert(new.id, Known { state, spent: false, paused: false, late, wants, told: vec![] });
+            let spent = is_claimed && lease == SPENT;
+            self.known.insert(new.id, Known { state, spent, paused: false, late, wants, told: vec![] });
+            if is_claimed {
+                self.runs.push((worker, Run { id: new.id, epoch: 1 }));
+            }
         }
     }
 
@@ -329,11 +337,12 @@ impl<'a> Schedule<'a> {
         let swept = self.fixture.store.sweep(Sweep { leases, ..SWEEP }).await.unwrap();
         // A clock that counts in milliseconds may not have moved on since a lease was given, so any of the spent ones may
         // have been swept; none of the others. What its deadline ended is known exactly.
-        for id in swept.requeued.iter().chain(&swept.ended) {
+        let requeued = swept.requeued.iter().map(|id| (id, false));
+        for (id, is_ended) in requeued.chain(swept.ended.iter().map(|id| (id, true))) {
             let known = self.known.get_mut(id).expect("only what was accepted is swept");
             known.state.epoch += 1;
-            if known.late {
-                assert!(!known.is_terminal() && swept.ended.contains(id));
+            if known.late && is_ended {
+                assert!(!known.is_terminal());
                 known.end(Status::Canceled);
                 continue;
             }
@@ -346,7 +355,7 @@ impl<'a> Schedule<'a> {
                 known.state.status = Status::Starting.code();
                 known.state.solo = false;
             }
-            assert_eq!(swept.ended.contains(id), known.is_terminal());
+            assert_eq!(is_ended, known.is_terminal());
         }
         assert!(self.known.values().all(|known| !known.late || known.is_terminal()), "a deadline was missed");
     }

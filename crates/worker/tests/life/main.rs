@@ -27,6 +27,7 @@ mod receiver;
 mod refused;
 mod secrets;
 mod stage;
+mod taker;
 mod tickets;
 mod undelivered;
 mod versions;

@@ -9,7 +9,7 @@ use prediction::{
 };
 use queue::Queue;
 use serde_json::{Value, json, value::to_raw_value};
-use store::{Delivery, NewPrediction, Store, StoreError, Webhook};
+use store::{Delivery, NewPrediction, Store, StoreError, Taker, Webhook};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,8 @@ pub(crate) struct Stage {
 
 /// A worker or a sender that runs.
 pub(crate) struct Worker {
+    /// What an API in its process would give it new predictions by; a sender has none.
+    pub(crate) taker: Option<Taker>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), StoreError>>,
 }
@@ -150,11 +152,11 @@ impl Stage {
         change(&mut config);
         let models = tokio::task::spawn_blocking(move || Models::load(&models).unwrap()).await.unwrap();
         let (stop, (ready, is_ready)) = (CancellationToken::new(), oneshot::channel());
-        let tell_ready = move || ready.send(()).unwrap();
+        let tell_ready = move |taker| assert!(ready.send(taker).is_ok(), "it is waited for");
         let run = worker::run(self.store.clone(), self.queue.clone(), models, config, tell_ready, stop.clone());
         let task = tokio::spawn(run);
-        is_ready.await.unwrap();
-        Worker { stop, task }
+        let taker = Some(is_ready.await.unwrap());
+        Worker { taker, stop, task }
     }
 
     /// Starts a sender that may send to loopback.
@@ -169,7 +171,7 @@ impl Stage {
         change(&mut config);
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker::deliver(self.store.clone(), self.queue.clone(), config, stop.clone()));
-        Worker { stop, task }
+        Worker { taker: None, stop, task }
     }
 
     /// Adds a delivery of a test.
@@ -257,6 +259,7 @@ pub(crate) fn new(spec: &ModelSpec, input: &Value, change: impl Fn(&mut NewPredi
         retention: Duration::from_secs(3600),
         queued: true,
         webhook: None,
+        claimant: None,
     };
     change(&mut new);
     new
