@@ -5,6 +5,7 @@
 //! cargo run --release -p bench -- storm --json storm.json
 //! ```
 
+mod alone;
 mod bare;
 mod cases;
 mod conditions;

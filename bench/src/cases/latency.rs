@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-
 use super::{Measured, say_run};
 use crate::{
+    alone::Alone,
     cpu::{Processes, Used},
     drive::apart,
     low::{Load, Way},
@@ -18,7 +17,7 @@ use crate::{
     numbers::{Numbers, percentile},
     program::{Program, program},
     receiver::Receiver,
-    stage::{Stage, WEBHOOKS, free_address},
+    stage::{Stage, free_address},
     subject::AUGUR,
 };
 
@@ -42,7 +41,7 @@ pub(super) async fn measure(runs: usize) -> Measured {
     for run in 1..=runs {
         let stage = Stage::start().await;
         let sender = stage.sender().await;
-        let embedded = Embedded::start().await;
+        let embedded = Alone::start(None).await;
         let mut numbers = Numbers::new();
         let mut processes = stage.subject(&AUGUR).await.processes;
         processes.insert("the sender".into(), vec![sender.id()]);
@@ -104,29 +103,4 @@ async fn start<A: Iterator<Item = OsString>>(name: &str, arguments: impl Fn() ->
         started.end().await;
     }
     percentile(&milliseconds[1..], 0.5)
-}
-
-/// Everything in one process, on a file.
-struct Embedded {
-    address: SocketAddr,
-    program: Program,
-    _data: TempDir,
-}
-
-impl Embedded {
-    async fn start() -> Self {
-        let address = free_address();
-        let data = tempfile::tempdir().expect("temporary directories can be made");
-        let mut arguments: Vec<OsString> =
-            ["serve", "--enable-echo", "--log", "warn", "--listen"].map(Into::into).to_vec();
-        arguments.push(address.to_string().into());
-        arguments.extend(WEBHOOKS.map(OsString::from));
-        for (option, directory) in [("--data-dir", "data"), ("--models-dir", "models")] {
-            let path = data.path().join(directory);
-            std::fs::create_dir(&path).expect("a directory can be made");
-            arguments.extend([option.into(), path.into()]);
-        }
-        let program = Program::start(&program("augur"), arguments, &[], "listening on ").await;
-        Self { address, program, _data: data }
-    }
 }

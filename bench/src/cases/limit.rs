@@ -1,14 +1,14 @@
 //! The case `limit`: storms beside what Postgres and Redis can do at all with the same rows, on the same servers.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use super::storm;
+use super::storm::{self, Deployments, ONE_PROCESS};
 use crate::{
     bare::{self, Bare},
     cpu::Used,
     drive,
     numbers::{Numbers, number},
-    stage::{Stage, migrated},
+    stage::migrated,
     subject::{AUGUR, Subject},
 };
 
@@ -19,32 +19,36 @@ const SETTINGS: [(usize, usize); 4] = [(256, 1), (256, 2), (512, 2), (1024, 2)];
 
 pub(super) async fn once(most: usize) -> Numbers {
     let count = COUNT.min(most);
-    let stage = Stage::start().await;
-    let mut augur = stage.subject(&AUGUR).await;
-    let database_url = migrated(&stage.servers).await;
-    let processes = stage.servers.processes().await;
-    let subject = Subject::new(&AUGUR, augur.address, &database_url, processes).await;
-    let redis_url = stage.servers.redis_url();
+    let mut augur = Deployments::start().await;
+    let servers = Arc::clone(&augur.stage.servers);
+    let database_url = migrated(&servers).await;
+    let processes = servers.processes().await;
+    // Nobody is asked for anything here.
+    let subject = Subject::new(&AUGUR, augur.stage.address, &database_url, processes).await;
+    let redis_url = servers.redis_url();
     let bare = Bare { database_url, redis_url, batch: 256, connections: 1, streams: false };
 
     let mut numbers = Numbers::new();
-    numbers.extend(storm::measure(&mut augur, 64, most).await);
+    numbers.extend(augur.measure(64, most).await);
     let mut limit: f64 = 0.0;
     for (batch, connections) in SETTINGS {
         let bare = Bare { batch, connections, ..bare.clone() };
         let prefix = format!("bare SQL, {connections} connections a step, {batch} rows");
         limit = limit.max(pipeline(&bare, &subject, count, &prefix, &mut numbers).await);
     }
-    numbers.extend(storm::measure(&mut augur, 256, most).await);
+    numbers.extend(augur.measure(256, most).await);
     let streams = Bare { batch: 256, connections: 2, streams: true, ..bare.clone() };
     let with_stream = pipeline(&streams, &subject, count, "bare SQL and stream", &mut numbers).await;
     let rates = drive::apart(move || async move { alone(&Bare { connections: 2, ..bare }, count).await }).await;
     numbers.extend(rates);
     subject.clear().await;
     for connections in storm::CONNECTIONS {
-        let stored = numbers[&format!("{connections} connections: stored/s")];
-        numbers.insert(format!("{connections} connections: stored ÷ bare SQL"), stored / limit);
-        numbers.insert(format!("{connections} connections: stored ÷ bare SQL and stream"), stored / with_stream);
+        for prefix in ["", ONE_PROCESS] {
+            let prefix = format!("{prefix}{connections} connections");
+            let stored = numbers[&format!("{prefix}: stored/s")];
+            numbers.insert(format!("{prefix}: stored ÷ bare SQL"), stored / limit);
+            numbers.insert(format!("{prefix}: stored ÷ bare SQL and stream"), stored / with_stream);
+        }
     }
     numbers
 }

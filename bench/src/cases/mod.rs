@@ -37,12 +37,13 @@ pub(crate) struct Measured {
 pub(crate) const CASES: &[Case] = &[
     Case {
         name: "storm",
-        about: "echo predictions as fast as 64 and 256 connections submit them, one request each, until all are stored",
+        about: "echo predictions as fast as 64 and 256 connections submit them, one request each, until all are stored; by an API and
+               a worker, and by augur serve, on the same servers",
         measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || storm::once(most))),
     },
     Case {
         name: "waiting",
-        about: "echo predictions of 16, 64 and 256 callers who wait for each result, and submit again once they know it",
+        about: "the same of 16, 64 and 256 callers who wait for each result, and submit again once they know it",
         measure: |runs, most| Box::pin(repeat(runs, Vec::new(), move || waiting::once(most))),
     },
     Case {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Measured, repeat, storm};
 use crate::{
+    alone::Alone,
     drive::{self, Until, apart},
     low::{Load, Way},
     numbers::Numbers,
@@ -54,15 +55,26 @@ async fn installed() -> (Vec<Recipe>, Vec<String>) {
     (recipes, skipped)
 }
 
+/// Ours by what they are called: with Redis, an API and a worker; and with everything but Postgres in one process.
+const OURS: [&str; 2] = ["augur", "augur in one process"];
+
 async fn ours(servers: &Arc<Servers>, most: usize) -> Numbers {
     let database_url = migrated(servers).await;
     let stage = Stage::on(Arc::clone(servers), &database_url, &[]).await;
-    let mut subject = stage.subject(&AUGUR).await;
-    let mut numbers = low("augur", &subject, &[Way::LongPoll, Way::Poll]).await;
+    let mut numbers = ours_as(OURS[0], stage.subject(&AUGUR).await, most).await;
+    stage.end().await;
+    let database_url = migrated(servers).await;
+    let alone = Alone::start(Some(&database_url)).await;
+    numbers.extend(ours_as(OURS[1], alone.subject(servers, &database_url).await, most).await);
+    alone.program.end().await;
+    numbers
+}
+
+async fn ours_as(name: &str, mut subject: Subject, most: usize) -> Numbers {
+    let mut numbers = low(name, &subject, &[Way::LongPoll, Way::Poll]).await;
     subject.clear().await;
     let storm = storm::measure(&mut subject, CONNECTIONS, most).await;
-    numbers.extend(storm.into_iter().map(|(name, value)| (format!("augur, {name}"), value)));
-    stage.end().await;
+    numbers.extend(storm.into_iter().map(|(what, value)| (format!("{name}, {what}"), value)));
     numbers
 }
 
@@ -101,16 +113,18 @@ fn ratios(numbers: &Numbers, recipes: &[Recipe]) -> Numbers {
         ("submission to result, p50", &waited, &polled, false),
     ];
     for (what, ours, theirs, is_more_better) in compared {
-        let ours = numbers[&format!("augur, {ours}")];
         let theirs: BTreeMap<&str, f64> = recipes
             .iter()
             .map(|recipe| (recipe.name.as_str(), numbers[&format!("{}, {theirs}", recipe.name)]))
             .collect();
         let better = if is_more_better { f64::max } else { f64::min };
-        if let Some(best) = theirs.values().copied().reduce(better) {
-            ratios.insert(format!("augur ÷ best peer: {what}"), ours / best);
+        for name in OURS {
+            let ours = numbers[&format!("{name}, {ours}")];
+            if let Some(best) = theirs.values().copied().reduce(better) {
+                ratios.insert(format!("{name} ÷ best peer: {what}"), ours / best);
+            }
+            ratios.extend(theirs.iter().map(|(peer, theirs)| (format!("{name} ÷ {peer}: {what}"), ours / theirs)));
         }
-        ratios.extend(theirs.iter().map(|(name, theirs)| (format!("augur ÷ {name}: {what}"), ours / theirs)));
     }
     ratios
 }
