@@ -21,7 +21,7 @@ fn queued() -> NewPrediction {
 }
 
 /// Queues every ticket and remembers it.
-fn remembering() -> (Enqueue, Arc<Mutex<Vec<Ticket>>>) {
+pub(crate) fn remembering() -> (Enqueue, Arc<Mutex<Vec<Ticket>>>) {
     let tickets = Arc::new(Mutex::new(Vec::new()));
     let pushed = Arc::clone(&tickets);
     let enqueue: Enqueue = Arc::new(move |tickets| {

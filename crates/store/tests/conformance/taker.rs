@@ -10,13 +10,16 @@ use std::{
 };
 
 use futures::{FutureExt, future::join_all};
-use prediction::{Event, PredictionId, Priority, Status, Ticket, WorkerId};
+use prediction::{Event, PredictionId, Priority, Status, WorkerId};
 use store::{
-    Accepted, Accepter, Claimant, Claimed, Due, Enqueue, NewPrediction, Outcome, Places, Run, RunMetrics, StoreError,
-    Taker, Written,
+    Accepted, Accepter, Claimant, Claimed, Due, NewPrediction, Outcome, Places, Run, RunMetrics, StoreError, Taker,
+    Written,
 };
 
-use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, json, new, serves, stream, told};
+use crate::{
+    accepter::remembering,
+    fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves, stream, told},
+};
 
 on_both!(
     what_is_claimed_when_it_is_stored_is_held,
@@ -61,7 +64,7 @@ async fn what_is_claimed_when_it_is_stored_is_held(fixture: Fixture) {
 async fn its_lease_ends_like_any_other(fixture: Fixture) {
     let id = fixture.accept([claimed_by(fixture.worker, SPENT)]).await[0];
     let swept = async || Some(fixture.store.sweep(SWEEP).await.unwrap().requeued).filter(|swept| !swept.is_empty());
-    assert_eq!(crate::fixture::eventually(swept).await, [id]);
+    assert_eq!(eventually(swept).await, [id]);
     let alone = fixture.claim_suspect(LEASE).await.unwrap();
     assert_eq!((alone.run.id, alone.run.epoch, alone.is_first), (id, 3, false));
 }
@@ -150,17 +153,6 @@ fn idle_worker(fixture: &Fixture, room: usize) -> (Taker, Arc<Mutex<Given>>) {
     worker(fixture, room, channel().1)
 }
 
-/// Queues every ticket and remembers it.
-fn queue() -> (Enqueue, Arc<Mutex<Vec<Ticket>>>) {
-    let tickets: Arc<Mutex<Vec<Ticket>>> = Arc::default();
-    let pushed = Arc::clone(&tickets);
-    let enqueue: Enqueue = Arc::new(move |tickets| {
-        pushed.lock().unwrap().extend(tickets);
-        async { Vec::new() }.boxed()
-    });
-    (enqueue, tickets)
-}
-
 fn sorted(ids: impl Iterator<Item = PredictionId>) -> Vec<PredictionId> {
     let mut ids: Vec<_> = ids.collect();
     ids.sort();
@@ -169,7 +161,7 @@ fn sorted(ids: impl Iterator<Item = PredictionId>) -> Vec<PredictionId> {
 
 async fn no_more_is_taken_than_there_is_room_for(fixture: Fixture) {
     let (all_are_sent, waited_for) = channel();
-    let ((taker, given), (enqueue, tickets)) = (worker(&fixture, 10, waited_for), queue());
+    let ((taker, given), (enqueue, tickets)) = (worker(&fixture, 10, waited_for), remembering());
     let accepter = Accepter::start(fixture.store.clone(), enqueue, Some(taker), 1, 64);
     let queued = |priority| NewPrediction { queued: true, priority, ..new() };
     // Stored by itself: what comes meanwhile is stored together.
@@ -211,7 +203,7 @@ async fn no_more_is_taken_than_there_is_room_for(fixture: Fixture) {
 }
 
 async fn a_refused_one_is_not_run(fixture: Fixture) {
-    let ((taker, given), (enqueue, tickets)) = (idle_worker(&fixture, 100), queue());
+    let ((taker, given), (enqueue, tickets)) = (idle_worker(&fixture, 100), remembering());
     let accepter = Accepter::start(fixture.store.clone(), enqueue, Some(taker), 1, 64);
     // The database insists on an object.
     let poisonous = NewPrediction { metadata: Some(json("[1]")), queued: true, ..new() };
@@ -228,7 +220,7 @@ async fn a_refused_one_is_not_run(fixture: Fixture) {
 }
 
 async fn what_may_have_been_stored_is_given_back(fixture: Fixture) {
-    let ((taker, given), (enqueue, tickets)) = (idle_worker(&fixture, 100), queue());
+    let ((taker, given), (enqueue, tickets)) = (idle_worker(&fixture, 100), remembering());
     let accepter = Accepter::start(fixture.store.clone(), enqueue, Some(taker), 1, 64);
     let queued = || NewPrediction { queued: true, ..new() };
     let sent = queued();

@@ -13,7 +13,7 @@ use prediction::{Event, Events, PredictionId, Status};
 use serde_json::json;
 use store::{Accepter, Claimed, Enqueue, NewPrediction, Places, Run, Taker};
 
-use crate::stage::{PATIENCE, Stage, Worker, echo, new, output, until};
+use crate::stage::{PATIENCE, Stage, Worker, echo, new, of, output, until};
 
 /// An API's accepter beside this worker, and how many tickets it queued.
 fn accepter(stage: &Stage, taker: Option<Taker>) -> (Accepter, Arc<AtomicUsize>) {
@@ -141,7 +141,7 @@ async fn what_may_have_been_stored_is_handed_back_and_what_runs_is_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_is_told_is_claimed_by_its_ticket() {
     let stage = Stage::embedded().await;
-    let worker = stage.worker(|_| {}).await;
+    let worker = has_room(stage.worker(|_| {}).await).await;
     let (accepter, queued) = accepter(&stage, worker.taker.clone());
     let mut told = news(1);
     told[0].webhook = Some(store::Webhook {
@@ -155,7 +155,7 @@ async fn a_start_that_is_told_is_claimed_by_its_ticket() {
     accepter.drain().await;
     assert_eq!(queued.load(Ordering::Relaxed), 1);
     for event in [Event::Start, Event::Completed] {
-        stage.delivery(crate::stage::of(ids[0], event)).await;
+        stage.delivery(of(ids[0], event)).await;
     }
     worker.stop().await;
 }
