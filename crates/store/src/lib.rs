@@ -46,6 +46,7 @@ pub use contract::{
 };
 pub use error::StoreError;
 pub use find::Finder;
+pub use runs::renewed_for;
 pub use taker::{Claimant, Places, Taker};
 pub use turn::{gather, take_turn};
 pub use webhooks::{

@@ -9,6 +9,13 @@ use crate::{
     apart::{among, apart},
 };
 
+/// How long a lease of this length lasts at least once it has been renewed. What is left of it is not written anew each time that a
+/// worker asks: most runs are over before.
+#[must_use]
+pub fn renewed_for(lease: Duration) -> Duration {
+    lease * 3 / 4
+}
+
 /// # Errors
 /// As with every call on the store.
 impl Store {
@@ -53,8 +60,9 @@ impl Store {
         on_backend!(self, backend => backend.claim_suspect(worker, serves, lease).await)
     }
 
-    /// Extends the leases of these runs. One whose lease the database refuses to extend keeps the one that it has: the fence decides
-    /// what becomes of its outcome, and it is found to be no longer held once another has it.
+    /// Sees to it that these runs are held for [`renewed_for`] at least: a lease that has less left is extended to `lease`, the others
+    /// are only looked at. One whose lease the database refuses to extend keeps the one that it has: the fence decides what becomes
+    /// of its outcome, and it is found to be no longer held once another has it.
     pub async fn renew(&self, worker: WorkerId, runs: &[Run], lease: Duration) -> Result<Renewed, StoreError> {
         if runs.is_empty() {
             return Ok(Renewed::default());

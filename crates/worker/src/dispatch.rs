@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,8 @@ use crate::{node::Node, outage::Trouble};
 
 const ROLE: &str = "dispatcher";
 const EVERY: Duration = Duration::from_secs(1);
+/// How often the others ask whether the role is free.
+const EVERY_WHILE_ANOTHER: Duration = Duration::from_secs(3);
 /// The pause after a pass that found much: a long backlog moves as fast as it is worked off.
 const EVERY_WHILE_BUSY: Duration = Duration::from_millis(100);
 /// A pass that takes this long asks for the role in between: the session of one who does not ask for some seconds ends.
@@ -31,18 +33,21 @@ pub(crate) async fn top_up(node: Arc<Node>) {
     let mut dispatcher = Dispatcher::default();
     let mut pause = EVERY;
     while node.over.run_until_cancelled(sleep(pause)).await.is_some() {
-        pause = EVERY;
-        if !node.queue.is_healthy() {
+        let lead = if node.queue.is_healthy() {
+            dispatcher.ask_for_role(&node).await.ok()
+        } else {
             // Another node's link to the queue may be whole.
             dispatcher.resign(&node).await;
-            continue;
-        }
-        let Ok(lead) = dispatcher.ask_for_role(&node).await else { continue };
-        if lead != Lead::Another
-            && let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await
-        {
-            pause = EVERY_WHILE_BUSY;
-        }
+            None
+        };
+        node.another_leads.store(lead == Some(Lead::Another), Ordering::Relaxed);
+        pause = match lead {
+            Some(Lead::Another) => EVERY_WHILE_ANOTHER,
+            Some(Lead::Kept | Lead::Begun) if let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await => {
+                EVERY_WHILE_BUSY
+            }
+            _ => EVERY,
+        };
     }
 }
 

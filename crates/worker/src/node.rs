@@ -2,7 +2,10 @@
 
 use std::{
     future::Future,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -47,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) other_versions: Notify,
     /// Somebody saw a suspect.
     pub(crate) suspects: Notify,
+    /// Another node is the dispatcher, as far as is known.
+    pub(crate) another_leads: AtomicBool,
     /// A model that can run no more in this process, and what it ran on.
     pub(crate) broken: SetOnce<(ModelName, Device)>,
     /// Nothing new is taken.
@@ -78,6 +83,7 @@ impl Node {
             stale: AtomicU64::new(0),
             other_versions: Notify::new(),
             suspects: Notify::new(),
+            another_leads: AtomicBool::new(false),
             publishing: Mutex::new(()),
             due: Notify::new(),
             broken: SetOnce::new(),
@@ -106,6 +112,11 @@ impl Node {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, Trouble> {
         self.outage.ask(patience, call).await
+    }
+
+    /// Whether another node was the dispatcher when this one last asked to be.
+    pub(crate) fn another_leads(&self) -> bool {
+        self.another_leads.load(Ordering::Relaxed)
     }
 
     /// Waits; false as soon as the worker stops.

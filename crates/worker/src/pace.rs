@@ -3,18 +3,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use crate::node::Node;
 
 /// How often the number is fitted to what has run since.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Fits the slots of every version, until the worker is over.
+/// Fits the slots of every version whenever something runs, until the worker is over.
 pub(crate) async fn keep(node: Arc<Node>) {
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while node.over.run_until_cancelled(ticks.tick()).await.is_some() {
-        node.slots.fit().await;
-    }
+    let fit = async {
+        loop {
+            node.slots.unfit().await;
+            sleep(EVERY).await;
+            node.slots.fit().await;
+        }
+    };
+    node.over.run_until_cancelled(fit).await;
 }

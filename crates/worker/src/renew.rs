@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use store::{Renewed, Store};
+use store::{Renewed, Store, renewed_for};
 use tokio::time::sleep;
 
 use crate::{node::Node, outage::Trouble};
 
-/// The longest pause between renewals, so that a cancel that nobody told us of is noticed soon.
+/// The longest pause between renewals, so that a cancel that nobody told us of is noticed soon. Few of them extend a lease.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Renews until the worker is over; blocks its thread.
@@ -53,7 +53,7 @@ pub(crate) async fn renew_once(node: &Node, store: &Store) -> Result<(), Trouble
         if !not_tried.is_empty() {
             runs.retain(|run| !not_tried.contains(&run.id));
         }
-        node.held.renew(&runs, &lost, asked_at, asked_at + lease);
+        node.held.renew(&runs, &lost, asked_at, asked_at + renewed_for(lease));
     }
     Ok(())
 }

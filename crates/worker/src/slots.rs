@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::join_all;
 use prediction::{ModelName, Version};
-use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 /// So many are in use at least, divided among the versions…
 const LEAST: u32 = 64;
@@ -25,6 +25,8 @@ pub(crate) struct AllSlots {
     /// For each version.
     most: usize,
     versions: Arc<Mutex<ByVersion>>,
+    /// Something ran, or there are other versions: there may be something to fit.
+    unfit: Arc<Notify>,
 }
 
 type ByVersion = HashMap<(ModelName, Version), Arc<Slots>>;
@@ -40,6 +42,7 @@ pub(crate) struct Slots {
     wanted: Arc<AtomicU32>,
     /// Runs since that was last fitted.
     ran: AtomicU32,
+    unfit: Arc<Notify>,
 }
 
 /// Some slots of one version, free again when dropped.
@@ -60,7 +63,7 @@ pub(crate) struct Everything {
 impl AllSlots {
     /// Each version has so many at most.
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, versions: Arc::default() }
+        Self { most, versions: Arc::default(), unfit: Arc::default() }
     }
 
     /// Those of one version, made when they are first asked for. Waits while somebody has everything.
@@ -68,7 +71,10 @@ impl AllSlots {
         let mut versions = self.versions.lock().await;
         let version = (model.clone(), version.clone());
         let least = least(versions.len() + 1);
-        let slots = versions.entry(version.clone()).or_insert_with(|| Arc::new(Slots::new(version, self.most, least)));
+        let slots = versions.entry(version.clone()).or_insert_with(|| {
+            self.unfit.notify_one();
+            Arc::new(Slots::new(version, self.most, least, Arc::clone(&self.unfit)))
+        });
         Arc::clone(slots)
     }
 
@@ -88,13 +94,25 @@ impl AllSlots {
         let each = self.each().await;
         let least = least(each.len());
         for slots in each {
-            slots.fit(least).await;
+            if !slots.fit(least).await {
+                self.unfit.notify_one();
+            }
         }
+    }
+
+    /// Waits until something ran, or there may be something to fit without that.
+    pub(crate) async fn unfit(&self) {
+        self.unfit.notified().await;
     }
 
     /// Forgets versions that can no longer be run, once nothing of theirs runs.
     pub(crate) async fn retain(&self, runnable: &[(ModelName, Version)]) {
-        self.versions.lock().await.retain(|version, slots| runnable.contains(version) || Arc::strong_count(slots) > 1);
+        let mut versions = self.versions.lock().await;
+        let before = versions.len();
+        versions.retain(|version, slots| runnable.contains(version) || Arc::strong_count(slots) > 1);
+        if versions.len() < before {
+            self.unfit.notify_one();
+        }
     }
 
     /// Waits for all that runs, and lets nothing else begin.
@@ -106,12 +124,12 @@ impl AllSlots {
 }
 
 impl Slots {
-    fn new(version: (ModelName, Version), all: usize, least: u32) -> Self {
+    fn new(version: (ModelName, Version), all: usize, least: u32, unfit: Arc<Notify>) -> Self {
         let permits = Arc::new(Semaphore::new(all));
         let all = u32::try_from(all).unwrap_or(u32::MAX);
         let parked = Arc::clone(&permits).try_acquire_many_owned(all.saturating_sub(least)).ok();
         let wanted = Arc::new(AtomicU32::new(least.min(all)));
-        Self { version, permits, all, parked: Arc::new(Mutex::new(parked)), wanted, ran: AtomicU32::new(0) }
+        Self { version, permits, all, parked: Arc::new(Mutex::new(parked)), wanted, ran: AtomicU32::new(0), unfit }
     }
 
     /// Whose they are.
@@ -149,15 +167,16 @@ impl Slots {
         (rest, parked)
     }
 
-    async fn fit(&self, least: u32) {
+    /// Whether that would change nothing if it were done again.
+    async fn fit(&self, least: u32) -> bool {
         let (before, ran) = (self.wanted.load(Ordering::Relaxed), self.ran.swap(0, Ordering::Relaxed));
         let wanted = wanted(self.all, least, before, ran);
         self.wanted.store(wanted, Ordering::Relaxed);
-        self.use_only(wanted).await;
+        self.use_only(wanted).await && wanted == before
     }
 
-    /// Parks what is more than `wanted`, as far as it is free, or gives some back.
-    async fn use_only(&self, wanted: u32) {
+    /// Parks what is more than `wanted`, as far as it is free, or gives some back. Whether as many are in use now.
+    async fn use_only(&self, wanted: u32) -> bool {
         let mut parked = self.parked.lock().await;
         let number = parked.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let surplus = (self.all - wanted) as usize;
@@ -173,6 +192,7 @@ impl Slots {
                 }
             }
         }
+        parked.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) == surplus
     }
 }
 
@@ -206,6 +226,7 @@ impl Taken {
     /// What they were taken for has run: from now on they may be fitted, and are free when dropped.
     pub(crate) fn ran(&self) {
         self.slots.ran.fetch_add(u32::try_from(self.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.slots.unfit.notify_one();
     }
 }
 
@@ -267,14 +288,40 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_in_use_is_parked_later() {
-        let slots = Slots::new(version(1), 100, 64);
+        let slots = Slots::new(version(1), 100, 64, Arc::default());
         slots.use_only(100).await;
         let used = slots.permits.acquire_many(80).await.expect("it is never closed");
-        slots.use_only(64).await;
+        assert!(!slots.use_only(64).await, "80 are in use");
         assert_eq!(slots.permits.available_permits(), 0, "20 were free");
         drop(used);
-        slots.use_only(64).await;
+        assert!(slots.use_only(64).await);
         assert_eq!(slots.permits.available_permits(), 64);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_fitted_while_nothing_runs() {
+        let all = AllSlots::new(100);
+        let fitted = async || {
+            let mut times = 0;
+            while all.unfit().now_or_never().is_some() {
+                all.fit().await;
+                times += 1;
+            }
+            times
+        };
+        let (model, version) = version(1);
+        let slots = all.of(&model, &version).await;
+        assert_eq!(fitted().await, 1, "there is a version");
+        assert_eq!(fitted().await, 0);
+        let taken = Arc::clone(&slots).free(25).expect("some are free");
+        assert_eq!(fitted().await, 0, "nothing of it has run");
+        taken.ran();
+        // To 100 at once, and back to 64 little by little.
+        assert_eq!(fitted().await, 6);
+        assert_eq!(slots.permits.available_permits(), 64 - taken.len());
+        drop((taken, slots));
+        all.retain(&[]).await;
+        assert_eq!(fitted().await, 1, "there is one version less");
     }
 
     #[tokio::test]

@@ -10,8 +10,6 @@ use tokio::time::timeout;
 
 use crate::{backoff::Backoff, node::Node, outage::Trouble, run};
 
-/// How often a worker with nothing to do looks for suspects that nobody told it of.
-const EVERY_WHILE_IDLE: Duration = Duration::from_secs(1);
 /// No further suspect is begun after this long.
 const LONGEST_SESSION: Duration = Duration::from_secs(2);
 /// How long other work has to show itself after a session.
@@ -36,14 +34,14 @@ enum Session {
     Refused,
 }
 
-/// Runs suspects until the worker stops. When there is other work, it has as long as the last session took, the wait for
+/// Runs suspects until the worker stops, whenever somebody saw one: the sweep, a claim, or [`poll`](crate::poll), which looks now and then. When there is other work, it has as long as the last session took, the wait for
 /// what was held included, so that both go on.
 pub(crate) async fn run_suspects(node: Arc<Node>) {
     let mut wait = true;
     let mut patience = FIRST_PATIENCE;
     let mut rest = Backoff::new(FIRST_REST, LONGEST_REST);
     loop {
-        if wait && !wanted(&node).await {
+        if wait && node.stop.run_until_cancelled(node.suspects.notified()).await.is_none() {
             return;
         }
         let begun = Instant::now();
@@ -62,19 +60,6 @@ pub(crate) async fn run_suspects(node: Arc<Node>) {
         }
         if !node.pause(SHORTEST_REST).await || (!node.held.is_empty() && !node.pause(took).await) {
             return;
-        }
-    }
-}
-
-/// Waits for a reason to look for suspects; false when the worker stops.
-async fn wanted(node: &Node) -> bool {
-    loop {
-        let told = timeout(EVERY_WHILE_IDLE, node.suspects.notified());
-        match node.stop.run_until_cancelled(told).await {
-            None => return false,
-            Some(Ok(())) => return true,
-            Some(Err(_)) if node.held.is_empty() => return true,
-            Some(Err(_)) => {}
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Ends what is over, each second: expired leases go back to waiting, passed deadlines are canceled.
+//! Ends what is over, each second: expired leases go back to waiting, passed deadlines are canceled. The dispatcher does so, and any
+//! worker that knows of none; those that know of another look after it less often.
 
 use std::{
     sync::Arc,
@@ -10,6 +11,7 @@ use store::Sweep;
 use crate::{node::Node, outage::Trouble, renew};
 
 const EVERY: Duration = Duration::from_secs(1);
+const EVERY_WHILE_ANOTHER: Duration = Duration::from_secs(4);
 /// The most predictions of each kind in one statement.
 const LIMIT: u32 = 500;
 
@@ -17,7 +19,7 @@ const LIMIT: u32 = 500;
 /// time to do so before anything is taken away.
 pub(crate) async fn sweep(node: Arc<Node>) {
     let mut away_at: Option<Instant> = None;
-    while node.pause(EVERY).await {
+    while node.pause(if node.another_leads() { EVERY_WHILE_ANOTHER } else { EVERY }).await {
         let mut more = true;
         while more {
             let leases = away_at.is_none_or(|at| at.elapsed() >= node.config.lease);

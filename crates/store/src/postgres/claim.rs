@@ -19,6 +19,7 @@ use super::{Postgres, on_connection, outbox::tell};
 use crate::{
     Claim, Claimed, Run, StoreError,
     numbers::micros,
+    renewed_for,
     rows::{self, ClaimedRow, uuids},
 };
 
@@ -138,14 +139,22 @@ const SUSPECTS_OF: &str = "
       AND (deadline_at IS NULL OR deadline_at > clock_timestamp())
     LIMIT $3";
 
-/// The lease counts from the moment at which its row is reached: after the worker has asked, and before a wait for whoever only
-/// locks the row.
+/// Extends the leases that have less than $5 left, and names whatever is held. An extended one counts from the moment at which
+/// its row is reached: after the worker has asked, and before a wait for whoever only locks the row.
 const RENEW: &str = "
-    UPDATE predictions
-    SET lease_until = clock_timestamp() + $2::bigint * interval '1 microsecond'
-    WHERE id = ANY($3) AND worker = $1
-      AND ((id, epoch) IN (SELECT * FROM UNNEST($3::uuid[], $4::integer[]))) IS TRUE
-    RETURNING id";
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() + $5::bigint * interval '1 microsecond' AS enough),
+    extended AS (
+        UPDATE predictions
+        SET lease_until = clock_timestamp() + $2::bigint * interval '1 microsecond'
+        WHERE id = ANY($3) AND worker = $1 AND lease_until < (SELECT enough FROM clock)
+          AND ((id, epoch) IN (SELECT * FROM UNNEST($3::uuid[], $4::integer[]))) IS TRUE
+        RETURNING id
+    )
+    SELECT id FROM extended
+    UNION ALL
+    SELECT id FROM predictions
+    WHERE id = ANY($3) AND worker = $1 AND lease_until >= (SELECT enough FROM clock)
+      AND ((id, epoch) IN (SELECT * FROM UNNEST($3::uuid[], $4::integer[]))) IS TRUE";
 
 impl Postgres {
     pub(crate) async fn claim(
@@ -245,6 +254,7 @@ impl Postgres {
             .bind(micros(lease))
             .bind(&ids)
             .bind(&epochs)
+            .bind(micros(renewed_for(lease)))
             .fetch_all(connection)
             .await)?;
         let held: HashSet<Uuid> = held.into_iter().collect();

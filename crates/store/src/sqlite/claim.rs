@@ -17,6 +17,7 @@ use super::{
 use crate::{
     Claim, Claimed, Run, StoreError,
     numbers::micros,
+    renewed_for,
     rows::{self, ClaimedRow},
 };
 
@@ -40,11 +41,17 @@ const WAITING_SUSPECTS: &str = "
     ORDER BY priority DESC, not_before, id
     LIMIT ?4";
 
-const RENEW: &str = "
-    UPDATE predictions SET lease_until = ?1
-    WHERE status = 1 AND worker = ?2
-      AND (id, epoch) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?3))
-    RETURNING id";
+/// Of the runs in ?2.
+macro_rules! held {
+    () => {
+        "status = 1 AND worker = ?1 AND (id, epoch) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?2))"
+    };
+}
+
+/// Those whose lease ends before ?4.
+const EXTEND: &str = concat!("UPDATE predictions SET lease_until = ?3 WHERE lease_until < ?4 AND ", held!());
+
+const HELD: &str = concat!("SELECT id FROM predictions WHERE ", held!());
 
 /// A prediction that waits, and its place in line.
 #[derive(sqlx::FromRow)]
@@ -135,12 +142,16 @@ impl Sqlite {
         let mut transaction = self.writer.begin().await?;
         let now = clock::now();
         let wanted: Vec<(String, i32)> = runs.iter().map(|run| (run.id.0.simple().to_string(), run.epoch)).collect();
-        let held: Vec<Uuid> = sqlx::query_scalar(RENEW)
-            .bind(now.plus(micros(lease)))
+        let wanted = sqlx::types::Json(wanted);
+        sqlx::query(EXTEND)
             .bind(worker.0)
-            .bind(sqlx::types::Json(wanted))
-            .fetch_all(&mut *transaction)
+            .bind(&wanted)
+            .bind(now.plus(micros(lease)))
+            .bind(now.plus(micros(renewed_for(lease))))
+            .execute(&mut *transaction)
             .await?;
+        let held: Vec<Uuid> =
+            sqlx::query_scalar(HELD).bind(worker.0).bind(&wanted).fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         let held: HashSet<PredictionId> = rows::ids(held).into_iter().collect();
         Ok(runs.iter().map(|run| run.id).filter(|id| !held.contains(id)).collect())

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use prediction::{Failure, FailureCode, PredictionId, Priority, Status, WorkerId};
-use store::{NewPrediction, Outcome, Run, RunMetrics, Written};
+use store::{Location, NewPrediction, Outcome, Renewed, Run, RunMetrics, Written, renewed_for};
 
 use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves};
 
@@ -14,6 +14,7 @@ on_both!(
     the_next_are_claimed_in_fair_order,
     suspects_are_named_and_run_alone,
     renewing_keeps_what_is_held,
+    renewing_writes_what_has_little_left,
     an_input_that_cannot_be_read_spoils_no_other,
 );
 
@@ -136,6 +137,37 @@ async fn suspects_are_named_and_run_alone(fixture: Fixture) {
     // Claimed, swept, claimed.
     assert_eq!(alone.run, Run { id: run.id, epoch: 3 });
     assert!(fixture.store.claim_suspect(worker, &serves(), LEASE).await.unwrap().is_none());
+}
+
+async fn renewing_writes_what_has_little_left(fixture: Fixture) {
+    let ids = fixture.accept((0..3).map(|_| new())).await;
+    let (hour, most, little) = (Duration::from_secs(3600), Duration::from_secs(2800), Duration::from_secs(2600));
+    assert_eq!(renewed_for(hour), Duration::from_secs(2700));
+    let mut runs = Vec::new();
+    for (id, lease) in ids.iter().zip([hour, most, little]) {
+        runs.extend(fixture.store.claim(fixture.worker, &[*id], lease).await.unwrap().claimed.iter().map(|c| c.run));
+    }
+    let left = async || {
+        let mut left = Vec::new();
+        for PredictionId(id) in &ids {
+            left.push(match fixture.location {
+                Location::Sqlite { .. } => {
+                    fixture.number(format!("SELECT lease_until FROM predictions WHERE id = x'{}'", id.simple())).await
+                }
+                Location::Postgres { .. } => {
+                    let micros = "(extract(epoch FROM lease_until) * 1000000)::bigint";
+                    fixture.number(format!("SELECT {micros} FROM predictions WHERE id = '{id}'")).await
+                }
+            });
+        }
+        left
+    };
+    let before = left().await;
+    assert_eq!(fixture.store.renew(fixture.worker, &runs, hour).await.unwrap(), Renewed::default());
+    let after = left().await;
+    assert_eq!(after[..2], before[..2], "these are held for long enough");
+    let longer = i64::try_from((hour - little).as_micros()).unwrap();
+    assert!(after[2] >= before[2] + longer, "{before:?} {after:?}");
 }
 
 async fn renewing_keeps_what_is_held(fixture: Fixture) {

@@ -3,7 +3,7 @@
 use prediction::{PredictionId, WorkerId};
 use store::{Location, Outcome, RunMetrics, Store};
 
-use crate::fixture::{Fixture, LEASE, SWEEP, eventually, json, new, open};
+use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, open};
 
 const MANY: usize = 3_000;
 const BATCH: usize = 10;
@@ -72,12 +72,14 @@ async fn accept(store: &Store, count: usize) -> Vec<PredictionId> {
     ids
 }
 
-/// Everything that is done by id: claim, renew, look, wait again, claim once more, finish.
+/// Everything that is done by id: claim, renew and only look, wait again, claim once more, finish.
 async fn work(store: &Store, ids: &[PredictionId]) {
     let worker = WorkerId::generate();
-    let claimed = store.claim(worker, ids, LEASE).await.unwrap().claimed;
+    let claimed = store.claim(worker, ids, SPENT).await.unwrap().claimed;
     let runs: Vec<_> = claimed.iter().map(|claimed| claimed.run).collect();
-    assert_eq!(store.renew(worker, &runs, LEASE).await.unwrap().lost, []);
+    for _ in ["extends", "looks"] {
+        assert_eq!(store.renew(worker, &runs, LEASE).await.unwrap().lost, []);
+    }
     let released: Vec<_> = runs.into_iter().map(|run| Outcome::Released { run }).collect();
     store.complete(worker, released).await.unwrap();
     store.mark_unqueued(ids).await.unwrap();
