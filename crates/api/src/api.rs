@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use prediction::PredictionId;
 use queue::Queue;
-use store::{Accepted, Accepter, Finder, NewPrediction, Store, Taker};
+use store::{Accepted, Accepter, Companion, Finder, NewPrediction, Store, Waiters};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,7 +22,6 @@ use crate::{
     places::Places,
     problem::{Kind, Problem},
     queue::Counted,
-    waiters::Waiters,
     webhooks::{Vetted, Webhooks},
 };
 
@@ -76,7 +75,7 @@ impl Api {
     pub(crate) fn new(
         store: Store,
         queue: Queue,
-        taker: Option<Taker>,
+        worker: Option<Companion>,
         config: Config,
         base: String,
         openapi: Bytes,
@@ -88,6 +87,7 @@ impl Api {
             Box::pin(async move { queue.push(tickets).await })
         });
         let patience = Patience(config.store_patience);
+        let (taker, waiters) = worker.map(|worker| (worker.taker, worker.waiters)).unzip();
         Self {
             accepter: Accepter::start(store.clone(), enqueue, taker, FLUSHERS, MOST_PER_TRANSACTION),
             finder: Finder::start(&store, READS, config.store_patience),
@@ -99,7 +99,7 @@ impl Api {
             streams: Places::new(config.stream_limit),
             catalog: Catalog::new(store.clone(), patience),
             queues: Cached::empty(),
-            waiters: Waiters::default(),
+            waiters: waiters.unwrap_or_default(),
             vetted: Vetted::default(),
             signer: OnceCell::new(),
             tasks: TaskTracker::new(),

@@ -42,7 +42,7 @@ use ::queue::Queue;
 use axum::middleware::from_fn_with_state;
 use settings::run_beside;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use store::{Store, Taker};
+use store::{Companion, Store};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -93,15 +93,15 @@ impl Config {
 }
 
 /// Serves until `stop`; then accepts no more connections, lets the requests under way finish within the grace time
-/// (those who wait for a prediction are answered at once), and commits all that has been accepted. `taker`: what a worker of the same
-/// process takes new predictions by.
+/// (those who wait for a prediction are answered at once), and commits all that has been accepted. `worker`: one in the same
+/// process, if there is one.
 ///
 /// # Panics
 /// When a part of the API panicked: it stops as above first.
 pub async fn serve(
     store: Store,
     queue: Queue,
-    taker: Option<Taker>,
+    worker: Option<Companion>,
     config: Config,
     routes: Routes,
     listener: TcpListener,
@@ -111,7 +111,7 @@ pub async fn serve(
     let grace = config.grace;
     let timeouts = Timeouts { read: config.read_timeout, write: config.write_timeout };
     let stop = stop.child_token();
-    let api = Arc::new(Api::new(store, queue, taker, config, base, document, stop.clone()));
+    let api = Arc::new(Api::new(store, queue, worker, config, base, document, stop.clone()));
     let keyed = keyed.route_layer(from_fn_with_state(Arc::clone(&api), keys::require));
     // So that the first requests find the keys. Without an answer they are told that the store is away, until there is one.
     let _ = api.keys.refresh().await;

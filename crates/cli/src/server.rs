@@ -80,9 +80,9 @@ impl Server {
             queue.clone(),
             models,
             plan.worker,
-            move |taker| {
+            move |companion| {
                 // Nobody waits any more when the server is stopped meanwhile.
-                let _ = ready.send(taker);
+                let _ = ready.send(companion);
             },
             stop_worker.clone(),
         );
@@ -91,7 +91,7 @@ impl Server {
             told = is_ready => told.ok(),
             () = stop.cancelled() => None,
         };
-        let Some(taker) = became_ready else {
+        let Some(companion) = became_ready else {
             stop_worker.cancel();
             worker.await??;
             return Err(Fatal::new("stopped before it was ready"));
@@ -115,7 +115,7 @@ impl Server {
         // With a resolver of its own: look-ups that callers ask for must not keep the sender's waiting.
         let guard = Guard::new(plan.webhooks.policy);
         plan.api.webhooks = sealer.map(|sealer| api::Webhooks { guard, sealer });
-        let serving = api::serve(store.clone(), queue, Some(taker), plan.api, routes, listener, stop_api.clone());
+        let serving = api::serve(store.clone(), queue, Some(companion), plan.api, routes, listener, stop_api.clone());
         let api = watched(&over, serving);
         Ok(Self { address, store, api, worker, sender, stop_api, stop_worker, stop_sender, over })
     }

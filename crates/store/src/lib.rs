@@ -7,7 +7,7 @@
 /// The same call on whichever database this is.
 macro_rules! on_backend {
     ($store:ident, $backend:ident => $call:expr) => {
-        match &$store.0 {
+        match &$store.backend {
             Backend::Postgres($backend) => $call,
             Backend::Sqlite($backend) => $call,
         }
@@ -35,6 +35,7 @@ mod settled;
 mod sqlite;
 mod taker;
 mod turn;
+mod waiters;
 mod webhook_rows;
 mod webhooks;
 
@@ -47,8 +48,9 @@ pub use contract::{
 pub use error::StoreError;
 pub use find::Finder;
 pub use runs::renewed_for;
-pub use taker::{Claimant, Places, Taker};
+pub use taker::{Claimant, Companion, Places, Taker};
 pub use turn::{gather, take_turn};
+pub use waiters::{Ended, Waiters, Waiting};
 pub use webhooks::{
     Answer, Attempt, ClaimedDelivery, Delivery, DeliveryClaim, DeliveryFilter, Endpoint, EndpointChange, Line,
     NextStep, Others, PageOf, Place, Room, SealedSecret, Sending, Settled, Spare, SweptDeliveries, Unanswered, Webhook,
@@ -77,7 +79,11 @@ pub enum Location {
 
 /// A handle on the store; cheap to clone.
 #[derive(Clone)]
-pub struct Store(Backend);
+pub struct Store {
+    backend: Backend,
+    /// Who is told of ends.
+    waiters: Waiters,
+}
 
 #[derive(Clone)]
 enum Backend {
@@ -94,7 +100,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] when another process uses the SQLite file; [`StoreError::Unavailable`] when there is no answer.
     pub async fn open(location: &Location) -> Result<Self, StoreError> {
-        Ok(Self(match location {
+        Ok(Self::on(match location {
             Location::Postgres { url, max_connections } => {
                 Backend::Postgres(postgres::Postgres::open(url, *max_connections).await?)
             }
@@ -110,19 +116,23 @@ impl Store {
     pub async fn open_beside(location: &Location) -> Result<Self, StoreError> {
         match location {
             Location::Postgres { .. } => Self::open(location).await,
-            Location::Sqlite { path } => Ok(Self(Backend::Sqlite(sqlite::Sqlite::open_beside(path).await?))),
+            Location::Sqlite { path } => Ok(Self::on(Backend::Sqlite(sqlite::Sqlite::open_beside(path).await?))),
         }
+    }
+
+    fn on(backend: Backend) -> Self {
+        Self { backend, waiters: Waiters::default() }
     }
 
     /// Whether other processes can see the same predictions (Postgres).
     pub fn is_shared(&self) -> bool {
-        matches!(self.0, Backend::Postgres(_))
+        matches!(self.backend, Backend::Postgres(_))
     }
 
     /// A second handle whose statements run on one connection of its own, for work that must not wait behind others
     /// (lease renewal). With SQLite: the same handle.
     pub async fn dedicated(&self) -> Result<Self, StoreError> {
-        Ok(Self(match &self.0 {
+        Ok(Self::on(match &self.backend {
             Backend::Postgres(postgres) => Backend::Postgres(postgres.dedicated()),
             Backend::Sqlite(sqlite) => Backend::Sqlite(sqlite.clone()),
         }))
@@ -218,7 +228,7 @@ impl Store {
     /// Tries to become (or confirms still being) the only holder of a role among all nodes.
     /// Postgres: an advisory lock on a connection of its own, lost with it. SQLite: always [`Lead::Kept`].
     pub async fn lead(&self, role: &'static str) -> Result<Lead, StoreError> {
-        match &self.0 {
+        match &self.backend {
             Backend::Postgres(postgres) => postgres.lead(role).await,
             Backend::Sqlite(_) => Ok(Lead::Kept),
         }
@@ -226,7 +236,7 @@ impl Store {
 
     /// Gives a role up, for another node to take.
     pub async fn resign(&self, role: &'static str) {
-        match &self.0 {
+        match &self.backend {
             Backend::Postgres(postgres) => postgres.resign(role).await,
             Backend::Sqlite(_) => {}
         }

@@ -7,6 +7,7 @@ use prediction::{ModelName, PredictionId, Version, WorkerId};
 use crate::{
     Backend, Claim, Claimed, Outcome, Purged, Renewed, Run, Store, StoreError, Sweep, Swept, Written,
     apart::{among, apart},
+    outcomes,
 };
 
 /// How long a lease of this length lasts at least once it has been renewed. What is left of it is not written anew each time that a
@@ -73,7 +74,8 @@ impl Store {
         Ok(Renewed { lost: renewed.done.concat(), not_tried: renewed.left.iter().map(|run| run.id).collect() })
     }
 
-    /// Writes outcomes of this worker's runs; one answer per item, in order: [`Written::Stale`] when the fence refused it.
+    /// Writes outcomes of this worker's runs; one answer per item, in order: [`Written::Stale`] when the fence refused it. Those who
+    /// wait for what ended are told, if this handle [tells](Store::telling) them.
     pub async fn complete(
         &self,
         worker: WorkerId,
@@ -83,7 +85,10 @@ impl Store {
         if outcomes.is_empty() {
             return Ok(Vec::new());
         }
-        on_backend!(self, backend => backend.complete(worker, outcomes).await)
+        let applied = on_backend!(self, backend => backend.complete(worker, outcomes).await)?;
+        let written = outcomes::written(outcomes, &applied);
+        self.waiters.tell(outcomes, applied);
+        Ok(written)
     }
 
     /// Ends what is over: expired leases go back to waiting (or fail as poison), passed deadlines are canceled. What the database

@@ -10,7 +10,7 @@ use std::{
 
 use prediction::{Event, ModelName, Version, WorkerId};
 
-use crate::{Claimed, NewPrediction, Run};
+use crate::{Claimed, NewPrediction, Run, Waiters};
 
 /// The epoch of what is claimed when it is stored.
 const FIRST_EPOCH: i32 = 1;
@@ -22,6 +22,15 @@ pub struct Claimant {
     pub worker: WorkerId,
     /// How long it holds what it claims without renewing it.
     pub lease: Duration,
+}
+
+/// What a worker gives an API in the same process.
+#[derive(Clone)]
+pub struct Companion {
+    /// Takes new predictions.
+    pub taker: Taker,
+    /// Whom it tells how predictions ended.
+    pub waiters: Waiters,
 }
 
 /// Makes room in a worker for up to so many new predictions of a version; none where others of it have tickets that wait in this

@@ -40,7 +40,7 @@ use inference::Models;
 use node::Node;
 use queue::Queue;
 use settings::run_beside;
-use store::{Store, StoreError, Taker};
+use store::{Companion, Store, StoreError, Waiters};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -66,8 +66,8 @@ pub struct Config {
     pub look: Arc<Notify>,
 }
 
-/// Works until `stop`, then drains. `ready` is called once its models are published and it takes work, with what an API in the same
-/// process can give it new predictions by.
+/// Works until `stop`, then drains. `ready` is called once its models are published and it takes work, with what it gives an API in
+/// the same process.
 ///
 /// Dropping the future is like the death of the process: nothing more is written, and what was held waits for its lease to end.
 ///
@@ -81,13 +81,14 @@ pub async fn run(
     queue: Queue,
     models: Models,
     config: Config,
-    ready: impl FnOnce(Taker) + Send,
+    ready: impl FnOnce(Companion) + Send,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
     let (outcomes, outcomes_in) = complete::channel();
     let (finished, finished_in) = tell::channel();
     let (tickets, tickets_in) = claim::channel();
-    let node = Arc::new(Node::new(store, queue, models, config, outcomes, finished, stop));
+    let waiters = Waiters::default();
+    let node = Arc::new(Node::new(store.telling(&waiters), queue, models, config, outcomes, finished, stop));
     let _over = node.over.clone().drop_guard();
 
     if !publish::first(&node).await? {
@@ -116,7 +117,7 @@ pub async fn run(
     parts.spawn(consume::consume(Arc::clone(&node), tickets));
     parts.spawn(follow::follow(Arc::clone(&node)));
     parts.spawn(run::end_when_broken(Arc::clone(&node)));
-    ready(take::taker(&node));
+    ready(Companion { taker: take::taker(&node), waiters });
 
     run_beside(&mut parts, &node.stop, node.stop.cancelled()).await;
     stop::drain(&node, parts).await;

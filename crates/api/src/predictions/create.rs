@@ -148,7 +148,8 @@ pub(super) async fn accept(
             let mut prediction = Prediction { created_at, deadline_at, ..unfinished };
             if let Some((waiting, until)) = &waiting {
                 // It is stored: whatever happens to the wait, its caller learns its id.
-                if let Ok(Some(settled)) = Box::pin(wait::settled(api, caller, id, waiting, *until, false)).await {
+                let known = Some(prediction.clone());
+                if let Ok(Some(settled)) = Box::pin(wait::settled(api, caller, id, waiting, *until, known)).await {
                     prediction = settled;
                 }
             }
@@ -159,7 +160,7 @@ pub(super) async fn accept(
                 match prefer.wait {
                     Some(seconds) => {
                         let waiting = api.waiters.wait_for(id);
-                        wait::settled(api, caller, id, &waiting, wait::ends(arrived, seconds), true).await
+                        wait::settled(api, caller, id, &waiting, wait::ends(arrived, seconds), None).await
                     }
                     None => api.find(caller, id).await,
                 }

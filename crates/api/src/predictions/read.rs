@@ -56,7 +56,7 @@ pub(super) async fn read(
     let prediction = match asked.or(prefer.wait) {
         Some(seconds) => {
             let waiting = api.waiters.wait_for(id);
-            wait::settled(&api, &caller, id, &waiting, wait::ends(arrived, seconds), true).await?
+            wait::settled(&api, &caller, id, &waiting, wait::ends(arrived, seconds), None).await?
         }
         None => api.find(&caller, id).await?,
     };

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use prediction::{Prediction, PredictionId};
+use store::Waiting;
 use tokio::time::{Instant, sleep_until};
 
-use crate::{api::Api, keys::Caller, problem::Problem, waiters::Waiting};
+use crate::{api::Api, keys::Caller, problem::Problem};
 
 /// No answer takes longer than this because of a wait: Replicate's clients stop reading after 60.5 s.
 const LONGEST: Duration = Duration::from_millis(59_500);
@@ -16,30 +17,32 @@ pub(super) fn ends(arrived: Instant, seconds: u64) -> Instant {
 }
 
 /// The prediction once it is terminal, or as it is when the time is up or the API stops; `None` when there is none.
-/// `waiting` must have begun before the caller knew the prediction to be unfinished. `look_first`: whether it may be
-/// finished already.
+/// `waiting` must have begun before anything was known of the prediction. `known`: it as it was before it ended, unless it may have
+/// ended already.
 pub(super) async fn settled(
     api: &Api,
     caller: &Caller,
     id: PredictionId,
     waiting: &Waiting,
     until: Instant,
-    look_first: bool,
+    mut known: Option<Prediction>,
 ) -> Result<Option<Prediction>, Problem> {
     let mut is_over = false;
-    let mut look = look_first;
     loop {
-        if look {
-            let prediction = api.find(caller, id).await?;
-            if is_over || prediction.as_ref().is_none_or(|prediction| prediction.status.is_terminal()) {
-                return Ok(prediction);
-            }
-        }
-        look = true;
-        is_over = tokio::select! {
-            () = waiting.woken() => false,
-            () = sleep_until(until) => true,
-            () = api.stop.cancelled() => true,
+        let unfinished = match known.take() {
+            Some(unfinished) => unfinished,
+            None => match api.find(caller, id).await? {
+                Some(unfinished) if !is_over && !unfinished.status.is_terminal() => unfinished,
+                found => return Ok(found),
+            },
         };
+        let ended = tokio::select! {
+            ended = waiting.woken() => ended,
+            () = sleep_until(until) => { is_over = true; None },
+            () = api.stop.cancelled() => { is_over = true; None },
+        };
+        if let Some(ended) = ended {
+            return Ok(Some(ended.of(unfinished)));
+        }
     }
 }

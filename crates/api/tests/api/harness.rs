@@ -8,7 +8,7 @@ use prediction::{Limits, ModelName, ModelSpec, Offer, PredictionId, Version, Wor
 use queue::{Notice, Queue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json, value::RawValue};
-use store::{Outcome, Run, RunMetrics, Store, StoreError};
+use store::{Companion, Outcome, Run, RunMetrics, Store, StoreError, Waiters};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -27,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) store: Store,
     pub(crate) queue: Queue,
     pub(crate) worker: WorkerId,
+    /// Whom a worker of the same process would tell of ends.
+    pub(crate) waiters: Waiters,
     pub(crate) stop: CancellationToken,
     pub(crate) serving: JoinHandle<()>,
     _directory: Option<tempfile::TempDir>,
@@ -133,10 +135,13 @@ impl Server {
         let routes = Routes::new(config.base(address)).unwrap();
         let base = format!("http://{address}");
         let stop = CancellationToken::new();
-        let serving =
-            tokio::spawn(api::serve(store.clone(), queue.clone(), None, config, routes, listener, stop.clone()));
+        let waiters = Waiters::default();
+        // It has no room, so that new predictions wait.
+        let companion = Companion { taker: Arc::new(|_, _, _| None), waiters: waiters.clone() };
+        let serving = api::serve(store.clone(), queue.clone(), Some(companion), config, routes, listener, stop.clone());
+        let serving = tokio::spawn(serving);
         let client = Client::builder().timeout(PATIENCE).build().unwrap();
-        Self { base, client, store, queue, worker: WorkerId::generate(), stop, serving, _directory: directory }
+        Self { base, client, store, queue, worker: WorkerId::generate(), waiters, stop, serving, _directory: directory }
     }
 
     /// The one worker serves these from now on, each the default version of its model.
@@ -179,10 +184,18 @@ impl Server {
 
     /// Ends a run with its own id as output, and does not tell anybody.
     pub(crate) async fn complete_silently(&self, run: Run) {
+        self.complete_on(&self.store, run).await;
+    }
+
+    /// The same, telling those who wait for an end in another server's process.
+    pub(crate) async fn complete_for(&self, other: &Self, run: Run) {
+        self.complete_on(&self.store.telling(&other.waiters), run).await;
+    }
+
+    async fn complete_on(&self, store: &Store, run: Run) {
         let output = RawValue::from_string(format!("\"{}\"", run.id)).unwrap();
         let metrics = RunMetrics { predict_seconds: 0.25, batch_size: 3, tokens: Some(7) };
-        let written =
-            self.store.complete(self.worker, vec![Outcome::Succeeded { run, output, metrics }]).await.unwrap();
+        let written = store.complete(self.worker, vec![Outcome::Succeeded { run, output, metrics }]).await.unwrap();
         assert_eq!(written, [store::Written::Applied]);
     }
 

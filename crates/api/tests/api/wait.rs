@@ -1,6 +1,8 @@
 //! Waiting for predictions to finish.
 
-use crate::harness::{Server, header, id_of, json_of, problem};
+use prediction::PredictionId;
+
+use crate::harness::{Server, header, id_of, json_of, problem, until};
 use serde_json::json;
 
 #[tokio::test]
@@ -73,6 +75,45 @@ async fn readers_are_woken_by_a_notice_and_without_one() {
         let (answers, ()) = tokio::join!(waiters, finishing);
         assert!(answers.iter().all(|answer| answer["status"] == "succeeded" && answer.get("queue").is_none()));
     }
+}
+
+/// Ends it in another server's store, and tells those who wait in this server's process: they cannot have it from its store.
+async fn end_elsewhere(server: &Server, id: PredictionId) {
+    let elsewhere = Server::start().await;
+    let body = json!({"model": "augur/echo", "input": {"value": 1}});
+    json_of(elsewhere.put(&format!("/v1/predictions/{id}"), &body).send().await.unwrap(), 202).await;
+    until(async || server.waiters.ids().contains(&id).then_some(())).await;
+    elsewhere.complete_for(server, elsewhere.claim(id).await).await;
+    assert_eq!(server.read(&format!("/v1/predictions/{id}")).await["status"], "starting");
+}
+
+#[tokio::test]
+async fn whoever_is_told_how_it_ended_is_answered_without_a_look() {
+    let server = Server::start().await;
+    let body = json!({"model": "augur/echo", "input": {"value": 1}});
+    let creating = server.post("/v1/predictions", &body).header("prefer", "wait").send();
+    let ending = async {
+        let id = server.newest().await;
+        end_elsewhere(&server, id).await;
+        id
+    };
+    let (created, id) = tokio::join!(creating, ending);
+    let created = json_of(created.unwrap(), 201).await;
+    assert_eq!((&created["status"], &created["output"]), (&json!("succeeded"), &json!(id.to_string())));
+
+    let id = server.create(1).await;
+    let path = format!("/v1/predictions/{id}?wait=60");
+    let ((), read) = tokio::join!(end_elsewhere(&server, id), server.read(&path));
+    assert_eq!((&read["status"], &read["output"]), (&json!("succeeded"), &json!(id.to_string())));
+    assert!(read.get("queue").is_none() && read["completed_at"].is_string());
+
+    let id = server.create(1).await;
+    let following = async {
+        let path = format!("/v1/predictions/{id}/stream");
+        server.get(&path).header("accept", "text/event-stream").send().await.unwrap().text().await.unwrap()
+    };
+    let ((), told) = tokio::join!(end_elsewhere(&server, id), following);
+    assert!(told.contains(&id.to_string()) && told.contains("event: done"), "{told}");
 }
 
 #[tokio::test]

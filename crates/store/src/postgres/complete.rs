@@ -4,10 +4,15 @@ use std::collections::HashSet;
 
 use prediction::{PredictionId, WorkerId};
 use sqlx::{Connection, PgConnection};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Postgres, on_connection, outbox::tell};
-use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
+use crate::{
+    CancelResult, Outcome, StoreError, failures,
+    numbers::micros,
+    outcomes::{Applied, AppliedRow, Item},
+};
 
 /// The condition on `predictions` that the run of one `item` holds the row: compare-and-set on worker and epoch, for a whole batch.
 /// Each row is found by its id and each item by a hash (`IS TRUE` keeps the planner from making joins of the tests; see claim.rs).
@@ -35,7 +40,7 @@ const FINISH: &str = concat!(
         WHERE ",
     held!(),
     "
-        RETURNING id, epoch, status, tenant, webhook_events, completed_at
+        RETURNING id, epoch, status, tenant, webhook_events, attempts, claimed_at, started_at, completed_at, expires_at
     ),
     written AS (
         INSERT INTO outputs
@@ -52,7 +57,7 @@ const FINISH: &str = concat!(
          WHERE webhook_events <> 0 AND (webhook_events >> event) & 1 = 1 AND (event = 4 OR status = 2)"
     ),
     ")
-    SELECT id, epoch FROM applied"
+    SELECT id, epoch, attempts, claimed_at, started_at, completed_at, expires_at FROM applied"
 );
 
 /// Runs whose predictions wait again: after a pause with one retry spent, or at once as a release.
@@ -72,7 +77,7 @@ const RETURN: &str = concat!(
     WHERE ",
     held!(),
     "
-    RETURNING id, epoch"
+    RETURNING id, epoch, attempts, claimed_at, started_at, completed_at, expires_at"
 );
 
 /// Ends a prediction that is not over yet, whoever holds it: the epoch moves on, so a run's result comes too late.
@@ -94,11 +99,11 @@ const CANCEL: &str = concat!(
 );
 
 impl Postgres {
-    pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {
+    pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Applied, StoreError> {
         let mut seen = HashSet::new();
         let items = outcomes.iter().map(Item::from).filter(|item| seen.insert(item.run));
         let (finished, returned): (Vec<_>, Vec<_>) = items.partition(|item| item.status.is_terminal());
-        let applied: Vec<(Uuid, i32)> = on_connection!(self, |connection| {
+        let applied = on_connection!(self, |connection| {
             if returned.is_empty() {
                 // A single statement is a transaction by itself.
                 return finish(connection, worker, &finished).await;
@@ -109,8 +114,7 @@ impl Postgres {
             transaction.commit().await?;
             Ok(applied)
         })?;
-        let applied = applied.into_iter().map(|(id, epoch)| Run { id: PredictionId(id), epoch });
-        Ok(crate::outcomes::written(outcomes, applied.collect()))
+        Ok(applied.into_iter().map(AppliedRow::into_applied).collect())
     }
 
     pub(crate) async fn cancel(&self, tenant: &str, id: PredictionId) -> Result<CancelResult, StoreError> {
@@ -132,7 +136,11 @@ impl Postgres {
     }
 }
 
-async fn finish(connection: &mut PgConnection, worker: WorkerId, items: &[Item<'_>]) -> sqlx::Result<Vec<(Uuid, i32)>> {
+async fn finish(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    items: &[Item<'_>],
+) -> sqlx::Result<Vec<AppliedRow<OffsetDateTime>>> {
     if items.is_empty() {
         return Ok(Vec::new());
     }
@@ -156,7 +164,7 @@ async fn wait_again(
     connection: &mut PgConnection,
     worker: WorkerId,
     items: &[Item<'_>],
-) -> sqlx::Result<Vec<(Uuid, i32)>> {
+) -> sqlx::Result<Vec<AppliedRow<OffsetDateTime>>> {
     sqlx::query_as(RETURN)
         .bind(items.iter().map(|item| item.run.id.0).collect::<Vec<_>>())
         .bind(worker.0)

@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 
 use prediction::{Failure, PredictionId, WorkerId};
-use sqlx::{QueryBuilder, Row, SqliteConnection, types::Json};
-use uuid::Uuid;
+use sqlx::{FromRow as _, QueryBuilder, SqliteConnection, types::Json};
 
 use super::{
     Sqlite,
@@ -14,7 +13,11 @@ use super::{
     push_wanted,
     writer::Script,
 };
-use crate::{CancelResult, Outcome, Run, StoreError, Written, failures, numbers::micros, outcomes::Item};
+use crate::{
+    CancelResult, Outcome, StoreError, failures,
+    numbers::micros,
+    outcomes::{Applied, AppliedRow, Item},
+};
 
 const CANCEL: &str = "
     UPDATE predictions
@@ -23,7 +26,7 @@ const CANCEL: &str = "
     WHERE id = ?2 AND tenant = ?3 AND status < 2";
 
 impl Sqlite {
-    pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<Written>, StoreError> {
+    pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Applied, StoreError> {
         let mut seen = HashSet::new();
         let items: Vec<Item<'_>> = outcomes.iter().map(Item::from).filter(|item| seen.insert(item.run)).collect();
         let ended: Vec<&Item<'_>> = items.iter().filter(|item| item.status.is_terminal()).collect();
@@ -34,12 +37,9 @@ impl Sqlite {
         script.push_rows(&ended, |query, rows| ends.store(query, rows));
         ends.tell(script.message());
         ends.end(script.message());
-        let applied = turn
-            .finish(script)
-            .await?
-            .into_iter()
-            .map(|row| Ok(Run { id: PredictionId(row.try_get::<Uuid, _>("id")?), epoch: row.try_get("epoch")? }));
-        Ok(crate::outcomes::written(outcomes, applied.collect::<sqlx::Result<_>>()?))
+        let applied = turn.finish(script).await?;
+        let applied = applied.iter().map(|row| Ok(AppliedRow::<Stamp>::from_row(row)?.into_applied()));
+        applied.collect()
     }
 
     pub(crate) async fn cancel(&self, tenant: &str, id: PredictionId) -> Result<CancelResult, StoreError> {
@@ -125,7 +125,7 @@ impl Ends {
         });
     }
 
-    /// Ends them, and returns `id` and `epoch` of each that was the holder.
+    /// Ends them, and returns an [`AppliedRow`] of each that was the holder.
     fn end(&self, query: &mut QueryBuilder<sqlx::Sqlite>) {
         query.push(
             "UPDATE predictions
@@ -141,7 +141,9 @@ impl Ends {
         );
         self.push_items(query);
         query.push(" WHERE predictions.id = item.id AND predictions.epoch = item.epoch AND worker = ");
-        query.push_bind(self.worker.0).push(" RETURNING id, epoch; ");
+        query
+            .push_bind(self.worker.0)
+            .push(" RETURNING id, epoch, attempts, claimed_at, started_at, completed_at, expires_at; ");
     }
 }
 

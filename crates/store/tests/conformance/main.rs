@@ -47,3 +47,4 @@ mod send;
 mod state_machine;
 mod sweep;
 mod taker;
+mod waiters;

@@ -7,10 +7,11 @@ use queue::Notice;
 use serde_json::{Value, json};
 use store::{Outcome, Run};
 
-use crate::stage::{Stage, digits, echo, new, output, spec_of_digits, until};
+use crate::stage::{PATIENCE, Stage, digits, echo, new, output, spec_of_digits, until};
 
 on_both!(
     two_workers_finish_each_once,
+    whoever_waits_in_the_process_is_told_how_it_ended,
     failures_are_tried_again_as_often_as_allowed,
     a_retry_is_taken_up_when_it_is_due,
     a_slow_model_does_not_hold_up_a_fast_one
@@ -32,6 +33,21 @@ async fn two_workers_finish_each_once(stage: Stage) {
     }
     first.stop().await;
     second.stop().await;
+}
+
+async fn whoever_waits_in_the_process_is_told_how_it_ended(stage: Stage) {
+    let worker = stage.worker(|_| {}).await;
+    let fails = json!({"value": 1, "sleep_ms": 300, "fail": "permanent"});
+    for input in [json!({"value": 1, "sleep_ms": 300}), fails] {
+        let id = stage.send(vec![input], |_| {}).await[0];
+        let waiting = worker.waiters.wait_for(id);
+        let known = stage.get(&[id]).await.remove(0);
+        assert!(!known.status.is_terminal(), "it sleeps");
+        let ended = tokio::time::timeout(PATIENCE, waiting.woken()).await.unwrap().expect("how it ended").of(known);
+        let stored = stage.get(&[id]).await.remove(0);
+        assert_eq!(serde_json::to_value(ended).unwrap(), serde_json::to_value(stored).unwrap());
+    }
+    worker.stop().await;
 }
 
 async fn failures_are_tried_again_as_often_as_allowed(stage: Stage) {

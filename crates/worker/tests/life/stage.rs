@@ -9,7 +9,7 @@ use prediction::{
 };
 use queue::Queue;
 use serde_json::{Value, json, value::to_raw_value};
-use store::{Delivery, NewPrediction, Store, StoreError, Taker, Webhook};
+use store::{Companion, Delivery, NewPrediction, Store, StoreError, Taker, Waiters, Webhook};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub(crate) struct Stage {
 pub(crate) struct Worker {
     /// What an API in its process would give it new predictions by; a sender has none.
     pub(crate) taker: Option<Taker>,
+    /// Whom it tells of ends; a sender nobody.
+    pub(crate) waiters: Waiters,
     stop: CancellationToken,
     task: JoinHandle<Result<(), StoreError>>,
 }
@@ -152,11 +154,11 @@ impl Stage {
         change(&mut config);
         let models = tokio::task::spawn_blocking(move || Models::load(&models).unwrap()).await.unwrap();
         let (stop, (ready, is_ready)) = (CancellationToken::new(), oneshot::channel());
-        let tell_ready = move |taker| assert!(ready.send(taker).is_ok(), "it is waited for");
+        let tell_ready = move |companion: Companion| assert!(ready.send(companion).is_ok(), "it is waited for");
         let run = worker::run(self.store.clone(), self.queue.clone(), models, config, tell_ready, stop.clone());
         let task = tokio::spawn(run);
-        let taker = Some(is_ready.await.unwrap());
-        Worker { taker, stop, task }
+        let Companion { taker, waiters } = is_ready.await.unwrap();
+        Worker { taker: Some(taker), waiters, stop, task }
     }
 
     /// Starts a sender that may send to loopback.
@@ -171,7 +173,7 @@ impl Stage {
         change(&mut config);
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker::deliver(self.store.clone(), self.queue.clone(), config, stop.clone()));
-        Worker { taker: None, stop, task }
+        Worker { taker: None, waiters: Waiters::default(), stop, task }
     }
 
     /// Adds a delivery of a test.

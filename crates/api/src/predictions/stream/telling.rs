@@ -6,13 +6,14 @@ use axum::body::Bytes;
 use prediction::{Failure, FailureCode, Prediction, PredictionId, Status};
 use queue::Piece;
 use serde::Deserialize;
+use store::Waiting;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     event::{COMMENT, event, with_line_feeds},
     mark::Mark,
 };
-use crate::{api::Api, waiters::Waiting};
+use crate::api::Api;
 
 /// How long nothing is said at most: shorter than what proxies take for a connection that is dead.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -73,12 +74,15 @@ impl Following {
                 biased;
                 () = self.api.stop.cancelled() => return Err(Over),
                 () = self.telling.events.closed() => return Err(Over),
-                () = self.waiting.woken() => match self.api.find_any(self.id).await {
-                    Ok(Some(prediction)) if prediction.status.is_terminal() => return self.telling.end(&prediction).await,
-                    Ok(Some(_)) => {}
-                    Ok(None) => return self.telling.fail(&gone()).await,
-                    // The waiters' next look wakes us again.
-                    Err(_) => {}
+                ended = self.waiting.woken() => match ended {
+                    Some(ended) => return self.telling.end(&ended.of(prediction)).await,
+                    None => match self.api.find_any(self.id).await {
+                        Ok(Some(found)) if found.status.is_terminal() => return self.telling.end(&found).await,
+                        Ok(Some(_)) => {}
+                        Ok(None) => return self.telling.fail(&gone()).await,
+                        // The waiters' next look wakes us again.
+                        Err(_) => {}
+                    },
                 },
                 piece = piece => self.telling.piece(&piece).await?,
                 () = sleep(SILENCE) => self.telling.send(COMMENT).await?,
