@@ -59,6 +59,8 @@ pub(crate) struct Api {
     pub(crate) catalog: Catalog,
     pub(crate) queues: Cached<Counted>,
     pub(crate) waiters: Waiters,
+    /// Whether a worker of the same process tells them how predictions ended.
+    pub(crate) is_told_of_ends: bool,
     /// Where webhooks were found to be allowed of late.
     pub(crate) vetted: Vetted,
     /// The OpenAPI document.
@@ -87,6 +89,7 @@ impl Api {
             Box::pin(async move { queue.push(tickets).await })
         });
         let patience = Patience(config.store_patience);
+        let is_told_of_ends = worker.is_some();
         let (taker, waiters) = worker.map(|worker| (worker.taker, worker.waiters)).unzip();
         Self {
             accepter: Accepter::start(store.clone(), enqueue, taker, FLUSHERS, MOST_PER_TRANSACTION),
@@ -100,6 +103,7 @@ impl Api {
             catalog: Catalog::new(store.clone(), patience),
             queues: Cached::empty(),
             waiters: waiters.unwrap_or_default(),
+            is_told_of_ends,
             vetted: Vetted::default(),
             signer: OnceCell::new(),
             tasks: TaskTracker::new(),

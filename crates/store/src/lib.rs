@@ -132,10 +132,11 @@ impl Store {
     /// A second handle whose statements run on one connection of its own, for work that must not wait behind others
     /// (lease renewal). With SQLite: the same handle.
     pub async fn dedicated(&self) -> Result<Self, StoreError> {
-        Ok(Self::on(match &self.backend {
+        let backend = match &self.backend {
             Backend::Postgres(postgres) => Backend::Postgres(postgres.dedicated()),
             Backend::Sqlite(sqlite) => Backend::Sqlite(sqlite.clone()),
-        }))
+        };
+        Ok(Self { backend, waiters: self.waiters.clone() })
     }
 
     /// Compares the schema found with the one this program was built for.

@@ -10,11 +10,11 @@ use crate::{
     outcomes,
 };
 
-/// How long a lease of this length lasts at least once it has been renewed. What is left of it is not written anew each time that a
-/// worker asks: most runs are over before.
+/// How long a lease of this length lasts at least once it has been renewed. It is not written anew each time that a worker asks: most
+/// runs are over before.
 #[must_use]
 pub fn renewed_for(lease: Duration) -> Duration {
-    lease * 3 / 4
+    lease * 9 / 10
 }
 
 /// # Errors

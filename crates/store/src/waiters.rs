@@ -77,13 +77,10 @@ impl Waiters {
 
     /// Tells those who wait for one of these how it ended.
     pub(crate) fn tell(&self, outcomes: &[Outcome], mut applied: Applied) {
-        let waiting = self.lock();
-        if waiting.is_empty() {
-            return;
-        }
         for outcome in outcomes {
             let run = Item::from(outcome).run;
-            let Some(waiters) = waiting.get(&run.id) else { continue };
+            // Outputs may be large: nobody else is kept waiting while one is copied.
+            let Some(waiters) = self.lock().get(&run.id).cloned() else { continue };
             let moments = applied.remove(&run).flatten();
             let Some(end) = moments.and_then(|moments| Ended::from(outcome, moments)) else { continue };
             let end = Arc::new(end);

@@ -43,10 +43,11 @@ pub(crate) async fn top_up(node: Arc<Node>) {
         node.another_leads.store(lead == Some(Lead::Another), Ordering::Relaxed);
         pause = match lead {
             Some(Lead::Another) => EVERY_WHILE_ANOTHER,
-            Some(Lead::Kept | Lead::Begun) if let Ok(Pass { is_busy: true }) = dispatcher.pass(&node).await => {
-                EVERY_WHILE_BUSY
-            }
-            _ => EVERY,
+            Some(Lead::Kept | Lead::Begun) => match dispatcher.pass(&node).await {
+                Ok(Pass { is_busy: true }) => EVERY_WHILE_BUSY,
+                Ok(Pass { is_busy: false }) | Err(_) => EVERY,
+            },
+            None => EVERY,
         };
     }
 }

@@ -22,6 +22,9 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
+/// After so long without a suspect (a worker with free slots is told of the same one each two seconds), earlier ones count no more.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+
 /// How a session ended.
 enum Session {
     /// There may be more suspects.
@@ -34,15 +37,22 @@ enum Session {
     Refused,
 }
 
-/// Runs suspects until the worker stops, whenever somebody saw one: the sweep, a claim, or [`poll`](crate::poll), which looks now and then. When there is other work, it has as long as the last session took, the wait for
-/// what was held included, so that both go on.
+/// Runs suspects until the worker stops, whenever somebody saw one: the sweep, a claim, or [`poll`](crate::poll), which looks now and
+/// then. When there is other work, it has as long as the last session took, the wait for what was held included, so that both go on.
 pub(crate) async fn run_suspects(node: Arc<Node>) {
     let mut wait = true;
     let mut patience = FIRST_PATIENCE;
     let mut rest = Backoff::new(FIRST_REST, LONGEST_REST);
     loop {
-        if wait && node.stop.run_until_cancelled(node.suspects.notified()).await.is_none() {
-            return;
+        if wait {
+            let since = Instant::now();
+            if node.stop.run_until_cancelled(node.suspects.notified()).await.is_none() {
+                return;
+            }
+            if since.elapsed() >= FORGOTTEN_AFTER {
+                patience = FIRST_PATIENCE;
+                rest.reset();
+            }
         }
         let begun = Instant::now();
         let session = session(&node, patience).await;

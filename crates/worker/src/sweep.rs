@@ -7,6 +7,7 @@ use std::{
 };
 
 use store::Sweep;
+use tokio::time::sleep;
 
 use crate::{node::Node, outage::Trouble, renew};
 
@@ -15,11 +16,12 @@ const EVERY_WHILE_ANOTHER: Duration = Duration::from_secs(4);
 /// The most predictions of each kind in one statement.
 const LIMIT: u32 = 500;
 
-/// Sweeps until the worker stops. While the store was away nobody could renew: once it is back, everybody has one lease's
+/// Sweeps until the worker is over: as long as it drains, it may be the dispatcher. While the store was away nobody could renew: once it is back, everybody has one lease's
 /// time to do so before anything is taken away.
 pub(crate) async fn sweep(node: Arc<Node>) {
     let mut away_at: Option<Instant> = None;
-    while node.pause(if node.another_leads() { EVERY_WHILE_ANOTHER } else { EVERY }).await {
+    let pause = || sleep(if node.another_leads() { EVERY_WHILE_ANOTHER } else { EVERY });
+    while node.over.run_until_cancelled(pause()).await.is_some() {
         let mut more = true;
         while more {
             let leases = away_at.is_none_or(|at| at.elapsed() >= node.config.lease);
@@ -51,5 +53,5 @@ async fn sweep_once(node: &Node, leases: bool) -> Result<bool, Trouble> {
         node.due.notify_one();
     }
     node.finished.tell(swept.ended);
-    Ok(more && !node.stop.is_cancelled())
+    Ok(more && !node.over.is_cancelled())
 }

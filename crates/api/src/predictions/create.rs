@@ -148,7 +148,7 @@ pub(super) async fn accept(
             let mut prediction = Prediction { created_at, deadline_at, ..unfinished };
             if let Some((waiting, until)) = &waiting {
                 // It is stored: whatever happens to the wait, its caller learns its id.
-                let known = Some(prediction.clone());
+                let known = Some(wait::Unfinished::accepted(api, &prediction));
                 if let Ok(Some(settled)) = Box::pin(wait::settled(api, caller, id, waiting, *until, known)).await {
                     prediction = settled;
                 }

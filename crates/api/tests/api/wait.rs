@@ -1,8 +1,11 @@
 //! Waiting for predictions to finish.
 
-use prediction::PredictionId;
+use std::time::Duration;
 
-use crate::harness::{Server, header, id_of, json_of, problem, until};
+use prediction::PredictionId;
+use queue::Queue;
+
+use crate::harness::{Server, config, echo, header, id_of, json_of, problem, until};
 use serde_json::json;
 
 #[tokio::test]
@@ -114,6 +117,38 @@ async fn whoever_is_told_how_it_ended_is_answered_without_a_look() {
     };
     let ((), told) = tokio::join!(end_elsewhere(&server, id), following);
     assert!(told.contains(&id.to_string()) && told.contains("event: done"), "{told}");
+}
+
+#[tokio::test]
+async fn what_a_waiting_caller_is_told_is_what_a_reader_finds() {
+    let location = store::Location::Postgres { url: servers::database().await, max_connections: 8 };
+    let queue = Queue::open(&queue::Location::InProcess, queue::Config::default()).await.unwrap();
+    let server = Server::over(&location, queue, config(), None).await;
+    server.publish(&[echo('a')]).await;
+    // Postgres writes metadata in its own words.
+    for metadata in [None, Some(r#"{"zz": 1e2, "a": 1}"#)] {
+        for value in [json!(1.0e2), json!("x".repeat(3000))] {
+            let input = json!({ "value": value });
+            let metadata = metadata.map(|metadata| format!(r#", "metadata": {metadata}"#)).unwrap_or_default();
+            let body = format!(r#"{{"model": "augur/echo", "input": {input}{metadata}}}"#);
+            let request = server.client.post(server.url("/v1/predictions")).header("prefer", "wait");
+            let creating = request.header("content-type", "application/json").body(body).send();
+            let ending = async {
+                let id = until(|| async { server.waiters.ids().pop() }).await;
+                let run = until(|| async {
+                    let claim = server.store.claim(server.worker, &[id], Duration::from_secs(60)).await.unwrap();
+                    claim.claimed.first().map(|claimed| claimed.run)
+                });
+                server.complete_for(&server, run.await).await;
+                id
+            };
+            let (created, id) = tokio::join!(creating, ending);
+            let created = created.unwrap();
+            assert_eq!(created.status(), 201);
+            let read = server.get(&format!("/v1/predictions/{id}")).send().await.unwrap();
+            assert_eq!(created.text().await.unwrap(), read.text().await.unwrap());
+        }
+    }
 }
 
 #[tokio::test]

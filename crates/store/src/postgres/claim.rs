@@ -10,7 +10,10 @@
 //! remembers the table as empty. For the same reason a status is expressed by the columns that constraints tie to it
 //! (`worker` with processing, `completed_at` with terminal): the partial indexes have conditions on the status.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use prediction::{ModelName, PredictionId, Version, WorkerId};
 use uuid::Uuid;
@@ -139,22 +142,28 @@ const SUSPECTS_OF: &str = "
       AND (deadline_at IS NULL OR deadline_at > clock_timestamp())
     LIMIT $3";
 
-/// Extends the leases that have less than $5 left, and names whatever is held. An extended one counts from the moment at which
-/// its row is reached: after the worker has asked, and before a wait for whoever only locks the row.
-const RENEW: &str = "
-    WITH clock AS MATERIALIZED (SELECT clock_timestamp() + $5::bigint * interval '1 microsecond' AS enough),
-    extended AS (
-        UPDATE predictions
-        SET lease_until = clock_timestamp() + $2::bigint * interval '1 microsecond'
-        WHERE id = ANY($3) AND worker = $1 AND lease_until < (SELECT enough FROM clock)
-          AND ((id, epoch) IN (SELECT * FROM UNNEST($3::uuid[], $4::integer[]))) IS TRUE
-        RETURNING id
-    )
-    SELECT id FROM extended
-    UNION ALL
-    SELECT id FROM predictions
-    WHERE id = ANY($3) AND worker = $1 AND lease_until >= (SELECT enough FROM clock)
-      AND ((id, epoch) IN (SELECT * FROM UNNEST($3::uuid[], $4::integer[]))) IS TRUE";
+/// Of the runs in $2, $3.
+macro_rules! held {
+    () => {
+        "id = ANY($2) AND worker = $1 AND ((id, epoch) IN (SELECT * FROM UNNEST($2::uuid[], $3::integer[]))) IS TRUE"
+    };
+}
+
+/// Those that are held, and whether their leases have less than $5 left or, once the clock has been set back, more than $4.
+const HELD: &str = concat!(
+    "SELECT id, lease_until NOT BETWEEN clock_timestamp() + $5::bigint * interval '1 microsecond'
+                            AND clock_timestamp() + $4::bigint * interval '1 microsecond'
+     FROM predictions WHERE ",
+    held!()
+);
+
+/// Extends their leases. Each counts from the moment at which its row is reached: after the worker has asked, and before a wait for
+/// whoever only locks the row.
+const EXTEND: &str = concat!(
+    "UPDATE predictions SET lease_until = clock_timestamp() + $4::bigint * interval '1 microsecond' WHERE ",
+    held!(),
+    " RETURNING id"
+);
 
 impl Postgres {
     pub(crate) async fn claim(
@@ -247,18 +256,31 @@ impl Postgres {
         runs: &[Run],
         lease: Duration,
     ) -> Result<Vec<PredictionId>, StoreError> {
-        let ids: Vec<Uuid> = runs.iter().map(|run| run.id.0).collect();
-        let epochs: Vec<i32> = runs.iter().map(|run| run.epoch).collect();
-        let held: Vec<Uuid> = on_connection!(self, |connection| sqlx::query_scalar(RENEW)
+        let (ids, epochs): (Vec<Uuid>, Vec<i32>) = runs.iter().map(|run| (run.id.0, run.epoch)).unzip();
+        let held: Vec<(Uuid, bool)> = on_connection!(self, |connection| sqlx::query_as(HELD)
             .bind(worker.0)
-            .bind(micros(lease))
             .bind(&ids)
             .bind(&epochs)
+            .bind(micros(lease))
             .bind(micros(renewed_for(lease)))
             .fetch_all(connection)
             .await)?;
-        let held: HashSet<Uuid> = held.into_iter().collect();
-        Ok(rows::ids(ids.into_iter().filter(|id| !held.contains(id)).collect()))
+        let held: HashMap<Uuid, bool> = held.into_iter().collect();
+        let (due, due_epochs): (Vec<Uuid>, Vec<i32>) =
+            ids.iter().copied().zip(epochs).filter(|(id, _)| held.get(id) == Some(&true)).unzip();
+        let mut extended = HashSet::new();
+        if !due.is_empty() {
+            let rows: Vec<Uuid> = on_connection!(self, |connection| sqlx::query_scalar(EXTEND)
+                .bind(worker.0)
+                .bind(&due)
+                .bind(&due_epochs)
+                .bind(micros(lease))
+                .fetch_all(connection)
+                .await)?;
+            extended.extend(rows);
+        }
+        let is_lost = |id: &Uuid| held.get(id).is_none_or(|is_due| *is_due && !extended.contains(id));
+        Ok(rows::ids(ids.into_iter().filter(is_lost).collect()))
     }
 }
 

@@ -48,8 +48,9 @@ macro_rules! held {
     };
 }
 
-/// Those whose lease ends before ?4.
-const EXTEND: &str = concat!("UPDATE predictions SET lease_until = ?3 WHERE lease_until < ?4 AND ", held!());
+/// Those whose lease ends before ?4 or, once the clock has been set back, after ?3.
+const EXTEND: &str =
+    concat!("UPDATE predictions SET lease_until = ?3 WHERE lease_until NOT BETWEEN ?4 AND ?3 AND ", held!());
 
 const HELD: &str = concat!("SELECT id FROM predictions WHERE ", held!());
 

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use prediction::{Failure, FailureCode, PredictionId, Priority, Status, WorkerId};
+use sqlx::{Connection as _, PgConnection};
 use store::{Location, NewPrediction, Outcome, Renewed, Run, RunMetrics, Written, renewed_for};
 
 use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, serves};
@@ -141,8 +142,8 @@ async fn suspects_are_named_and_run_alone(fixture: Fixture) {
 
 async fn renewing_writes_what_has_little_left(fixture: Fixture) {
     let ids = fixture.accept((0..3).map(|_| new())).await;
-    let (hour, most, little) = (Duration::from_secs(3600), Duration::from_secs(2800), Duration::from_secs(2600));
-    assert_eq!(renewed_for(hour), Duration::from_secs(2700));
+    let (hour, most, little) = (Duration::from_secs(3600), Duration::from_secs(3300), Duration::from_secs(3100));
+    assert_eq!(renewed_for(hour), Duration::from_secs(3240));
     let mut runs = Vec::new();
     for (id, lease) in ids.iter().zip([hour, most, little]) {
         runs.extend(fixture.store.claim(fixture.worker, &[*id], lease).await.unwrap().claimed.iter().map(|c| c.run));
@@ -188,4 +189,30 @@ async fn renewing_keeps_what_is_held(fixture: Fixture) {
     let swept =
         eventually(async || Some(fixture.store.sweep(SWEEP).await.unwrap()).filter(|swept| !swept.requeued.is_empty()));
     assert_eq!(swept.await.requeued, [runs[2].id]);
+}
+
+/// A statement of a connection that was given up goes on in the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_behind_one_that_was_given_up_loses_nothing() {
+    let fixture = Fixture::postgres().await;
+    let Location::Postgres { url, .. } = &fixture.location else { unreachable!("it is") };
+    let ids = fixture.accept((0..3).map(|_| new())).await;
+    let claim = fixture.store.claim(fixture.worker, &ids, SPENT).await.unwrap();
+    let runs: Vec<Run> = claim.claimed.iter().map(|claimed| claimed.run).collect();
+    let mut other = PgConnection::connect(url).await.unwrap();
+    let mut held = other.begin().await.unwrap();
+    let lock = "SELECT id FROM predictions WHERE id = $1 FOR UPDATE";
+    sqlx::query(lock).bind(ids[0].0).execute(&mut *held).await.unwrap();
+    let renew = async || {
+        let dedicated = fixture.store.dedicated().await.unwrap();
+        dedicated.renew(fixture.worker, &runs, LEASE).await.unwrap()
+    };
+    let waits = Duration::from_millis(300);
+    assert!(tokio::time::timeout(waits, renew()).await.is_err(), "it waits for the lock");
+    let free = async {
+        tokio::time::sleep(waits).await;
+        held.rollback().await.unwrap();
+    };
+    let (renewed, ()) = tokio::join!(renew(), free);
+    assert_eq!(renewed, Renewed::default());
 }

@@ -37,8 +37,8 @@ async fn two_workers_finish_each_once(stage: Stage) {
 
 async fn whoever_waits_in_the_process_is_told_how_it_ended(stage: Stage) {
     let worker = stage.worker(|_| {}).await;
-    let fails = json!({"value": 1, "sleep_ms": 300, "fail": "permanent"});
-    for input in [json!({"value": 1, "sleep_ms": 300}), fails] {
+    let fails = json!({"value": 1, "sleep_ms": 2000, "fail": "permanent"});
+    for input in [json!({"value": 1, "sleep_ms": 2000}), fails] {
         let id = stage.send(vec![input], |_| {}).await[0];
         let waiting = worker.waiters.wait_for(id);
         let known = stage.get(&[id]).await.remove(0);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use prediction::{Status, WorkerId};
 use serde_json::json;
-use store::CancelResult;
+use store::{CancelResult, Sweep};
 use tokio::time::sleep;
 
 use crate::stage::{PATIENCE, Stage, until};
@@ -57,5 +57,20 @@ async fn suspects_run_alone(stage: Stage) {
     }
     ended.sort();
     assert!(ended.windows(2).all(|pair| pair[0].0 <= pair[1].1), "one suspect ran beside another: {ended:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspect_that_nobody_told_of_is_found() {
+    // Not by a ticket either.
+    let stage = Stage::without_queue().await;
+    let ids = stage.send(vec![json!({"value": 1})], |_| {}).await;
+    let claim = stage.store.claim(WorkerId::generate(), &ids, Duration::from_millis(1)).await.unwrap();
+    assert_eq!(claim.claimed.len(), 1);
+    let sweep = Sweep { lease: Duration::from_millis(1), max_crashes: 3, limit: 10, leases: true };
+    until(async || stage.store.sweep(sweep).await.unwrap().requeued == ids).await;
+    // Whoever swept is gone.
+    let worker = stage.worker(|_| {}).await;
+    assert_eq!(stage.wait_for(&ids, Status::Succeeded).await[0].attempt, 2);
     worker.stop().await;
 }
