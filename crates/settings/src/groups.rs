@@ -196,13 +196,22 @@ pub struct ModelsDirSettings {
     pub models_dir: PathBuf,
 }
 
+/// Which instructions models compute with.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Models")]
+pub struct IsaSettings {
+    /// The instructions that models compute with, if not the fastest the machine has: portable, neon, avx2, avx512 or amx.
+    #[arg(long, env = "AUGUR_ISA", value_parser = ["portable", "neon", "avx2", "avx512", "amx"], value_name = "ISA")]
+    pub isa: Option<String>,
+}
+
 /// What models compute with.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models")]
 pub struct MachineSettings {
-    /// The instructions that models compute with, if not the fastest the machine has: portable, neon, avx2, avx512 or amx.
-    #[arg(long, env = "AUGUR_ISA", value_parser = ["portable", "neon", "avx2", "avx512", "amx"], value_name = "ISA")]
-    pub isa: Option<String>,
+    /// On the processor.
+    #[command(flatten)]
+    pub instructions: IsaSettings,
     /// What text encoders compute on: cpu, or an NVIDIA card, as cuda or cuda:N, with a program that was built with --features
     /// cuda. Other models, and encoders in int8, compute on the processor all the same.
     #[arg(long, env = "AUGUR_DEVICE", default_value = "cpu", value_name = "DEVICE")]

@@ -23,9 +23,9 @@ pub use commands::{AugurCommand, Demo, Doctor, Migrate, Predict, Serve};
 pub use fatal::Fatal;
 pub use file::FileError;
 pub use groups::{
-    ApiSettings, DataSettings, FileSettings, GraceSettings, IDEMPOTENCY_KEYS_FOR, LinkSettings, ListenSettings,
-    LogFormat, LogSettings, MachineSettings, ModelSettings, ModelsDirSettings, QueueSettings, SchemaSettings,
-    StoreSettings, Work, WorkSettings, WorkerSettings,
+    ApiSettings, DataSettings, FileSettings, GraceSettings, IDEMPOTENCY_KEYS_FOR, IsaSettings, LinkSettings,
+    ListenSettings, LogFormat, LogSettings, MachineSettings, ModelSettings, ModelsDirSettings, QueueSettings,
+    SchemaSettings, StoreSettings, Work, WorkSettings, WorkerSettings,
 };
 pub use host::host_name;
 pub use keys::{ApiKey, CreateKey, KeysCommand, ListKeys, NamedKey, RotateKey};

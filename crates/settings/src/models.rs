@@ -6,8 +6,8 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use prediction::{Label, ModelName};
 
 use crate::{
-    FileSettings, MachineSettings, ModelVersion, ModelsDirSettings, commands::model_name, groups::positive_duration,
-    model_version::model_version,
+    FileSettings, IsaSettings, MachineSettings, ModelVersion, ModelsDirSettings, commands::model_name,
+    groups::positive_duration, model_version::model_version,
 };
 
 /// What `augur models` can do.
@@ -45,7 +45,8 @@ pub enum ModelsCommand {
     /// Encoders of texts become bf16 or int8, text generators (GGUF files of floats) q8_0 or q4_k, and of networks for images the
     /// weights become bf16. It is made in a hidden directory of the directory of models; size, speed and agreement with the original
     /// on a set of inputs are shown, and only then it is put into its place, as another version of the same model, owner/name@FORM:
-    /// who asks for the name alone goes on getting the default version, until `augur models default` declares another.
+    /// who asks for the name alone goes on getting the default version, until `augur models default` declares another. What was shown is
+    /// kept in augur-report.json beside its files; `augur models inspect` shows it again.
     ///
     /// Exit status: 0 when it is in its place; 3 when it was shown and nothing is kept, because nobody said yes; 1 when it cannot be
     /// made.
@@ -107,6 +108,9 @@ pub struct InspectModel {
     /// How it is printed.
     #[command(flatten)]
     pub print: PrintSettings,
+    /// What it computes with.
+    #[command(flatten)]
+    pub instructions: IsaSettings,
     /// Where models are.
     #[command(flatten)]
     pub dir: ModelsDirSettings,
@@ -130,6 +134,9 @@ pub struct AddModel {
     /// What to do with one that is there.
     #[command(flatten)]
     pub replace: ReplaceSettings,
+    /// What it computes with.
+    #[command(flatten)]
+    pub instructions: IsaSettings,
     /// Where models are.
     #[command(flatten)]
     pub dir: ModelsDirSettings,
@@ -156,6 +163,9 @@ pub struct PullModel {
     /// Where the hub is, and who asks.
     #[command(flatten)]
     pub hub: HubSettings,
+    /// What it computes with.
+    #[command(flatten)]
+    pub instructions: IsaSettings,
     /// Where models are.
     #[command(flatten)]
     pub dir: ModelsDirSettings,
@@ -229,6 +239,9 @@ pub struct DeriveSettings {
     /// How it is printed.
     #[command(flatten)]
     pub print: PrintSettings,
+    /// What it computes with.
+    #[command(flatten)]
+    pub instructions: IsaSettings,
     /// Where models are.
     #[command(flatten)]
     pub dir: ModelsDirSettings,

@@ -53,7 +53,7 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             only: Vec::new(),
             enable_echo: settings.models.enable_echo,
             digests: settings.digests,
-            machine: Machine::chosen(machine.isa.as_deref(), &machine.device)?,
+            machine: Machine::chosen(machine.instructions.isa.as_deref(), &machine.device)?,
             memory: settings.models.models_memory,
         };
         let models = tokio::task::spawn_blocking(move || Models::load(&models)).await??;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use inference::{CARD, Origin, copy_files, is_gguf, refuse_pickle};
+use inference::{CARD, Machine, Origin, copy_files, is_gguf, refuse_pickle};
 use prediction::ModelName;
 use settings::{AddModel, Fatal, say};
 use tokio::task::spawn_blocking;
@@ -10,13 +10,16 @@ use tokio::task::spawn_blocking;
 use super::{
     described,
     install::{Staged, refuse_existing},
+    processor,
+    report::Report,
     slot::Slot,
 };
 
 /// Copies it and says what it is called now.
 pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
+    let machine = processor(&settings.instructions)?;
     if settings.from.is_file() && is_gguf(&settings.from) {
-        return add_file(settings).await;
+        return add_file(settings, machine).await;
     }
     let (from, models_dir) = (settings.from, settings.dir.models_dir);
     if !from.is_dir() {
@@ -35,19 +38,19 @@ pub(crate) async fn add(settings: AddModel) -> Result<(), Fatal> {
 
     let staged = Staged::once(&models_dir, &slot, "add")?;
     let files = found.files.iter().map(|file| file.path.clone());
-    let files: Vec<PathBuf> = files.chain([CARD, Origin::FILE].map(Into::into)).collect();
+    let files: Vec<PathBuf> = files.chain([CARD, Origin::FILE, Report::FILE].map(Into::into)).collect();
     let to = staged.dir.clone();
     spawn_blocking(move || copy_files(&from, &to, files)).await??;
     if described(&staged.dir).await?.spec.version != found.spec.version {
         return Err(Fatal::new(format!("{} changed while it was copied", found.dir.display())));
     }
-    let spec = staged.install(settings.replace.replace).await?;
+    let spec = staged.install(settings.replace.replace, machine).await?;
     say(format_args!("added {slot}, version {}, in {}", spec.version.short(), target.display()));
     Ok(())
 }
 
 /// Makes a directory of a GGUF file, which is a whole model.
-async fn add_file(settings: AddModel) -> Result<(), Fatal> {
+async fn add_file(settings: AddModel, machine: Machine) -> Result<(), Fatal> {
     let (from, models_dir) = (settings.from, settings.dir.models_dir);
     let (home, file) = (from.parent().unwrap_or(Path::new("")), from.file_name().unwrap_or_default());
     let own = from.file_stem().unwrap_or_default().to_string_lossy();
@@ -60,7 +63,7 @@ async fn add_file(settings: AddModel) -> Result<(), Fatal> {
     let staged = Staged::once(&models_dir, &slot, "add")?;
     let (home, to, file) = (home.to_owned(), staged.dir.clone(), PathBuf::from(file));
     spawn_blocking(move || copy_files(&home, &to, [file])).await??;
-    let spec = staged.install(settings.replace.replace).await?;
+    let spec = staged.install(settings.replace.replace, machine).await?;
     say(format_args!("added {slot}, version {}, in {}", spec.version.short(), target.display()));
     Ok(())
 }

@@ -38,7 +38,7 @@ struct Row {
 /// Measures it and prints a table.
 pub(crate) async fn bench(settings: BenchModel) -> Result<(), Fatal> {
     let dir = existing(&settings.dir.models_dir, &settings.model).await?.dir;
-    let machine = Machine::chosen(settings.machine.isa.as_deref(), &settings.machine.device)?;
+    let machine = Machine::chosen(settings.machine.instructions.isa.as_deref(), &settings.machine.device)?;
     let found = described(&dir).await?;
     let models = loaded(&dir, machine).await?;
     let model = models.get(&found.spec.name, &found.spec.version);

@@ -15,7 +15,8 @@ use tokio::task::spawn_blocking;
 use super::{
     described,
     install::{Staged, refuse_existing},
-    report,
+    processor,
+    report::Report,
     slot::{Slot, existing},
 };
 use crate::screen::bytes;
@@ -33,6 +34,8 @@ pub(super) struct Source<'a> {
     pub(super) name: &'a ModelName,
     /// Where its files are written.
     pub(super) to: &'a Path,
+    /// What runs it.
+    pub(super) machine: Machine,
 }
 
 /// Makes it, shows it, and puts it into its place when that is wanted. `word` says what was made of it: the
@@ -44,7 +47,8 @@ pub(super) async fn derive(
     purpose: &str,
     make: impl FnOnce(Source<'_>) -> Result<Option<Removed>, LoadError> + Send + 'static,
 ) -> Result<(), Fatal> {
-    let DeriveSettings { name, label, calibration: inputs, yes, print, dir, .. } = settings;
+    let DeriveSettings { name, label, calibration: inputs, yes, print, instructions, dir, .. } = settings;
+    let machine = processor(&instructions)?;
     let models_dir = dir.models_dir;
     let Beside { dir: from, label: of, .. } = existing(&models_dir, &model).await?;
     let slot = slot(model.name, of, word, name, label)?;
@@ -60,15 +64,17 @@ pub(super) async fn derive(
 
     let staged = Staged::once(&models_dir, &slot, purpose)?;
     let (of, judged, made, called) = (found.clone(), inputs.clone(), staged.dir.clone(), slot.name.clone());
-    let made = spawn_blocking(move || make(Source { found: &of, inputs: &judged, name: &called, to: &made }));
+    let made = spawn_blocking(move || make(Source { found: &of, inputs: &judged, name: &called, to: &made, machine }));
     let removed = made.await??;
-    let comparison = compare(&from, &staged.dir, inputs, Machine::default()).await?;
-    report::print(&comparison, removed.as_ref(), print.json);
+    let comparison = compare(&from, &staged.dir, inputs, machine).await?;
+    let report = Report::of(&comparison, removed, machine);
+    report.print(print.json)?;
     if !yes && !agreed(&comparison, &slot).await? {
         return Err(Fatal::new(format!("{slot} was not kept; --yes keeps it without asking")).with_status(NOT_KEPT));
     }
     refuse_existing(&target, &slot, false)?;
-    let spec = staged.install(false).await?;
+    report.write(&staged.dir)?;
+    let spec = staged.install(false, machine).await?;
     if !print.json {
         say(format_args!("added {slot}, version {}, in {}", spec.version, target.display()));
     }

@@ -2,26 +2,28 @@
 
 use std::fs;
 
-use inference::{Beside, Description, Machine};
+use inference::{Beside, Description};
 use prediction::{Label, Limits};
 use serde_json::{Value, json};
 use settings::{Fatal, InspectModel, say};
 
-use super::{described, loaded, slot::existing};
+use super::{described, loaded, processor, report::Report, slot::existing};
 use crate::screen::{bytes, thousands};
 
 /// Loads it and prints it.
 pub(crate) async fn inspect(settings: InspectModel) -> Result<(), Fatal> {
+    let machine = processor(&settings.instructions)?;
     let beside = existing(&settings.dir.models_dir, &settings.model).await?;
     let found = described(&beside.dir).await?;
     let before = resident_bytes();
-    let models = loaded(&beside.dir, Machine::default()).await?;
+    let models = loaded(&beside.dir, machine).await?;
     let grown = before.zip(resident_bytes()).map(|(before, after)| after.saturating_sub(before));
     drop(models);
+    let report = Report::read(&beside.dir, &found.spec.version);
     if settings.print.json {
-        say(as_json(&found, &beside, grown));
+        say(as_json(&found, &beside, grown, &report));
     } else {
-        print(&found, &beside, grown);
+        print(&found, &beside, grown, &report);
     }
     Ok(())
 }
@@ -33,7 +35,7 @@ fn resident_bytes() -> Option<u64> {
     kib.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn print(found: &Description, beside: &Beside, grown: Option<u64>) {
+fn print(found: &Description, beside: &Beside, grown: Option<u64>, report: &Result<Option<Report>, String>) {
     let spec = &found.spec;
     let Limits { timeout_seconds, max_retries, max_batch, max_input_bytes } = spec.limits;
     let loaded = grown.map_or_else(String::new, |grown| format!("; {} with all else, loaded and warmed", bytes(grown)));
@@ -68,9 +70,17 @@ fn print(found: &Description, beside: &Beside, grown: Option<u64>) {
     for file in &found.files {
         say(format_args!("  {}  {:>8}  {}", file.sha256, bytes(file.bytes), file.path.display()));
     }
+    match report {
+        Ok(None) => {}
+        Ok(Some(report)) => {
+            say(format_args!("made of {}; compared with it then", report.origin()));
+            report.lines().iter().for_each(|line| say(format_args!("  {line}").to_string().trim_end()));
+        }
+        Err(reason) => say(format_args!("how it was made cannot be shown: {reason}")),
+    }
 }
 
-fn as_json(found: &Description, beside: &Beside, grown: Option<u64>) -> Value {
+fn as_json(found: &Description, beside: &Beside, grown: Option<u64>, report: &Result<Option<Report>, String>) -> Value {
     let spec = &found.spec;
     let files = found.files.iter().map(|file| json!({"path": file.path, "sha256": file.sha256, "bytes": file.bytes}));
     json!({
@@ -93,5 +103,9 @@ fn as_json(found: &Description, beside: &Beside, grown: Option<u64>) -> Value {
         "example": found.example,
         "files": Value::from_iter(files),
         "origin": found.origin,
+        "report": match report {
+            Ok(report) => json!(report),
+            Err(reason) => json!({"error": reason}),
+        },
     })
 }

@@ -68,13 +68,13 @@ impl Staged {
         Ok(Self { slot: slot.clone(), home, dir, target: slot.place(models_dir), is_kept: true, _lock: lock })
     }
 
-    /// Loads the model, runs its example, and puts it into its place; there is nothing left of it elsewhere then.
+    /// Loads the model on this machine, runs its example, and puts it into its place; there is nothing left of it elsewhere then.
     ///
     /// # Errors
     /// When it does not load or run, and when it cannot be moved; what was in its place is there still.
-    pub(crate) async fn install(&self, replace: bool) -> Result<ModelSpec, Fatal> {
+    pub(crate) async fn install(&self, replace: bool, machine: Machine) -> Result<ModelSpec, Fatal> {
         let failed = |error: io::Error| Fatal::new(format!("{} cannot be put there: {error}", self.target.display()));
-        let spec = loaded(&self.dir, Machine::default()).await?.specs().remove(0);
+        let spec = loaded(&self.dir, machine).await?.specs().remove(0);
         sync(&self.dir).map_err(failed)?;
         refuse_existing(&self.target, &self.slot, replace)?;
         self.target.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;

@@ -20,7 +20,7 @@ mod slot;
 use std::path::Path;
 
 use inference::{Config, Description, LoadError, Machine, Models};
-use settings::{Fatal, ModelsCommand};
+use settings::{Fatal, IsaSettings, ModelsCommand};
 use tokio::task::spawn_blocking;
 
 /// Does what is asked.
@@ -41,6 +41,11 @@ pub(crate) async fn models(command: ModelsCommand) -> Result<(), Fatal> {
 async fn described(dir: &Path) -> Result<Description, Fatal> {
     let dir = dir.to_owned();
     Ok(spawn_blocking(move || inference::inspect(&dir)).await??)
+}
+
+/// This machine's processor with these instructions.
+fn processor(IsaSettings { isa }: &IsaSettings) -> Result<Machine, Fatal> {
+    Ok(Machine::chosen(isa.as_deref(), "cpu")?)
 }
 
 /// Loads the model of a directory and runs its example.

@@ -1,6 +1,6 @@
 //! `augur models prune`: makes a version of a model without what matters least in it, and shows what it is worth before it is kept.
 
-use inference::{Cut, Machine};
+use inference::Cut;
 use settings::{Fatal, PruneModel};
 
 use super::derive::{Source, derive};
@@ -13,8 +13,8 @@ pub(crate) async fn prune(settings: PruneModel) -> Result<(), Fatal> {
         (None, None, Some(share)) => Cut::Sparsity(share),
         _ => return Err(Fatal::new("one of --heads, --layers and --sparsity says what to remove")),
     };
-    let make = move |Source { found, inputs, name, to }: Source<'_>| {
-        inference::prune(found, cut, inputs, name, to, Machine::default()).map(Some)
+    let make = move |Source { found, inputs, name, to, machine }: Source<'_>| {
+        inference::prune(found, cut, inputs, name, to, machine).map(Some)
     };
     derive(settings.model, settings.derive, &cut.words(), "prune", make).await
 }

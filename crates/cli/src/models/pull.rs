@@ -11,6 +11,7 @@ use super::{
     gguf,
     hub::{Hub, Revision},
     install::{Staged, refuse_existing},
+    processor,
     progress::Progress,
     slot::Slot,
 };
@@ -28,7 +29,8 @@ const COMMIT: &str = "commit";
 
 /// Fetches it and says what it is called.
 pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
-    let PullModel { repository, gguf, label, replace, hub, dir, .. } = settings;
+    let PullModel { repository, gguf, label, replace, hub, instructions, dir, .. } = settings;
+    let machine = processor(&instructions)?;
     let (hub, models_dir, slot) = (Hub::new(&hub)?, dir.models_dir, Slot { name: repository.name.clone(), label });
     let revision = hub.revision(&repository).await?;
     let commit = checked(&revision.commit).ok_or_else(|| hub.refused(&repository, "the hub names no commit"))?;
@@ -58,7 +60,7 @@ pub(crate) async fn pull(settings: PullModel) -> Result<(), Fatal> {
     let origin = Origin { source, revision: repository.revision.clone(), commit: commit.to_owned(), files };
     let install = async {
         origin.write(&staged.dir)?;
-        staged.install(replace.replace).await
+        staged.install(replace.replace, machine).await
     };
     let installed = install.await.inspect_err(|_| staged.discard())?;
     say(format_args!(

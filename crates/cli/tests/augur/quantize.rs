@@ -91,11 +91,12 @@ async fn smaller_versions_stand_beside_their_originals() {
             (GENERATOR, _) => least("same_token", 0.8),
             _ => least("same_label", 1.0),
         }
-        made.push((format!("{model}@{to}"), result["version"].clone(), result["precision"].clone()));
+        made.push((format!("{model}@{to}"), report));
     }
     let after = home.listed().await;
     assert!(before.iter().all(|model| after.contains(model)), "originals are as they were: {after:?}");
-    for (name, version, precision) in made {
+    for (name, report) in made {
+        let (version, precision) = (report["result"]["version"].clone(), report["result"]["precision"].clone());
         let listed = after.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
         assert_eq!((json!(listed.1), listed.3), (version, false), "{name}: the default stays what it was");
         let inspect = async |name: &str| -> Value {
@@ -104,6 +105,7 @@ async fn smaller_versions_stand_beside_their_originals() {
         let (shown, original) = (inspect(&name).await, inspect(name.split_once('@').expect("a label").0).await);
         assert_eq!(shown["precision"], if precision.is_null() { json!("f32") } else { precision }, "{name}");
         assert_eq!(shown["limits"], original["limits"], "{name}");
+        assert_eq!((&shown["report"], &original["report"]), (&report, &Value::Null), "{name}: what was shown is kept");
     }
     assert_eq!(home.owners(), 2, "nothing is left over");
     let again = home.run(&["quantize", tiny::NAME, "--to", "int8", "--yes"]).await;
@@ -112,6 +114,66 @@ async fn smaller_versions_stand_beside_their_originals() {
     assert!(twice.status == Some(1) && twice.err.contains("is int8 already"), "{twice:?}");
     let back = home.run(&["quantize", "test-org/tiny-encoder@int8", "--to", "bf16", "--yes"]).await;
     assert!(back.status == Some(1) && back.err.contains("begin with the model that it was made of"), "{back:?}");
+}
+
+#[tokio::test]
+async fn the_report_stays_with_the_version_that_it_is_of() {
+    let home = Home::new().await;
+    let ran = home.run(&["quantize", tiny::NAME, "--to", "int8", "--yes", "--isa", "portable"]).await;
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    let made = format!("{}@int8", tiny::NAME);
+    let shown = home.run(&["inspect", &made]).await;
+    let (report, _) = ran.out.split_once("\nadded ").expect("it says what was added");
+    for line in report.lines().filter(|line| !line.is_empty()) {
+        assert!(shown.out.contains(line.trim_end()), "{line:?} is shown again: {}", shown.out);
+    }
+    assert!(report.contains("times with portable, "), "{report}");
+    assert!(shown.out.contains(&format!("made of {}, version ", tiny::NAME)), "{}", shown.out);
+
+    // It goes where the version goes.
+    let dir = home.0.path().join(&made);
+    let file = dir.join("augur-report.json");
+    let kept = fs::read(&file).expect("it is kept");
+    let added = home.run(&["add", &dir.to_string_lossy(), "--label", "again"]).await;
+    assert_eq!(added.status, Some(0), "{added:?}");
+    let again = home.0.path().join(format!("{}@again/augur-report.json", tiny::NAME));
+    assert!(fs::read(again).expect("it is copied") == kept);
+
+    // That of another version says nothing of this one, and one that cannot be read keeps nothing from being shown.
+    let version = serde_json::from_slice::<Value>(&kept).expect("JSON")["result"]["version"].clone();
+    let version = version.as_str().expect("a version");
+    let other = String::from_utf8(kept.clone()).expect("text").replace(version, &"0".repeat(version.len()));
+    for (content, said) in [(other.as_str(), Value::Null), ("{}", json!("augur-report.json: missing field"))] {
+        fs::write(&file, content).expect("writes");
+        let ran = home.run(&["inspect", &made, "--json"]).await;
+        let shown: Value = serde_json::from_str(&ran.out).expect("JSON");
+        assert_eq!((ran.status, shown["version"].as_str()), (Some(0), Some(version)), "{ran:?}");
+        match said.as_str() {
+            Some(said) => assert!(shown["report"]["error"].as_str().is_some_and(|text| text.contains(said)), "{shown}"),
+            None => assert_eq!(shown["report"], Value::Null),
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_runs_a_model_runs_it_with_the_instructions_that_are_named() {
+    let home = Home::new().await;
+    let absent = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
+    let dir = home.0.path().join(tiny::NAME);
+    let dir = dir.to_str().expect("a path");
+    for arguments in [
+        vec!["inspect", tiny::NAME],
+        vec!["bench", tiny::NAME, "--each=1ms"],
+        vec!["add", dir, "--label", "copy"],
+        vec!["quantize", tiny::NAME, "--to", "bf16", "--yes"],
+        vec!["prune", tiny::NAME, "--heads", "1", "--yes"],
+    ] {
+        let with = async |isa| home.run(&[&arguments[..], &["--isa", isa]].concat()).await;
+        let refused = with(absent).await;
+        assert!(refused.status == Some(1) && refused.err.contains(absent), "{arguments:?}: {refused:?}");
+        let ran = with("portable").await;
+        assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{arguments:?}: {ran:?}");
+    }
 }
 
 #[tokio::test]
