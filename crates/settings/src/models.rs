@@ -80,7 +80,8 @@ pub enum ModelsCommand {
     Default(DefaultModel),
     /// Measures one model on this machine: latency and throughput, by length of text and by how many ask at once
     ///
-    /// It runs in the engine that servers run it in, without their store and queue.
+    /// It runs in the engine that servers run it in, without their store and queue. A text generator goes on from prompts by one token,
+    /// which shows how fast it reads them, and by 32.
     Bench(BenchModel),
 }
 

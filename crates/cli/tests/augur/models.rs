@@ -218,6 +218,30 @@ async fn a_model_is_measured_by_length_and_by_how_many_ask() {
     let ran = models(models_dir.path(), &["bench", "digits", "--each=20ms"]).await;
     assert_eq!((ran.status, ran.out.lines().count(), ran.err.as_str()), (Some(0), 6, ""), "{ran:?}");
     assert!(ran.out.contains("█") && ran.out.contains("AT ONCE"), "{}", ran.out);
+    assert!(ran.out.contains("P99") && !ran.out.contains("WORDS"), "digits have none: {}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generator_is_measured_by_what_it_reads_and_what_it_writes() {
+    let home = temporary();
+    let file = Path::new(MODELS).join("../crates/inference/tests/goldens/generators/llama-f32.gguf");
+    assert_eq!(models(home.path(), &["add", &file.to_string_lossy(), "--name", "my/generator"]).await.status, Some(0));
+    let rows = printed(&models(home.path(), &["bench", "my/generator", "--each=5ms", "--json"]).await);
+    let rows = rows.as_array().expect("a list");
+    let of = |most: f64| {
+        rows.iter().filter(move |row| row["written_tokens"].as_f64().is_some_and(|written| written <= most))
+    };
+    assert!(of(1.0).count() >= 3 && of(32.0).count() > of(1.0).count(), "{rows:?}");
+    for row in rows {
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
+        let counted = if number("written_tokens") > 1.0 { "written_tokens" } else { "tokens" };
+        let expected = number(counted) * number("per_second");
+        assert!((number("tokens_per_second") - expected).abs() <= expected * 1e-9, "{row}");
+    }
+    // Its context is shorter than the longest prompt.
+    let ran = models(home.path(), &["bench", "my/generator", "--each=5ms"]).await;
+    assert!(ran.status == Some(0) && ran.out.contains("WRITTEN") && ran.out.contains("TOKENS/S"), "{ran:?}");
+    assert!(ran.out.contains("left out: ") && ran.out.contains("of the model's context"), "{}", ran.out);
 }
 
 #[tokio::test]
