@@ -1,12 +1,14 @@
 //! How fast texts become embeddings, on each set of instructions and beside the same network on candle's own operations:
 //! `cargo bench -p inference --bench encoder`, and on an NVIDIA card with `--features cuda`. Names of subjects (`candle`, `amx`,
 //! `"amx bf16"`, `"avx512 int8"`, `cuda`) leave out all others; `--batches 1,256` says how many texts batches have. `AUGUR_TEST_MODEL_DIR`
-//! names the model, by default the one that `scripts/fetch-test-model` fetches. A peer (`peer/mod.rs`) takes part with
+//! names the model, by default the one that `scripts/fetch-test-model` fetches. With `--engines` the subjects (all but `candle` and `cuda`; by
+//! default the fastest instructions in f32) are each compared with themselves as several engines ([`engines`]). A peer (`peer/mod.rs`) takes part with
 //! `--peer "COMMAND"`: for each line `COUNT TOKENS;TOKENS…` (ids with commas between them) it runs that batch so often. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
 //! Ratios are also given for the best turn of each subject.
 #![allow(clippy::print_stdout)]
 
 mod candle;
+mod engines;
 #[path = "../peer/mod.rs"]
 mod peer;
 
@@ -53,12 +55,25 @@ fn main() {
     // What cargo adds, `--bench`, is no name.
     let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");
     let (mut wanted, mut peers, mut batches) = (Vec::new(), Vec::new(), BATCHES.to_owned());
+    let mut compares_engines = false;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--peer" => peers.extend(arguments.next()),
             "--batches" => batches = arguments.next().expect("numbers with commas between them"),
+            "--engines" => compares_engines = true,
             _ => wanted.push(argument),
         }
+    }
+    let batches: Vec<usize> = batches.split(',').map(|batch| batch.parse().expect("--batches has numbers")).collect();
+    if compares_engines {
+        if wanted.is_empty() {
+            wanted.push(named(&Cpu::best().isa().to_string(), Precision::F32));
+        }
+        let Machine { threads, .. } = Machine::default();
+        for (name, encoder, cpu) in encoders(&dir, &wanted) {
+            engines::compare(&name, &encoder, cpu.isa(), threads, &batches);
+        }
+        return;
     }
     let mut subjects = subjects(&dir, &wanted);
     subjects.extend(peers.iter().map(|command| {
@@ -72,8 +87,7 @@ fn main() {
     subjects.iter().for_each(|subject| print!(" {:>18}", subject.name));
     println!();
     let (mut medians, mut best) = (Vec::new(), Vec::new());
-    for batch in batches.split(',') {
-        let batch: usize = batch.parse().expect("--batches has numbers");
+    for batch in batches {
         for length in LENGTHS {
             let turns = measure(&mut subjects, &texts(batch, length));
             let rates: Vec<f64> = turns.iter().map(|turns| turns[turns.len() / 2]).collect();
@@ -146,21 +160,26 @@ fn subjects(dir: &Path, wanted: &[String]) -> Vec<Subject> {
             }
         }
     }
-    for isa in Isa::ALL {
-        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-            let name = named(&isa.to_string(), precision);
-            let is_own = |cpu: &Cpu| is_wanted(&name) && cpu.precision(precision) == precision;
-            let Some(cpu) = Cpu::with(isa).ok().filter(is_own) else { continue };
-            let machine = Machine { cpu, ..Machine::default() };
-            let encoder = Encoder::open(dir, machine, precision).expect("the model loads");
-            let run: Run = Box::new(move |texts, count| {
-                let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-                time(count, || drop(encoder.embed(&texts, || false, |embedding| embedding)))
-            });
-            subjects.push(Subject { name, run });
-        }
+    for (name, encoder, _) in encoders(dir, wanted) {
+        let run: Run = Box::new(move |texts, count| {
+            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            time(count, || drop(encoder.embed(&texts, || false, |embedding| embedding)))
+        });
+        subjects.push(Subject { name, run });
     }
     subjects
+}
+
+/// Ours, on the processor's instructions.
+fn encoders<'a>(dir: &'a Path, wanted: &'a [String]) -> impl Iterator<Item = (String, Encoder, Cpu)> + 'a {
+    let each = |isa: Isa| [Precision::F32, Precision::Bf16, Precision::Int8].map(|precision| (isa, precision));
+    Isa::ALL.into_iter().flat_map(each).filter_map(move |(isa, precision)| {
+        let name = named(&isa.to_string(), precision);
+        let is_wanted = wanted.is_empty() || wanted.contains(&name);
+        let cpu = Cpu::with(isa).ok().filter(|cpu| is_wanted && cpu.precision(precision) == precision)?;
+        let encoder = Encoder::open(dir, Machine { cpu, ..Machine::default() }, precision).expect("the model loads");
+        Some((name, encoder, cpu))
+    })
 }
 
 /// What a peer is asked.

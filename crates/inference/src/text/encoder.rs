@@ -4,7 +4,7 @@
 //! after each sum.
 //! Hidden states are one matrix, a row for each token of each text, one text after the other: nothing is padded.
 
-use std::{iter, mem, num::NonZeroUsize, path::Path, slice};
+use std::{io, iter, mem, num::NonZeroUsize, path::Path, slice};
 
 use kernels::{Activation, Cpu, Precision, Rows, Scratch};
 
@@ -34,6 +34,12 @@ pub struct Encoder {
     shape: Shape,
     layers: Vec<Layer>,
     head: Head,
+    room: Room<States>,
+}
+
+/// An engine beside an encoder's own: it has the same weights, and threads of its own.
+pub struct Sharer<'a> {
+    encoder: &'a Encoder,
     room: Room<States>,
 }
 
@@ -132,6 +138,28 @@ impl Encoder {
         self.run(&texts, &mut Turn::kept(), stop, |_, embedding| finish(embedding))
     }
 
+    /// As [`embed`](Self::embed), of texts that somebody wants. Where texts are dealt to threads and some would have nothing to do,
+    /// `passes` is asked whether another caller begins at once; then what is left is theirs to finish.
+    ///
+    /// # Panics
+    /// As [`embed`](Self::embed).
+    pub fn embed_in_turn(&self, texts: &[&[u32]], passes: &mut dyn FnMut() -> bool) -> Vec<Vec<f32>> {
+        self.embed_in(&self.room, texts, &mut Turn::new(passes))
+    }
+
+    /// An engine of so many threads beside this one, which shares its weights: both compute at the same time.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn beside(&self, threads: NonZeroUsize) -> io::Result<Sharer<'_>> {
+        Ok(Sharer { encoder: self, room: self.room.beside(threads)? })
+    }
+
+    fn embed_in(&self, room: &Room<States>, texts: &[&[u32]], turn: &mut Turn<'_>) -> Vec<Vec<f32>> {
+        let texts: Vec<_> = texts.iter().map(|ids| Text { ids, types: &[] }).collect();
+        self.run_in(room, &texts, turn, || false, |_, embedding| embedding).expect("nothing stops it")
+    }
+
     /// As [`embed`](Self::embed), for whatever the model's head gives of a text; `finish` is also told the text's place.
     ///
     /// # Panics
@@ -143,8 +171,19 @@ impl Encoder {
         stop: impl Fn() -> bool + Sync,
         finish: impl Fn(usize, Vec<f32>) -> T + Sync,
     ) -> Option<Vec<T>> {
+        self.run_in(&self.room, texts, turn, stop, finish)
+    }
+
+    fn run_in<T: Send>(
+        &self,
+        room: &Room<States>,
+        texts: &[Text<'_>],
+        turn: &mut Turn<'_>,
+        stop: impl Fn() -> bool + Sync,
+        finish: impl Fn(usize, Vec<f32>) -> T + Sync,
+    ) -> Option<Vec<T>> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
-        self.room.run(&lengths, turn, |group, crew, states| {
+        room.run(&lengths, turn, |group, crew, states| {
             let chosen: Vec<_> = group.iter().map(|text| texts[*text]).collect();
             let numbers = self.forward(&chosen, crew, states, &stop)?;
             Some(group.iter().zip(numbers).map(|(text, numbers)| finish(*text, numbers)).collect())
@@ -216,8 +255,60 @@ impl Encoder {
     }
 }
 
+impl Sharer<'_> {
+    /// The embedding of each text, which is not normalised, as [`Encoder::embed`] gives it.
+    ///
+    /// # Panics
+    /// As [`Encoder::embed`].
+    pub fn embed(&self, texts: &[&[u32]]) -> Vec<Vec<f32>> {
+        self.encoder.embed_in(&self.room, texts, &mut Turn::kept())
+    }
+}
+
 /// What the names of the encoder's tensors begin with in this file: nothing, where it holds no more than the encoder.
 pub(super) fn prefix(family: Family, weights: &Weights) -> &'static str {
     let prefix = family.prefix();
     if weights.shape(&format!("{prefix}{}", embeddings::WORDS)).is_some() { prefix } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use candle_core::DType;
+
+    use super::{
+        super::{
+            files::Pooling,
+            tests::{Tiny, tiny_goldens},
+        },
+        *,
+    };
+
+    #[test]
+    fn engines_that_share_weights_give_what_one_alone_does() {
+        let tiny = Tiny::new(&tiny_goldens());
+        tiny.write("gelu", DType::F32, str::to_owned);
+        let (settings, weights) = tiny.read(Pooling::Mean).expect("is read");
+        let two = NonZeroUsize::new(2).expect("more than none");
+        let machine = Machine { threads: two, ..Machine::default() };
+        let encoder = Encoder::load(&settings, &weights, machine, Precision::F32).expect("loads");
+        let texts: Vec<Vec<u32>> = (0..12_u32).map(|text| (0..=text % 9).collect()).collect();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let expected = encoder.embed(&texts, || false, |embedding| embedding).expect("was not stopped");
+
+        let mut asked = 0;
+        let in_turn = encoder.embed_in_turn(&texts, &mut || {
+            asked += 1;
+            false
+        });
+        assert!(in_turn == expected && asked > 0, "asked {asked} times whether another begins");
+        let sharers = [NonZeroUsize::MIN, two].map(|threads| encoder.beside(threads).expect("threads"));
+        thread::scope(|scope| {
+            let under_way = sharers.each_ref().map(|sharer| scope.spawn(|| sharer.embed(&texts)));
+            for found in under_way {
+                assert_eq!(found.join().expect("does not panic"), expected);
+            }
+        });
+    }
 }

@@ -52,7 +52,10 @@ pub(crate) use self::{
     classify::Classifier, embed::Embedder, family::model_types, files::is_setting, importance::Study, tag::Tagger,
     task::Task, zero_shot::ZeroShot,
 };
-pub use self::{device::DeviceEncoder, encoder::Encoder};
+pub use self::{
+    device::DeviceEncoder,
+    encoder::{Encoder, Sharer},
+};
 
 /// The longest text that is read, in characters (of JSON Schema, which are Unicode's code points); some tens of times what any
 /// model of the family looks at.

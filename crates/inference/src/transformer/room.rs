@@ -2,6 +2,7 @@
 
 use std::{
     array, io, iter, mem,
+    num::NonZeroUsize,
     ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -44,6 +45,14 @@ impl<S: Default + Send> Room<S> {
         let threads = Threads::new(machine.threads.get())?;
         let desks = iter::repeat_with(Mutex::default).take(threads.team.members()).collect();
         Ok(Self { cpu: machine.cpu, precision, threads, desks })
+    }
+
+    /// Other threads, so many, that compute as these do.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub(crate) fn beside(&self, threads: NonZeroUsize) -> io::Result<Self> {
+        Self::new(Machine { cpu: self.cpu, threads, ..Machine::default() }, self.precision)
     }
 
     /// What `forward` gives for each item of a batch, in order: of groups of items, which it is told by their places, each
