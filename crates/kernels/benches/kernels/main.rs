@@ -109,12 +109,10 @@ fn numbers(count: usize) -> Vec<f32> {
 }
 
 fn measure(name: &str, cpu: Cpu, precision: Precision) {
-    // Every number in two parts takes three products.
-    let products = if cpu.isa() == Isa::Amx && precision == Precision::F32 { 3.0 } else { 1.0 };
     println!("\n== {name}, one core, up to {REPETITIONS} repetitions");
     println!("{:34} {:^27}   {:^27}", "", "median", "best");
     println!("{:34} {:>9} {:>9} {:>7}   {:>9} {:>9} {:>7}", "", "µs", "GFLOP/s", "of peak", "µs", "GFLOP/s", "of peak");
-    let report = |name: &str, fastest: peak::Loop, flop: f64, job: &mut dyn FnMut()| {
+    let report = |name: &str, (fastest, products): (peak::Loop, f64), flop: f64, job: &mut dyn FnMut()| {
         let peak_flop = peak::operations(fastest);
         let times = time(&mut [job, &mut || peak::run(fastest)]);
         let column = |seconds: f64, of_peak: f64| {
@@ -144,7 +142,7 @@ fn measure(name: &str, cpu: Cpu, precision: Precision) {
             let residual = has_residual.then(|| Rows::new(&residual, rows, outputs, outputs));
             report(
                 &format!("{name}, {rows} rows"),
-                peak::fastest(cpu, precision),
+                products_of(cpu, precision),
                 2.0 * (rows * outputs * inputs) as f64,
                 &mut || {
                     let y = RowsMut::new(&mut y, rows, outputs, outputs);
@@ -168,23 +166,41 @@ fn measure(name: &str, cpu: Cpu, precision: Precision) {
         let bias = is_biased.then(|| Rows::new(&bias, heads, reach, reach));
         let input = Attention { query, key, value, offsets: &offsets, head_width: HEAD, scale: 0.17, bias };
         let flop = 4.0 * (sequences * length * length * HIDDEN) as f64;
-        // In f32, but for tiles.
-        let fastest = peak::fastest(cpu, if cpu.isa() == Isa::Amx { Precision::Bf16 } else { Precision::F32 });
         let kind = if is_biased { "biased attention" } else { "attention" };
-        report(&format!("{kind}, {sequences} sequences of {length}"), fastest, flop, &mut || {
+        let products = products_of_attention(cpu, precision, length);
+        report(&format!("{kind}, {sequences} × {length} tokens"), products, flop, &mut || {
             attention(cpu, precision, black_box(&input), RowsMut::new(&mut y, rows, HIDDEN, HIDDEN), &mut scratch);
         });
     }
-    for (sequences, length) in [(1, 16), (1, 64), (1, 256), (4, 64), (32, 64)] {
+    for (sequences, length) in [(1, 16), (1, 64), (1, 256), (4, 64), (8, 64), (32, 64)] {
         let mut encoder = encoder::Encoder::new(cpu, precision, sequences, length);
         let flop = encoder.flop();
-        let name = format!("encoder, {sequences} × {length} tokens");
-        let peak = report(&name, peak::fastest(cpu, precision), flop, &mut || encoder.run());
+        let name = format!("all layers, {sequences} × {length} tokens");
+        let peak = report(&name, products_of(cpu, precision), flop, &mut || encoder.run());
         if sequences == 32 {
             println!("{:34} {:27}   {:9} {:9.1}", "peak", "", "", peak / 1e9);
         }
     }
     pointwise(cpu);
+}
+
+/// The loop that products with matrices are judged by, and how many of its products one takes.
+fn products_of(cpu: Cpu, precision: Precision) -> (peak::Loop, f64) {
+    // Every number in two parts takes three products.
+    let products = if cpu.isa() == Isa::Amx && precision == Precision::F32 { 3.0 } else { 1.0 };
+    (peak::fastest(cpu, precision), products)
+}
+
+/// The same of attention of sequences so long: in f32, but for tiles and for AVX-512 with an instruction for bf16, where f32 is not asked for.
+fn products_of_attention(cpu: Cpu, precision: Precision, length: usize) -> (peak::Loop, f64) {
+    match (cpu.isa(), precision) {
+        // In registers, because packing so few in two parts takes longer.
+        (Isa::Amx, Precision::F32) if length <= 16 => products_of(cpu.in_registers(), Precision::F32),
+        (Isa::Amx, Precision::F32) => products_of(cpu, Precision::F32),
+        (Isa::Amx, _) => products_of(cpu, Precision::Bf16),
+        (Isa::Avx512, Precision::Bf16 | Precision::Int8) => products_of(cpu, cpu.precision(Precision::Bf16)),
+        _ => products_of(cpu, Precision::F32),
+    }
 }
 
 /// Kernels that do little with each number: beside copying as many.
