@@ -1,9 +1,11 @@
 //! Classifiers of rows of columns, as a server runs them: tiny networks against what scikit-learn answers
 //! (`goldens/make_tabular.py`), alone and in company, on all instructions.
 
+mod hashed;
+
 use std::{collections::HashMap, fs, path::Path};
 
-use candle_core::{Device, Tensor, safetensors};
+use candle_core::{Tensor, safetensors};
 use inference::{Abandon, Config, Cpu, Isa, Machine, Model, Models};
 use serde::Deserialize;
 use serde_json::{
@@ -44,18 +46,9 @@ fn goldens() -> Vec<Tiny> {
     serde_json::from_slice::<Golden>(&fs::read(path).expect("goldens")).expect("goldens").models
 }
 
-/// The numbers of a tensor, by its name, as `make_tabular.py` says.
+/// A tensor and its name, as `make_tabular.py` says; its numbers are made of some from -1 to 1.
 fn tensor(name: &str, shape: &[usize], number: impl Fn(f64) -> f64) -> (String, Tensor) {
-    let seed = name.bytes().fold(0x811C_9DC5_u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let hashed = |index: usize| {
-        let mut mixed = seed.wrapping_add((index as u32).wrapping_mul(0x9E37_79B9));
-        for (shift, factor) in [(16, 0x85EB_CA6B), (13, 0xC2B2_AE35), (16, 1)] {
-            mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
-        }
-        number(f64::from(mixed) / 2_f64.powi(31) - 1.0) as f32
-    };
-    let numbers: Vec<f32> = (0..shape.iter().product()).map(hashed).collect();
-    (name.to_owned(), Tensor::from_vec(numbers, shape, &Device::Cpu).expect("a tensor"))
+    (name.to_owned(), hashed::tensor(name, shape, |hash| number(hash * 2.0 - 1.0)))
 }
 
 impl Tiny {

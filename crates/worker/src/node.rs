@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
     time::{Duration, Instant},
 };
@@ -50,7 +50,7 @@ pub(crate) struct Node {
     pub(crate) other_versions: Notify,
     /// Somebody saw a suspect.
     pub(crate) suspects: Notify,
-    /// Another node is the dispatcher, as far as is known.
+    /// Another node was the dispatcher when this one last asked to be.
     pub(crate) another_leads: AtomicBool,
     /// A model that can run no more in this process, and what it ran on.
     pub(crate) broken: SetOnce<(ModelName, Device)>,
@@ -112,11 +112,6 @@ impl Node {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, Trouble> {
         self.outage.ask(patience, call).await
-    }
-
-    /// Whether another node was the dispatcher when this one last asked to be.
-    pub(crate) fn another_leads(&self) -> bool {
-        self.another_leads.load(Ordering::Relaxed)
     }
 
     /// Waits; false as soon as the worker stops.

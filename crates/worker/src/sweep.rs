@@ -2,7 +2,7 @@
 //! worker that knows of none; those that know of another look after it less often.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ const LIMIT: u32 = 500;
 /// time to do so before anything is taken away.
 pub(crate) async fn sweep(node: Arc<Node>) {
     let mut away_at: Option<Instant> = None;
-    let pause = || sleep(if node.another_leads() { EVERY_WHILE_ANOTHER } else { EVERY });
+    let pause = || sleep(if node.another_leads.load(Ordering::Relaxed) { EVERY_WHILE_ANOTHER } else { EVERY });
     while node.over.run_until_cancelled(pause()).await.is_some() {
         let mut more = true;
         while more {

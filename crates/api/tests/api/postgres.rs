@@ -10,7 +10,7 @@ use crate::{
 use queue::Queue;
 use serde_json::json;
 
-async fn over(url: String) -> Server {
+pub(crate) async fn over(url: String) -> Server {
     over_with(url, config()).await
 }
 

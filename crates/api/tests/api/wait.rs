@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use prediction::PredictionId;
-use queue::Queue;
 
-use crate::harness::{Server, config, echo, header, id_of, json_of, problem, until};
+use crate::{
+    harness::{Server, header, id_of, json_of, problem, until},
+    postgres,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -121,10 +123,7 @@ async fn whoever_is_told_how_it_ended_is_answered_without_a_look() {
 
 #[tokio::test]
 async fn what_a_waiting_caller_is_told_is_what_a_reader_finds() {
-    let location = store::Location::Postgres { url: servers::database().await, max_connections: 8 };
-    let queue = Queue::open(&queue::Location::InProcess, queue::Config::default()).await.unwrap();
-    let server = Server::over(&location, queue, config(), None).await;
-    server.publish(&[echo('a')]).await;
+    let server = postgres::over(servers::database().await).await;
     // Postgres writes metadata in its own words.
     for metadata in [None, Some(r#"{"zz": 1e2, "a": 1}"#)] {
         for value in [json!(1.0e2), json!("x".repeat(3000))] {

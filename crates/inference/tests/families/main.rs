@@ -3,6 +3,8 @@
 
 #[path = "../card/mod.rs"]
 mod card;
+#[path = "../hashed/mod.rs"]
+mod hashed;
 mod pruned;
 mod tiny;
 

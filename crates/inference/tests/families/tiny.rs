@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use candle_core::{Device, Tensor, safetensors};
+use candle_core::{Tensor, safetensors};
 use inference::{Abandon, Config, LoadError, Machine, Model, Models};
 use serde::Deserialize;
 use serde_json::{
@@ -15,6 +15,8 @@ use serde_json::{
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+use crate::hashed;
 
 #[derive(Deserialize)]
 pub(crate) struct Family {
@@ -99,19 +101,10 @@ pub(crate) fn load(dir: &Path, machine: Machine) -> Result<Model, LoadError> {
     Ok(models.get(&spec.name, &spec.version).expect("what is served can be had"))
 }
 
-/// The numbers of a tensor, by its name, as `make_families.py` says.
+/// A tensor by its name, as `make_families.py` says.
 fn tensor(name: &str, shape: &[usize]) -> Tensor {
-    let seed = name.bytes().fold(0x811C_9DC5_u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let offset = if name.to_lowercase().contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
-    let number = |index: usize| {
-        let mut mixed = seed.wrapping_add((index as u32).wrapping_mul(0x9E37_79B9));
-        for (shift, factor) in [(16, 0x85EB_CA6B), (13, 0xC2B2_AE35), (16, 1)] {
-            mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
-        }
-        (f64::from(mixed) / 2_f64.powi(33) - 0.25 + offset) as f32
-    };
-    let numbers: Vec<f32> = (0..shape.iter().product()).map(number).collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).expect("a tensor")
+    hashed::tensor(name, shape, |hash| hash / 2.0 - 0.25 + offset)
 }
 
 pub(crate) async fn predict(model: &Model, input: &Value) -> Box<RawValue> {

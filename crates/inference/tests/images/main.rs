@@ -1,6 +1,8 @@
 //! Classifiers of images as a server runs them: tiny networks against what transformers answers (`goldens/make_images.py`), alone and
 //! in company, on all instructions and with several threads.
 
+#[path = "../hashed/mod.rs"]
+mod hashed;
 mod pruned;
 
 use std::{
@@ -10,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use candle_core::{Device, Tensor, safetensors};
+use candle_core::{Tensor, safetensors};
 use inference::{Abandon, Config, Cpu, Isa, LoadError, Machine, Model, Models};
 use prediction::{Failure, FailureCode};
 use serde::Deserialize;
@@ -113,22 +115,13 @@ fn load(home: &TempDir, machine: Machine) -> Result<Model, LoadError> {
     Ok(models.get(&spec.name, &spec.version).expect("what is served can be had"))
 }
 
-/// The numbers of a tensor, by its name, as `make_images.py` says.
+/// A tensor by its name, as `make_images.py` says.
 fn tensor(name: &str, shape: &[usize]) -> Tensor {
-    let seed = name.bytes().fold(0x811C_9DC5_u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let is_around_one = (name.contains("norm") && name.ends_with("weight")) || name.ends_with("running_var");
     let offset = if is_around_one { 1.0 } else { 0.0 };
     let factor =
         if let [_, inputs, height, width] = shape { (72.0 / (inputs * height * width) as f64).sqrt() } else { 1.0 };
-    let number = |index: usize| {
-        let mut mixed = seed.wrapping_add((index as u32).wrapping_mul(0x9E37_79B9));
-        for (shift, factor) in [(16, 0x85EB_CA6B), (13, 0xC2B2_AE35), (16, 1)] {
-            mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
-        }
-        ((f64::from(mixed) / 2_f64.powi(33) - 0.25 + offset) * factor) as f32
-    };
-    let numbers: Vec<f32> = (0..shape.iter().product()).map(number).collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).expect("a tensor")
+    hashed::tensor(name, shape, |hash| (hash / 2.0 - 0.25 + offset) * factor)
 }
 
 /// Every set of instructions that this machine has, on one thread and on some.

@@ -10,10 +10,7 @@
 //! remembers the table as empty. For the same reason a status is expressed by the columns that constraints tie to it
 //! (`worker` with processing, `completed_at` with terminal): the partial indexes have conditions on the status.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use prediction::{ModelName, PredictionId, Version, WorkerId};
 use uuid::Uuid;
@@ -151,7 +148,7 @@ macro_rules! held {
 
 /// Those that are held, and whether their leases have less than $5 left or, once the clock has been set back, more than $4.
 const HELD: &str = concat!(
-    "SELECT id, lease_until NOT BETWEEN clock_timestamp() + $5::bigint * interval '1 microsecond'
+    "SELECT id, epoch, lease_until NOT BETWEEN clock_timestamp() + $5::bigint * interval '1 microsecond'
                             AND clock_timestamp() + $4::bigint * interval '1 microsecond'
      FROM predictions WHERE ",
     held!()
@@ -257,7 +254,7 @@ impl Postgres {
         lease: Duration,
     ) -> Result<Vec<PredictionId>, StoreError> {
         let (ids, epochs): (Vec<Uuid>, Vec<i32>) = runs.iter().map(|run| (run.id.0, run.epoch)).unzip();
-        let held: Vec<(Uuid, bool)> = on_connection!(self, |connection| sqlx::query_as(HELD)
+        let held: Vec<(Uuid, i32, bool)> = on_connection!(self, |connection| sqlx::query_as(HELD)
             .bind(worker.0)
             .bind(&ids)
             .bind(&epochs)
@@ -265,22 +262,20 @@ impl Postgres {
             .bind(micros(renewed_for(lease)))
             .fetch_all(connection)
             .await)?;
-        let held: HashMap<Uuid, bool> = held.into_iter().collect();
-        let (due, due_epochs): (Vec<Uuid>, Vec<i32>) =
-            ids.iter().copied().zip(epochs).filter(|(id, _)| held.get(id) == Some(&true)).unzip();
-        let mut extended = HashSet::new();
+        let (due, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|(_, _, is_due)| *is_due);
+        let mut kept: HashSet<Uuid> = rest.into_iter().map(|(id, ..)| id).collect();
         if !due.is_empty() {
-            let rows: Vec<Uuid> = on_connection!(self, |connection| sqlx::query_scalar(EXTEND)
+            let (ids, epochs): (Vec<Uuid>, Vec<i32>) = due.into_iter().map(|(id, epoch, _)| (id, epoch)).unzip();
+            let extended: Vec<Uuid> = on_connection!(self, |connection| sqlx::query_scalar(EXTEND)
                 .bind(worker.0)
-                .bind(&due)
-                .bind(&due_epochs)
+                .bind(&ids)
+                .bind(&epochs)
                 .bind(micros(lease))
                 .fetch_all(connection)
                 .await)?;
-            extended.extend(rows);
+            kept.extend(extended);
         }
-        let is_lost = |id: &Uuid| held.get(id).is_none_or(|is_due| *is_due && !extended.contains(id));
-        Ok(rows::ids(ids.into_iter().filter(is_lost).collect()))
+        Ok(rows::ids(ids.into_iter().filter(|id| !kept.contains(id)).collect()))
     }
 }
 
