@@ -17,6 +17,7 @@ mod gguf;
 mod identity;
 mod image;
 mod importance;
+mod kept;
 mod labels;
 mod machine;
 mod manifest;

@@ -10,11 +10,15 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use kernels::{Arena, in_huge_pages, mapped};
+use kernels::{Arena, PackedMatrix, in_huge_pages, mapped};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
-use crate::{LoadError, identity::Identity};
+use crate::{
+    LoadError,
+    identity::Identity,
+    kept::{KeptWeights, Packing, Places, Shelf, Unkept},
+};
 
 /// The longest header read, in bytes; the largest published models stay far below.
 const MAX_HEADER: u64 = 16 << 20;
@@ -32,7 +36,11 @@ pub(crate) struct Weights {
     metadata: Metadata,
     data_start: usize,
     is_trusted: bool,
+    /// What an earlier start has packed of them.
+    kept: Option<Box<KeptWeights>>,
     arena: Arena,
+    /// What lies where in the arena.
+    places: Mutex<Places>,
     /// What matrices are read into before they are packed: the same memory again and again, since new memory costs more than what is
     /// done with it.
     desks: Mutex<Vec<Vec<f32>>>,
@@ -82,7 +90,8 @@ impl Weights {
             .map_err(|error| LoadError::new(path, format!("not sound safetensors: {error}")))?;
         let file = Arc::new(Named { path: path.to_owned(), file, identity });
         let (data_start, desks) = (LENGTH_BYTES + header, Mutex::default());
-        let mut weights = Self { file, map, metadata, data_start, is_trusted: false, arena: Arena::new(0), desks };
+        let (kept, arena, places) = (None, Arena::new(0), Mutex::default());
+        let mut weights = Self { file, map, metadata, data_start, is_trusted: false, kept, arena, places, desks };
         // Packed they take no more, but for what is beyond their last outputs.
         let bytes = usize::try_from(weights.parameters()).unwrap_or_default().saturating_mul(size_of::<f32>());
         weights.arena = Arena::new(bytes);
@@ -94,9 +103,9 @@ impl Weights {
         &self.file.path
     }
 
-    /// Says that its numbers were checked by an earlier start.
-    pub(crate) fn trust(&mut self) {
-        self.is_trusted = true;
+    /// Says that its numbers were checked by an earlier start, which may have kept what it packed of them.
+    pub(crate) fn trust(&mut self, kept: Option<Box<KeptWeights>>) {
+        (self.is_trusted, self.kept) = (true, kept);
     }
 
     /// Whether its numbers were checked by an earlier start, so that what is not needed at once may be read later.
@@ -137,6 +146,30 @@ impl Weights {
     /// Memory for what is packed of them.
     pub(crate) fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// What an earlier start has packed of them.
+    pub(crate) fn kept(&self) -> Option<&KeptWeights> {
+        self.kept.as_deref()
+    }
+
+    /// Remembers where a matrix lies in the arena, if it does.
+    pub(crate) fn place(&self, key: String, matrix: &PackedMatrix) {
+        if let Some(places) = matrix.places(&self.arena) {
+            self.places.lock().unwrap_or_else(PoisonError::into_inner).insert(key, places);
+        }
+    }
+
+    /// What became of what was packed of them, all of which has been.
+    pub(crate) fn packing(self, shelf: Shelf) -> Option<Packing> {
+        if let Some(kept) = self.kept {
+            return Some(Packing::Kept(kept));
+        }
+        if shelf.open().is_some() {
+            return None;
+        }
+        let places = self.places.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Unkept::new(shelf, self.arena.filled()?, places).map(Packing::Unkept)
     }
 
     /// Works with room for so many numbers that are needed for a moment, whatever they are at first.

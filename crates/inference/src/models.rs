@@ -26,11 +26,12 @@ pub use self::changes::{Changes, Look};
 use self::{
     defaults::Meaning,
     seen::{Known, Seen, is_gone},
+    verify::Due,
 };
 use crate::{
     LoadError, Machine, Model, digest, echo,
     places::{self, Place},
-    remembered::{Believed, Remembered},
+    remembered::Remembered,
     signature::Signature,
     versions::Declared,
 };
@@ -46,7 +47,7 @@ pub struct Config {
     pub only: Vec<ModelName>,
     /// Whether `augur/echo`, a toy for tests and benchmarks, is served.
     pub enable_echo: bool,
-    /// The file in which digests of weights are remembered from one start to the next; in none when `None`.
+    /// The file in which digests of weights are remembered from one start to the next, beside a directory with packed ones; in none when `None`.
     pub digests: Option<PathBuf>,
     /// What they compute on.
     pub machine: Machine,
@@ -77,16 +78,16 @@ struct Loaded {
     is_retired: bool,
     /// Whether the model's name alone means it.
     is_default: bool,
-    /// What of it was believed and not verified yet.
-    believed: Option<Believed>,
+    /// What is left to do for it while it is served.
+    due: Due,
 }
 
 /// A model that can be served from now on.
 enum Ready {
     /// It is loaded already.
     Loaded(Key),
-    /// It takes so many bytes of memory; what of it was believed.
-    New(Model, u64, Option<Believed>),
+    /// It takes so many bytes of memory.
+    New(Model, u64, Due),
 }
 
 /// Why a directory was not loaded.
@@ -137,7 +138,7 @@ impl Models {
         }
         if config.enable_echo {
             let model = echo::load()?;
-            models.serve(Ready::New(model, 0, None));
+            models.serve(Ready::New(model, 0, Due::default()));
         }
         seen.warn_of_absent_defaults();
         models.settle(&seen, &mut Changes::default());
@@ -185,7 +186,7 @@ impl Models {
     /// blocking: call it off the async threads. Faults are logged, and leave what runs as it is.
     pub fn look(&self, look: Look) -> Changes {
         let (mut changes, mut seen) = (Changes::default(), self.seen());
-        self.verify(&mut seen, &mut changes);
+        self.do_what_is_due(&mut seen, &mut changes);
         let (found, declared) = match self.places(&seen) {
             Ok(found) => found,
             Err(fault) => {
@@ -338,11 +339,11 @@ impl Models {
         let bytes = weights.saturating_add(working);
         if self.has_room(bytes) {
             let machine = self.0.config.machine;
-            let model = match &believed {
-                Some(believed) => opened.load_again(machine, believed.version.clone())?,
+            let (model, packing) = match &believed {
+                Some(believed) => opened.load_again(machine, believed.version.clone(), remembered)?,
                 None => opened.load(machine, digests, remembered)?,
             };
-            return Ok(Ready::New(model, bytes, believed));
+            return Ok(Ready::New(model, bytes, Due { believed, packing }));
         }
         let (most, taken) = (self.0.config.memory.unwrap_or(u64::MAX), self.taken());
         let beside = match working {
@@ -363,9 +364,9 @@ impl Models {
                 loaded.entry(key.clone()).and_modify(|loaded| loaded.is_retired = false);
                 key
             }
-            Ready::New(model, bytes, believed) => {
+            Ready::New(model, bytes, due) => {
                 let key = (model.spec().name.clone(), model.spec().version.clone());
-                loaded.insert(key.clone(), Loaded { model, bytes, is_retired: false, is_default: false, believed });
+                loaded.insert(key.clone(), Loaded { model, bytes, is_retired: false, is_default: false, due });
                 key
             }
         }

@@ -3,17 +3,18 @@
 //! while it is served ([`Models::look`](crate::Models::look)).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use kernels::Cpu;
 use prediction::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{LoadError, digest, identity::Identity};
+use crate::{LoadError, digest, identity::Identity, kept::Shelf};
 
 /// Files that were changed more recently are not remembered.
 const AGE: Duration = Duration::from_secs(5);
@@ -87,6 +88,16 @@ impl Remembered {
     /// Forgets what turned out to be untrue.
     pub(crate) fn forget(&self, believed: &Believed) {
         self.change(|entries| drop(entries.remove(&believed.path)));
+    }
+
+    /// The versions that are remembered.
+    pub(crate) fn versions(&self) -> BTreeSet<&Version> {
+        self.entries.values().map(|entry| &entry.version).collect()
+    }
+
+    /// Where packed weights of a version are kept, if anything is remembered: in a directory beside the file.
+    pub(crate) fn shelf(&self, version: Version, cpu: Cpu) -> Option<Shelf> {
+        Some(Shelf::new(self.file.as_ref()?.with_extension("packed"), version, cpu))
     }
 
     /// Changes what is written down, which others may have changed since it was read, and leaves out what is gone.

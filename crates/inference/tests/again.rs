@@ -1,4 +1,5 @@
-//! A start after another: what an earlier one found out about weights is believed while nothing was touched, and checked afterwards.
+//! A start after another: what an earlier one found out about weights is believed while nothing was touched, and checked afterwards; what
+//! it packed is used again.
 
 mod fetched;
 
@@ -7,7 +8,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread::sleep,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use inference::{Abandon, Config, Look, Models, inspect};
@@ -35,6 +36,22 @@ impl Home {
 
     fn digests(&self) -> PathBuf {
         self.dir.path().join("digests.json")
+    }
+
+    /// Files of packed weights.
+    fn packed(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.path().join("digests.packed")).into_iter().flatten();
+        entries.map(|entry| entry.expect("an entry").path()).collect()
+    }
+
+    /// The only one of them, after a start that has kept it.
+    fn kept(&self) -> PathBuf {
+        let models = self.start(&fetched::dir());
+        assert_eq!(self.packed(), Vec::<PathBuf>::new());
+        assert!(models.look(Look::AtOnce).is_empty());
+        let packed = self.packed();
+        assert_eq!(packed.len(), 1, "{packed:?}");
+        packed.into_iter().next().expect("it is there")
     }
 
     fn start(&self, model: &Path) -> Models {
@@ -241,4 +258,109 @@ fn what_cannot_be_read_is_as_good_as_nothing() {
     fs::remove_file(home.digests()).expect("removes");
     fs::create_dir(home.digests()).expect("a directory");
     assert_eq!(served(&home.start(&fetched::dir())), truth);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_weights_are_kept_and_not_needed_any_more_when_they_are_in_memory() {
+    let home = Home::new();
+    let file = home.kept();
+    let written = fs::metadata(&file).expect("is there").ino();
+    let expected = outputs(&home.start(&fetched::dir())).await;
+    let second = home.start(&fetched::dir());
+    assert_eq!(outputs(&second).await, expected);
+    assert!(second.look(Look::AtOnce).is_empty());
+    assert_eq!(outputs(&second).await, expected);
+    // A file that is mapped must not become shorter.
+    fs::write(&file, "").expect("writes in place");
+    assert_eq!(outputs(&second).await, expected);
+    drop(second);
+    // It is written again where it is of no use.
+    let third = home.start(&fetched::dir());
+    assert_eq!(outputs(&third).await, expected);
+    assert!(third.look(Look::AtOnce).is_empty());
+    assert_ne!(fs::metadata(&file).expect("is there").ino(), written);
+    assert_eq!(outputs(&home.start(&fetched::dir())).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_weights_that_are_not_what_was_written_are_found_out_and_written_again() {
+    let home = Home::new();
+    let (file, truth) = (home.kept(), outputs(&home.start(&fetched::dir())).await);
+    let sound = fs::read(&file).expect("reads");
+    let (mut spoilt, middle) = (sound.clone(), sound.len() / 2);
+    spoilt[middle..middle + 4096].fill(0);
+    fs::write(&file, spoilt).expect("writes");
+    let models = home.start(&fetched::dir());
+    assert_ne!(outputs(&models).await, truth, "it is what is used");
+    let changes = models.look(Look::AtOnce);
+    assert!(changes.faults[0].reason.contains("not what an earlier start has written"), "{:?}", changes.faults);
+    assert_eq!((changes.retired.clone(), changes.served), (changes.retired, vec![served(&models)]));
+    assert_eq!(outputs(&models).await, truth);
+    assert_eq!(home.packed(), Vec::<PathBuf>::new());
+    let models = home.start(&fetched::dir());
+    assert!(models.look(Look::AtOnce).is_empty());
+    assert_eq!((home.packed(), fs::read(&file).expect("reads") == sound), (vec![file], true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_weights_of_another_program_or_of_none_are_packed_again() {
+    let home = Home::new();
+    let (file, truth) = (home.kept(), outputs(&home.start(&fetched::dir())).await);
+    let sound = fs::read(&file).expect("reads");
+    let length = usize::from(u16::from_le_bytes([sound[0], sound[1]]));
+    let changed = |from: &str, to: &str| {
+        let (before, rest) = sound.split_at(8 + length);
+        let header = String::from_utf8(before[8..].to_vec()).expect("text");
+        assert!(header.contains(from), "{header}");
+        let mut header = header.replacen(from, to, 1).into_bytes();
+        header.resize(header.len().max(length), b' ');
+        // What it holds is wrong, too: nothing of it may be used.
+        [&(header.len() as u64).to_le_bytes(), header.as_slice(), &vec![0; rest.len()]].concat()
+    };
+    let header: Value = serde_json::from_slice(&sound[8..8 + length]).expect("JSON");
+    let packed_by = header["packed_by"].as_str().expect("text").to_owned();
+    let spoilt = [
+        Vec::new(),
+        sound[..20].to_vec(),
+        sound[..8 + length].to_vec(),
+        sound[..sound.len() - 1].to_vec(),
+        [&[u8::MAX; 8], &sound[8..]].concat(),
+        vec![0; 100_000],
+        changed(&packed_by, &"0".repeat(packed_by.len())),
+        changed("\"version\":\"", "\"versjon\":\""),
+        changed("\"packing\":\"", "\"packing\":\"-"),
+    ];
+    for spoilt in spoilt {
+        fs::write(&file, &spoilt).expect("writes");
+        assert_eq!(outputs(&home.start(&fetched::dir())).await, truth);
+    }
+}
+
+#[test]
+fn packed_weights_of_versions_that_are_not_remembered_are_removed_in_time() {
+    let home = Home::new();
+    let file = home.kept();
+    let named = |name: &str| {
+        let other = file.with_file_name(name);
+        fs::write(&other, "").expect("writes");
+        other
+    };
+    let old = |file: &Path| {
+        let file = fs::File::options().write(true).open(file).expect("opens");
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("can be set");
+    };
+    let version = "0".repeat(64);
+    let kept_name = file.file_name().and_then(|name| name.to_str()).expect("text").to_owned();
+    let gone = [format!("{version}-avx2"), format!("{kept_name}.0123"), "whatever".to_owned()].map(|name| named(&name));
+    let stays = [file.clone(), named(&format!("{version}-avx512")), named(&format!("{kept_name}.4567"))];
+    for file in gone.iter().chain(&stays[..1]) {
+        old(file);
+    }
+    // Of another machine, and of a version that is remembered.
+    let other = named(&format!("{}-other", kept_name.split_once('-').expect("a processor").0));
+    old(&other);
+    fs::write(&file, "").expect("writes");
+    assert!(home.start(&fetched::dir()).look(Look::AtOnce).is_empty());
+    assert_eq!(gone.map(|file| file.exists()), [false; 3]);
+    assert!(stays.iter().chain([&other]).all(|file| file.exists()));
 }

@@ -8,6 +8,7 @@
 use std::{
     alloc::{Layout, alloc, dealloc},
     fmt, fs,
+    ops::Range,
     ptr::NonNull,
     sync::{
         Arc,
@@ -17,10 +18,13 @@ use std::{
 
 use crate::scratch::{LINE_BYTES, Line};
 
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Memory that packed matrices share; it is given back when it and the last of them are dropped.
 pub struct Arena(Option<Arc<Block>>);
+
+/// What packed matrices have in an arena, once all of them are made.
+pub struct Filled(Arc<Block>);
 
 struct Block {
     begin: NonNull<Line>,
@@ -39,7 +43,7 @@ pub(crate) struct Part {
     begin: NonNull<Line>,
     lines: usize,
     /// Keeps the memory.
-    _block: Arc<Block>,
+    block: Arc<Block>,
 }
 
 // SAFETY: it is plain numbers that belong to the part alone.
@@ -76,7 +80,31 @@ impl Arena {
             begin.write_bytes(0, lines);
             begin
         };
-        Some(Part { begin, lines, _block: Arc::clone(block) })
+        Some(Part { begin, lines, block: Arc::clone(block) })
+    }
+
+    /// What it holds, to which nothing is added any more; `None` where it never had memory.
+    #[must_use]
+    pub fn filled(self) -> Option<Filled> {
+        self.0.clone().map(Filled)
+    }
+
+    /// Where a part of this arena lies in it, in lines; `None` for one of another.
+    pub(crate) fn place(&self, part: &Part) -> Option<Range<usize>> {
+        let block = self.0.as_ref().filter(|block| Arc::ptr_eq(block, &part.block))?;
+        let first = (part.begin.addr().get() - block.begin.addr().get()) / LINE_BYTES;
+        Some(first..first + part.lines)
+    }
+}
+
+impl Filled {
+    /// All that was handed out, from the first line on.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        let bytes = self.0.used.load(Ordering::Relaxed) * LINE_BYTES;
+        // SAFETY: what was handed out was written as zeros, and `Line` is plain numbers. Whoever writes to a part borrows the arena, which
+        // is gone: none is written to any more.
+        unsafe { std::slice::from_raw_parts(self.0.begin.as_ptr().cast(), bytes) }
     }
 }
 
@@ -93,6 +121,12 @@ impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout, and no part is left: each holds the block.
         unsafe { dealloc(self.begin.as_ptr().cast(), self.layout) };
+    }
+}
+
+impl fmt::Debug for Filled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filled").field("bytes", &self.bytes().len()).finish()
     }
 }
 
@@ -125,7 +159,7 @@ pub fn in_huge_pages<T>(room: &mut Vec<T>) {
 
 /// Whether the system has huge pages for twice these bytes and to spare (it begins to make room before the last is gone), as far as it says
 /// so.
-fn are_free(bytes: usize) -> bool {
+pub(crate) fn are_free(bytes: usize) -> bool {
     const SPARE: usize = 64;
     let wanted = bytes.div_ceil(HUGE_PAGE);
     fs::read_to_string("/proc/buddyinfo").map_or(true, |counts| free_in(&counts) >= wanted.saturating_mul(2) + SPARE)

@@ -183,6 +183,15 @@ impl Cpu {
         self.isa
     }
 
+    /// A word for how weights are packed for it: another for another processor, unless it packs them alike.
+    #[must_use]
+    pub fn packing(self) -> String {
+        let Extensions { int8, bf16 } = self.extensions;
+        let extensions = [(int8, "-int8"), (bf16, "-bf16")];
+        let extensions = extensions.map(|(has_it, word)| if has_it { word } else { "" });
+        format!("{}{}", self.isa, extensions.concat())
+    }
+
     /// Does the work in the widest registers.
     pub(crate) fn run(self, work: impl Work) {
         match self.isa {

@@ -1,5 +1,7 @@
 //! Weights in the order in which a product reads them.
 
+mod kept;
+
 use std::ops::Range;
 
 #[cfg(target_arch = "aarch64")]
@@ -266,7 +268,7 @@ pub(crate) const fn width<V: Lanes>() -> usize {
 /// Panels of `width` outputs: within a panel one row for each input; zeros after the last output.
 fn panels(arena: Option<&Arena>, weights: Rows<'_>, width: usize) -> Lines {
     let inputs = weights.columns();
-    let mut packed = Lines::zeroed_in(arena, weights.rows().next_multiple_of(width) * inputs);
+    let mut packed = Lines::zeroed_in(arena, panels_length(weights.rows(), inputs, width));
     let panels = packed.as_mut_slice().chunks_exact_mut((width * inputs).max(1));
     for (panel, first) in panels.zip((0..weights.rows()).step_by(width)) {
         for (rows, begin) in panel.chunks_mut(width * INPUTS).zip((0..inputs).step_by(INPUTS)) {
@@ -279,6 +281,11 @@ fn panels(arena: Option<&Arena>, weights: Rows<'_>, width: usize) -> Lines {
         }
     }
     packed
+}
+
+/// Numbers of all panels.
+fn panels_length(outputs: usize, inputs: usize, width: usize) -> usize {
+    outputs.next_multiple_of(width) * inputs
 }
 
 /// Inputs of a panel that are packed at a time, so that what is written stays in the first-level cache.

@@ -1,6 +1,6 @@
 //! Matrices of narrow numbers in panels of groups: packing weights and rows, and the product of both.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use crate::{
     Arena, Cpu, Rows, Scratch,
@@ -44,6 +44,28 @@ impl Packed {
         packed
     }
 
+    /// The same of a matrix of this shape, packed before: what `take` gives for so many numbers, if it does.
+    pub(crate) fn kept(
+        cpu: Cpu,
+        class: Class,
+        shape: (usize, usize),
+        take: &mut impl FnMut(usize) -> Option<Lines>,
+    ) -> Option<Self> {
+        let mut packed = None;
+        let work = Keep { class, shape, take, packed: &mut packed };
+        match class {
+            Class::Int8 => cpu.run_int8(work),
+            Class::Bf16 => cpu.run_bf16(work),
+        }
+        packed
+    }
+
+    /// Its memory, in the order in which it was taken.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Lines> {
+        let grids = (self.class == Class::Int8).then(|| self.grids.lines());
+        iter::once(&self.panels).chain(grids.into_iter().flatten())
+    }
+
     /// Bytes of memory they take.
     pub(crate) fn bytes(&self) -> usize {
         self.panels.bytes() + self.grids.bytes()
@@ -79,8 +101,7 @@ impl NarrowWork for Pack<'_> {
         let Self { arena, weights, packed } = self;
         let (outputs, inputs, width) = (weights.rows(), weights.columns(), width::<D::Floats>());
         let groups = groups::<D>(inputs);
-        let padded = outputs.next_multiple_of(width);
-        packed.panels = Lines::zeroed_in(arena, (padded * groups * D::WEIGHT_BYTES).div_ceil(size_of::<f32>()));
+        packed.panels = Lines::zeroed_in(arena, length::<D>(outputs, inputs));
         let bytes = packed.panels.as_mut_bytes();
         let place = |output: usize, group: usize| {
             let group = (output / width * groups + group) * width + output % width;
@@ -96,13 +117,39 @@ impl NarrowWork for Pack<'_> {
             return;
         }
         const { assert!(SPAN.is_multiple_of(D::GROUP) && (!D::IS_WHOLE || D::GROUP == D::WEIGHT_BYTES)) };
-        packed.grids = WeightGrids::new(weights, width, |output, first, weights| {
+        packed.grids = WeightGrids::new(arena, weights, width, |output, first, weights| {
             for (group, weights) in (first / D::GROUP..).zip(weights.chunks(D::GROUP)) {
                 let to = bytes[place(output, group)].iter_mut();
                 to.zip(weights).for_each(|(to, weight)| *to = weight.cast_unsigned());
             }
         });
     }
+}
+
+struct Keep<'a, T> {
+    class: Class,
+    shape: (usize, usize),
+    take: &'a mut T,
+    packed: &'a mut Option<Packed>,
+}
+
+impl<T: FnMut(usize) -> Option<Lines>> NarrowWork for Keep<'_, T> {
+    unsafe fn run<D: Dots>(self) {
+        let Self { class, shape: (outputs, inputs), take, packed } = self;
+        let panels = take(length::<D>(outputs, inputs));
+        let grids = if D::IS_WHOLE {
+            WeightGrids::kept(outputs, inputs, width::<D::Floats>(), take)
+        } else {
+            Some(WeightGrids::default())
+        };
+        *packed = panels.zip(grids).map(|(panels, grids)| Packed { class, panels, grids });
+    }
+}
+
+/// Numbers, of 32 bits, that have room for the panels of a matrix.
+fn length<D: Dots>(outputs: usize, inputs: usize) -> usize {
+    let padded = outputs.next_multiple_of(width::<D::Floats>());
+    (padded * groups::<D>(inputs) * D::WEIGHT_BYTES).div_ceil(size_of::<f32>())
 }
 
 /// Groups of so many inputs; at least one, of zeros.

@@ -1,7 +1,7 @@
 //! Grids of whole numbers: which 256 numbers, evenly apart, stand for those of a span of a row of x, and which 255 for those of a
 //! span of an output's weights. Every set of instructions finds the same ones, because each step is rounded alike everywhere.
 
-use crate::{Rows, dots::Columns, lanes::Lanes, scratch::Lines};
+use crate::{Arena, Rows, dots::Columns, lanes::Lanes, scratch::Lines};
 
 /// Inputs that share a grid. A large number spoils those of its span only, and sums of a span's products are exact in f32.
 pub(crate) const SPAN: usize = 192;
@@ -113,9 +113,14 @@ pub(crate) struct WeightGrids {
 impl WeightGrids {
     /// Puts weights on grids and hands those of each span, in steps, to `put`, with their output and the first input. Panels are so
     /// many outputs wide.
-    pub(crate) fn new(all: Rows<'_>, width: usize, mut put: impl FnMut(usize, usize, &[i8])) -> Self {
-        let spans = spans(all.columns());
-        let room = || Lines::zeroed(all.rows().next_multiple_of(width) * spans);
+    pub(crate) fn new(
+        arena: Option<&Arena>,
+        all: Rows<'_>,
+        width: usize,
+        mut put: impl FnMut(usize, usize, &[i8]),
+    ) -> Self {
+        let (spans, length) = (spans(all.columns()), Self::length(all.rows(), all.columns(), width));
+        let room = || Lines::zeroed_in(arena, length);
         let mut grids = Self { scales: room(), totals: room() };
         for output in 0..all.rows() {
             for (span, numbers) in all.row(output).chunks(SPAN).enumerate() {
@@ -128,6 +133,27 @@ impl WeightGrids {
             }
         }
         grids
+    }
+
+    /// The same, made before: what `take` gives for so many numbers, asked twice.
+    pub(crate) fn kept(
+        outputs: usize,
+        inputs: usize,
+        width: usize,
+        take: &mut impl FnMut(usize) -> Option<Lines>,
+    ) -> Option<Self> {
+        let length = Self::length(outputs, inputs, width);
+        Some(Self { scales: take(length)?, totals: take(length)? })
+    }
+
+    /// How many scales there are, and totals.
+    fn length(outputs: usize, inputs: usize, width: usize) -> usize {
+        outputs.next_multiple_of(width) * spans(inputs)
+    }
+
+    /// Both, as they were made.
+    pub(crate) fn lines(&self) -> [&Lines; 2] {
+        [&self.scales, &self.totals]
     }
 
     /// Those from this place on: panel after panel, in each a row of its outputs for each span.

@@ -1,8 +1,11 @@
 //! Memory in lines of the cache: for packed data, and for what a kernel needs only while it runs.
 
+use std::ops::Range;
+
 use crate::{
     arena::{Arena, Part, advise},
     blocks::Beside,
+    kept::KeptPart,
     quantise::Grid,
 };
 
@@ -23,19 +26,25 @@ pub(crate) struct Lines(Memory);
 enum Memory {
     Own(Vec<Line>),
     Shared(Part),
+    Kept(KeptPart),
 }
 
 impl Lines {
+    /// How many lines have room for so many numbers.
+    pub(crate) fn of(length: usize) -> usize {
+        length.div_ceil(LINE)
+    }
+
     /// At least so many zeros, in the arena if there is one and it has room.
     pub(crate) fn zeroed_in(arena: Option<&Arena>, length: usize) -> Self {
-        let lines = length.div_ceil(LINE);
+        let lines = Self::of(length);
         let part = arena.and_then(|arena| arena.take(lines));
         part.map_or_else(|| Self::zeroed(length), |part| Self(Memory::Shared(part)))
     }
 
     /// At least so many zeros.
     pub(crate) fn zeroed(length: usize) -> Self {
-        let lines = length.div_ceil(LINE);
+        let lines = Self::of(length);
         let mut own: Vec<Line> = Vec::with_capacity(lines);
         advise(own.as_mut_ptr().cast(), lines * LINE_BYTES);
         own.resize(lines, Line([0.0; LINE]));
@@ -44,15 +53,29 @@ impl Lines {
 
     /// Grows to at least so many numbers; keeps what was there, whatever it means.
     pub(crate) fn reserve(&mut self, length: usize) {
-        let lines = length.div_ceil(LINE);
+        let lines = Self::of(length);
         if self.lines().len() >= lines {
             return;
         }
-        if let Memory::Shared(part) = &self.0 {
-            self.0 = Memory::Own(part.lines().to_vec());
+        self.own().resize(lines, Line([0.0; LINE]));
+    }
+
+    /// Where it lies in the arena, in lines, if it does.
+    pub(crate) fn place(&self, arena: &Arena) -> Option<Range<usize>> {
+        match &self.0 {
+            Memory::Shared(part) => arena.place(part),
+            Memory::Own(_) | Memory::Kept(_) => None,
         }
-        if let Memory::Own(own) = &mut self.0 {
-            own.resize(lines, Line([0.0; LINE]));
+    }
+
+    /// The same in memory of its own, which can grow.
+    fn own(&mut self) -> &mut Vec<Line> {
+        if !matches!(self.0, Memory::Own(_)) {
+            self.0 = Memory::Own(self.lines().to_vec());
+        }
+        match &mut self.0 {
+            Memory::Own(own) => own,
+            Memory::Shared(_) | Memory::Kept(_) => unreachable!("it was copied"),
         }
     }
 
@@ -60,13 +83,18 @@ impl Lines {
         match &self.0 {
             Memory::Own(own) => own,
             Memory::Shared(part) => part.lines(),
+            Memory::Kept(part) => part.lines(),
         }
     }
 
     fn lines_mut(&mut self) -> &mut [Line] {
+        if let Memory::Kept(part) = &self.0 {
+            self.0 = Memory::Own(part.lines().to_vec());
+        }
         match &mut self.0 {
             Memory::Own(own) => own,
             Memory::Shared(part) => part.lines_mut(),
+            Memory::Kept(_) => unreachable!("it was copied"),
         }
     }
 
@@ -97,6 +125,12 @@ impl Lines {
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: `Line` is `LINE` numbers and nothing else, and all lines are initialised.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len()) }
+    }
+}
+
+impl From<KeptPart> for Lines {
+    fn from(part: KeptPart) -> Self {
+        Self(Memory::Kept(part))
     }
 }
 

@@ -136,7 +136,7 @@ mod tests {
         safetensors::serialize_to_file(HashMap::from([("table", view)]), None, file).expect("writes");
         let mut weights = Weights::open(file).expect("sound");
         if is_trusted {
-            weights.trust();
+            weights.trust(None);
         }
         let precision = Precision::F32;
         let tensors = Tensors { weights: &weights, prefix: "", cpu: Cpu::best(), precision, epsilon: 0.0 };

@@ -6,6 +6,7 @@ use kernels::{Cpu, LayerNorm, PackedMatrix, Precision, Rows};
 
 use crate::{
     LoadError,
+    kept::key,
     map::{Numbers, Weights},
 };
 
@@ -48,12 +49,19 @@ impl Tensors<'_> {
     /// Dense parts of the same inputs, side by side in one matrix: `outputs` of each.
     pub(crate) fn dense(&self, names: &[String], outputs: usize, inputs: usize) -> Result<PackedMatrix, LoadError> {
         let tensors = self.weights_and_biases(names, outputs, inputs)?;
-        let (weights, mut bias) =
-            (count(&tensors, |(weights, _)| weights), vec![0.0; count(&tensors, |(_, bias)| bias)]);
-        self.weights.at_desk(weights, |weights| {
-            read_side_by_side(&tensors, weights, &mut bias)?;
+        let mut bias = vec![0.0; count(&tensors, |(_, bias)| bias)];
+        read_in_turn(tensors.iter().map(|(_, bias)| bias), &mut bias)?;
+        let name = format!("{}{}", self.prefix, names.join("+"));
+        let kept = self.weights.kept().and_then(|kept| kept.matrix(&name, self.cpu, self.precision, inputs, &bias));
+        if let Some(matrix) = kept {
+            return Ok(matrix);
+        }
+        let matrix = self.weights.at_desk(count(&tensors, |(weights, _)| weights), |weights| {
+            read_in_turn(tensors.iter().map(|(weights, _)| weights), weights)?;
             Ok(self.packed(weights, &bias))
-        })
+        })?;
+        self.weights.place(key(&name, (bias.len(), inputs), self.cpu, self.precision), &matrix);
+        Ok(matrix)
     }
 
     /// The weights of the same, a row for each output, and the bias.
@@ -66,7 +74,8 @@ impl Tensors<'_> {
         let tensors = self.weights_and_biases(names, outputs, inputs)?;
         let mut weights = vec![0.0; count(&tensors, |(weights, _)| weights)];
         let mut bias = vec![0.0; count(&tensors, |(_, bias)| bias)];
-        read_side_by_side(&tensors, &mut weights, &mut bias)?;
+        read_in_turn(tensors.iter().map(|(weights, _)| weights), &mut weights)?;
+        read_in_turn(tensors.iter().map(|(_, bias)| bias), &mut bias)?;
         Ok((weights, bias))
     }
 
@@ -105,17 +114,12 @@ fn count(tensors: &[(Numbers, Numbers)], part: impl Fn(&(Numbers, Numbers)) -> &
     tensors.iter().map(|tensors| part(tensors).count()).sum()
 }
 
-fn read_side_by_side<'a>(
-    tensors: &[(Numbers, Numbers)],
-    mut weights: &'a mut [f32],
-    mut bias: &'a mut [f32],
-) -> Result<(), LoadError> {
-    for (of_weights, of_bias) in tensors {
-        for (tensor, to) in [(of_weights, &mut weights), (of_bias, &mut bias)] {
-            let (first, rest) = mem::take(to).split_at_mut(tensor.count());
-            tensor.read(0, first)?;
-            *to = rest;
-        }
+/// Reads tensors, one behind the other.
+fn read_in_turn<'a>(tensors: impl Iterator<Item = &'a Numbers>, mut to: &mut [f32]) -> Result<(), LoadError> {
+    for tensor in tensors {
+        let (first, rest) = mem::take(&mut to).split_at_mut(tensor.count());
+        tensor.read(0, first)?;
+        to = rest;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Products of whole numbers: the sums of a span are exact in their tiles, and become f32 while those of the next one are computed.
 
-use std::{arch::x86_64::_mm512_load_si512, ops::Range};
+use std::{arch::x86_64::_mm512_load_si512, iter, ops::Range};
 
 use super::{
     INT8_STEP, PANEL,
-    pack::{int8_steps, line_of_row, pack_int8},
+    pack::{int8_length, int8_steps, line_of_row, pack_int8},
     pass::{Found, Pass, SUMS, parts_of},
     results::Results,
     tiles::{Begin, Int8, Operands, Tiles},
@@ -32,6 +32,20 @@ impl Int8Matrix {
     pub(crate) fn new(arena: Option<&Arena>, weights: Rows<'_>) -> Self {
         let (tiles, grids) = pack_int8(arena, weights);
         Self { tiles, grids }
+    }
+
+    /// The same of a matrix of this shape, packed before: what `take` gives for so many numbers, if it does.
+    pub(crate) fn kept(
+        (outputs, inputs): (usize, usize),
+        take: &mut impl FnMut(usize) -> Option<Lines>,
+    ) -> Option<Self> {
+        let tiles = take(int8_length(outputs, inputs))?;
+        Some(Self { tiles, grids: WeightGrids::kept(outputs, inputs, PANEL, take)? })
+    }
+
+    /// Its memory, in the order in which it was taken.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Lines> {
+        iter::once(&self.tiles).chain(self.grids.lines())
     }
 
     /// Bytes of memory they take.

@@ -23,11 +23,19 @@ pub(super) fn int8_steps(depth: usize) -> usize {
     depth.div_ceil(INT8_STEP).max(1)
 }
 
+/// Numbers, of 32 bits, that have room for the panels of a matrix.
+pub(crate) fn length(outputs: usize, inputs: usize, parts: Parts) -> usize {
+    outputs.div_ceil(PANEL) * steps(inputs) * step_bytes(parts == Parts::Two) / size_of::<f32>()
+}
+
+/// The same of whole numbers.
+pub(super) fn int8_length(outputs: usize, inputs: usize) -> usize {
+    outputs.div_ceil(PANEL) * int8_steps(inputs) * Int8::STEP_BYTES / size_of::<f32>()
+}
+
 /// Packs weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two.
 pub(crate) fn pack(arena: Option<&Arena>, weights: Rows<'_>, parts: Parts) -> Lines {
-    let steps = steps(weights.columns());
-    let bytes = weights.rows().div_ceil(PANEL) * steps * step_bytes(parts == Parts::Two);
-    let mut packed = Lines::zeroed_in(arena, bytes / size_of::<f32>());
+    let mut packed = Lines::zeroed_in(arena, length(weights.rows(), weights.columns(), parts));
     let to = packed.as_mut_ptr().cast::<u8>();
     // SAFETY: whoever has tiles has those instructions; that many steps of panels were allocated.
     unsafe {
@@ -67,10 +75,9 @@ unsafe fn pack_weights<const TWO: bool>(weights: Rows<'_>, to: *mut u8) {
 /// Packs weights that are whole numbers in panels likewise: for each step two tiles.
 pub(super) fn pack_int8(arena: Option<&Arena>, weights: Rows<'_>) -> (Lines, WeightGrids) {
     let steps = int8_steps(weights.columns());
-    let bytes = weights.rows().div_ceil(PANEL) * steps * Int8::STEP_BYTES;
-    let mut packed = Lines::zeroed_in(arena, bytes / size_of::<f32>());
+    let mut packed = Lines::zeroed_in(arena, int8_length(weights.rows(), weights.columns()));
     let bytes = packed.as_mut_bytes();
-    let grids = WeightGrids::new(weights, PANEL, |output, first, weights| {
+    let grids = WeightGrids::new(arena, weights, PANEL, |output, first, weights| {
         for (four, input) in weights.chunks(4).zip((first..).step_by(4)) {
             let place = &mut bytes[place_of_fours(output, input, steps)..][..4];
             place.iter_mut().zip(four).for_each(|(byte, weight)| *byte = weight.cast_unsigned());
