@@ -21,17 +21,16 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes in all that is in a directory, in the order of names.
+/// Takes in all Rust that is in a directory, in the order of names.
 fn hash(directory: &Path, hasher: &mut DefaultHasher) -> io::Result<()> {
     let mut paths: Vec<_> =
         fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     paths.sort();
     for path in paths {
-        path.hash(hasher);
         if path.is_dir() {
             hash(&path, hasher)?;
-        } else {
-            fs::read(&path)?.hash(hasher);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && path.is_file() {
+            (&path, fs::read(&path)?).hash(hasher);
         }
     }
     Ok(())

@@ -7,11 +7,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Write as _},
     ops::Range,
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -19,8 +20,6 @@ use kernels::{Cpu, Filled, KEPT_ALIGNMENT, Kept, PackedMatrix, Precision};
 use prediction::Version;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-
-use crate::LoadError;
 
 /// The program, as `build.rs` names it.
 const PACKED_BY: &str = env!("AUGUR_PACKED_BY");
@@ -30,6 +29,9 @@ const LEAST: usize = 1 << 20;
 
 /// Whoever writes a file leaves so many times its length free on the disk, which others need more.
 const LEFT_FREE: u64 = 9;
+
+/// Bytes of a line of an arena.
+const LINE: usize = 64;
 
 /// The longest header that is read, in bytes.
 const MOST_HEADER: u64 = 16 << 20;
@@ -41,7 +43,7 @@ const AGE: Duration = Duration::from_secs(600);
 pub(crate) type Places = BTreeMap<String, Vec<Range<usize>>>;
 
 /// What a file says of itself.
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Header {
     packed_by: String,
     version: Version,
@@ -50,7 +52,7 @@ struct Header {
     places: Places,
     /// Bytes that follow.
     length: usize,
-    /// Their SHA-256.
+    /// The SHA-256 of the places, as JSON has them, and of the bytes.
     sha256: String,
 }
 
@@ -77,6 +79,7 @@ pub(crate) struct KeptWeights {
     offset: u64,
     header: Header,
     kept: Kept,
+    is_used: AtomicBool,
 }
 
 /// Packed weights that are not kept yet.
@@ -110,7 +113,7 @@ impl Shelf {
             (&*header.packed_by, &header.version, &header.packing) == (PACKED_BY, &self.version, &self.packing);
         let offset = (size_of::<u64>() as u64 + length).next_multiple_of(KEPT_ALIGNMENT as u64);
         let kept = is_ours.then(|| Kept::map(&file, offset, header.length))?;
-        Some(Box::new(KeptWeights { path, offset, header, kept: kept.ok()?, file }))
+        Some(Box::new(KeptWeights { path, offset, header, kept: kept.ok()?, is_used: AtomicBool::new(false), file }))
     }
 }
 
@@ -135,60 +138,95 @@ impl KeptWeights {
         bias: &[f32],
     ) -> Option<PackedMatrix> {
         let places = self.header.places.get(&key(name, (bias.len(), inputs), cpu, precision))?;
-        PackedMatrix::kept(&self.kept, places, cpu, precision, inputs, bias)
+        let matrix = PackedMatrix::kept(&self.kept, places, cpu, precision, inputs, bias)?;
+        self.is_used.store(true, Ordering::Relaxed);
+        Some(matrix)
     }
 
-    /// Reads what is kept into memory, where it takes the place of what was mapped if it is what was written. Says whether it is.
+    /// Whether anything of it is used.
+    pub(crate) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
+    /// Reads what is kept into memory, where it takes the place of what was mapped if it is what was written. Says whether it is; if not,
+    /// the file is removed.
     ///
     /// # Errors
-    /// When it cannot be read, or there is no room for it.
-    pub(crate) fn settle(&self) -> Result<bool, LoadError> {
-        let is_so = |bytes: &[u8]| hex::encode(Sha256::digest(bytes)) == self.header.sha256;
-        let settled = self.kept.settle(&self.file, self.offset, is_so);
-        settled.map_err(|error| LoadError::new(&self.path, format!("cannot be read: {error}")))
+    /// When there is no room for it.
+    pub(crate) fn settle(&self) -> io::Result<bool> {
+        let is_so = |bytes: &[u8]| {
+            let sha256 = digest(&self.header.places, [bytes]);
+            sha256.is_ok_and(|sha256| sha256 == self.header.sha256)
+        };
+        let is_so = match self.kept.settle(&self.file, self.offset, is_so) {
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(error),
+            settled => settled.unwrap_or(false),
+        };
+        if !is_so {
+            self.remove();
+        }
+        Ok(is_so)
     }
 
-    /// Removes the file.
-    pub(crate) fn remove(&self) {
-        // It may be gone already, or another.
-        let _ = fs::remove_file(&self.path);
+    /// Removes the file, unless another is there by now.
+    fn remove(&self) {
+        let inode = |metadata: io::Result<Metadata>| metadata.map(|metadata| metadata.ino()).ok();
+        if inode(fs::metadata(&self.path)) == inode(self.file.metadata()) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
+/// What vouches for packed weights.
+fn digest<'a>(places: &Places, bytes: impl IntoIterator<Item = &'a [u8]>) -> io::Result<String> {
+    let hasher = Sha256::new_with_prefix(serde_json::to_vec(places)?);
+    Ok(hex::encode(bytes.into_iter().fold(hasher, |hasher, bytes| hasher.chain_update(bytes)).finalize()))
+}
+
 impl Unkept {
-    /// What an arena has, if it is worth a file.
+    /// Those of an arena that have names, if they are worth a file.
     pub(crate) fn new(shelf: Shelf, filled: Filled, places: Places) -> Option<Box<Self>> {
-        (filled.bytes().len() >= LEAST && !places.is_empty()).then(|| Box::new(Self { shelf, filled, places }))
+        let bytes = places.values().flatten().map(|place| place.len() * LINE).sum::<usize>();
+        (bytes >= LEAST).then(|| Box::new(Self { shelf, filled, places }))
     }
 
-    /// Writes the file, whole or not at all, if its version is remembered, and removes those of versions that are not.
+    /// Writes the file, whole or not at all, if its version is remembered.
     ///
     /// # Errors
     /// When it cannot be written, or would not leave room enough.
     pub(crate) fn keep(self, remembered: &BTreeSet<&Version>) -> io::Result<()> {
-        let Self { shelf, filled, places } = self;
+        let Self { shelf, filled, places: in_arena } = self;
         if !remembered.contains(&shelf.version) {
             return Ok(());
         }
         fs::create_dir_all(&shelf.directory)?;
-        shelf.clear(remembered);
-        let (bytes, path) = (filled.bytes(), shelf.path());
-        let padding = vec![0; bytes.len().next_multiple_of(KEPT_ALIGNMENT) - bytes.len()];
-        let sha256 = hex::encode(Sha256::new_with_prefix(bytes).chain_update(&padding).finalize());
-        let (length, packing) = (bytes.len() + padding.len(), shelf.packing);
-        let header = Header { packed_by: PACKED_BY.into(), version: shelf.version, packing, places, length, sha256 };
-        let mut header = [vec![0; size_of::<u64>()], serde_json::to_vec(&header)?].concat();
-        let header_length = (header.len() - size_of::<u64>()) as u64;
-        header[..size_of::<u64>()].copy_from_slice(&header_length.to_le_bytes());
-        header.resize(header.len().next_multiple_of(KEPT_ALIGNMENT), 0);
-        let all = (header.len() + length) as u64;
-        let room = rustix::fs::statvfs(&shelf.directory)?;
+        // One behind the other: an arena has others in between, which have no names.
+        let (mut bytes, mut places, mut end): (Vec<&[u8]>, _, _) = (Vec::new(), Places::new(), 0);
+        for (key, of_matrix) in in_arena {
+            let moved = of_matrix.into_iter().map(|place| {
+                bytes.push(&filled.bytes()[place.start * LINE..place.end * LINE]);
+                end += place.len();
+                end - place.len()..end
+            });
+            let moved = moved.collect();
+            places.insert(key, moved);
+        }
+        let padding = vec![0; (end * LINE).next_multiple_of(KEPT_ALIGNMENT) - end * LINE];
+        bytes.push(&padding);
+        let (length, sha256) = (end * LINE + padding.len(), digest(&places, bytes.iter().copied())?);
+        let (path, Shelf { directory, version, packing }) = (shelf.path(), shelf);
+        let header = Header { packed_by: PACKED_BY.into(), version, packing, places, length, sha256 };
+        let header = serde_json::to_vec(&header)?;
+        let mut begin = [&(header.len() as u64).to_le_bytes(), header.as_slice()].concat();
+        begin.resize(begin.len().next_multiple_of(KEPT_ALIGNMENT), 0);
+        let (all, room) = ((begin.len() + length) as u64, rustix::fs::statvfs(&directory)?);
         if room.f_bavail.saturating_mul(room.f_frsize) / (LEFT_FREE + 1) < all {
             return Err(io::Error::other(format!("its {all} bytes are more than a tenth of what is free there")));
         }
         let beside = path.with_extension(format!("{:016x}", rand::random::<u64>()));
         let written = File::create_new(&beside).and_then(|mut file| {
-            [&header, bytes, &padding].into_iter().try_for_each(|part| file.write_all(part))?;
+            file.write_all(&begin)?;
+            bytes.into_iter().try_for_each(|bytes| file.write_all(bytes))?;
             // Before it has its name: what that leads to is whole.
             file.sync_all()?;
             fs::rename(&beside, &path)
@@ -197,18 +235,16 @@ impl Unkept {
     }
 }
 
-impl Shelf {
-    /// Removes what is there of versions that are not remembered, and what was begun long ago.
-    fn clear(&self, remembered: &BTreeSet<&Version>) {
-        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            let (name, path) = (entry.file_name(), entry.path());
-            let version = name.to_str().and_then(|name| name.split_once('-')?.0.parse::<Version>().ok());
-            let is_kept = version.is_some_and(|version| remembered.contains(&version)) && path.extension().is_none();
-            let written = entry.metadata().and_then(|metadata| metadata.modified());
-            let is_old = written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > AGE));
-            if !is_kept && is_old {
-                let _ = fs::remove_file(path);
-            }
+/// Removes what is in a directory of packed weights of versions that are not remembered, and what was begun long ago.
+pub(crate) fn clear(directory: &Path, remembered: &BTreeSet<&Version>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let version = name.to_str().and_then(|name| name.split_once('-')?.0.parse::<Version>().ok());
+        let is_kept = version.as_ref().is_none_or(|version| remembered.contains(version) && path.extension().is_none());
+        let written = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > AGE));
+        if !is_kept && is_old {
+            let _ = fs::remove_file(path);
         }
     }
 }

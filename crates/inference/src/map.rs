@@ -162,11 +162,8 @@ impl Weights {
 
     /// What became of what was packed of them, all of which has been.
     pub(crate) fn packing(self, shelf: Shelf) -> Option<Packing> {
-        if let Some(kept) = self.kept {
+        if let Some(kept) = self.kept.filter(|kept| kept.is_used()) {
             return Some(Packing::Kept(kept));
-        }
-        if shelf.open().is_some() {
-            return None;
         }
         let places = self.places.into_inner().unwrap_or_else(PoisonError::into_inner);
         Unkept::new(shelf, self.arena.filled()?, places).map(Packing::Unkept)

@@ -343,7 +343,7 @@ impl Models {
                 Some(believed) => opened.load_again(machine, believed.version.clone(), remembered)?,
                 None => opened.load(machine, digests, remembered)?,
             };
-            return Ok(Ready::New(model, bytes, Due { believed, packing }));
+            return Ok(Ready::New(model, bytes, Due { believed, packing, failures: 0 }));
         }
         let (most, taken) = (self.0.config.memory.unwrap_or(u64::MAX), self.taken());
         let beside = match working {

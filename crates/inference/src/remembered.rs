@@ -95,9 +95,16 @@ impl Remembered {
         self.entries.values().map(|entry| &entry.version).collect()
     }
 
-    /// Where packed weights of a version are kept, if anything is remembered: in a directory beside the file.
+    /// Where packed weights of a version are kept, if anything is remembered, and files can be mapped as that needs.
     pub(crate) fn shelf(&self, version: Version, cpu: Cpu) -> Option<Shelf> {
-        Some(Shelf::new(self.file.as_ref()?.with_extension("packed"), version, cpu))
+        self.shelves().filter(|_| cfg!(target_os = "linux")).map(|directory| Shelf::new(directory, version, cpu))
+    }
+
+    /// The directory of all packed weights, beside the file.
+    pub(crate) fn shelves(&self) -> Option<PathBuf> {
+        let mut directory = self.file.clone()?.into_os_string();
+        directory.push(".packed");
+        Some(directory.into())
     }
 
     /// Changes what is written down, which others may have changed since it was read, and leaves out what is gone.

@@ -40,7 +40,7 @@ impl Home {
 
     /// Files of packed weights.
     fn packed(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.dir.path().join("digests.packed")).into_iter().flatten();
+        let entries = fs::read_dir(self.dir.path().join("digests.json.packed")).into_iter().flatten();
         entries.map(|entry| entry.expect("an entry").path()).collect()
     }
 
@@ -287,19 +287,44 @@ async fn packed_weights_that_are_not_what_was_written_are_found_out_and_written_
     let home = Home::new();
     let (file, truth) = (home.kept(), outputs(&home.start(&fetched::dir())).await);
     let sound = fs::read(&file).expect("reads");
-    let (mut spoilt, middle) = (sound.clone(), sound.len() / 2);
-    spoilt[middle..middle + 4096].fill(0);
-    fs::write(&file, spoilt).expect("writes");
-    let models = home.start(&fetched::dir());
-    assert_ne!(outputs(&models).await, truth, "it is what is used");
-    let changes = models.look(Look::AtOnce);
-    assert!(changes.faults[0].reason.contains("not what an earlier start has written"), "{:?}", changes.faults);
-    assert_eq!((changes.retired.clone(), changes.served), (changes.retired, vec![served(&models)]));
-    assert_eq!(outputs(&models).await, truth);
-    assert_eq!(home.packed(), Vec::<PathBuf>::new());
-    let models = home.start(&fetched::dir());
-    assert!(models.look(Look::AtOnce).is_empty());
-    assert_eq!((home.packed(), fs::read(&file).expect("reads") == sound), (vec![file], true));
+    let (mut zeros, middle) = (sound.clone(), sound.len() / 2);
+    zeros[middle..middle + 4096].fill(0);
+    // Two matrices of the same shape change places.
+    let (length, mut header) = header(&sound);
+    let [one, two] = [0, 1].map(|layer| format!("encoder.layer.{layer}.output.dense 384x1536 F32 "));
+    let places = header["places"].as_object_mut().expect("matrices");
+    let [one, two] =
+        [one, two].map(|name| places.keys().find(|key| key.starts_with(&name)).expect("it is kept").clone());
+    let (of_one, of_two) = (places[&one].clone(), places[&two].clone());
+    (places[&one], places[&two]) = (of_two, of_one);
+    for spoilt in [zeros, with_header(&sound, length, &header.to_string())] {
+        fs::write(&file, spoilt).expect("writes");
+        let models = home.start(&fetched::dir());
+        assert_ne!(outputs(&models).await, truth, "it is what is used");
+        let changes = models.look(Look::AtOnce);
+        assert!(changes.faults[0].reason.contains("not what an earlier start has written"), "{:?}", changes.faults);
+        let version = vec![served(&models)];
+        assert_eq!((changes.retired, changes.served), (version.clone(), version));
+        assert_eq!(outputs(&models).await, truth);
+        assert_eq!(home.packed(), Vec::<PathBuf>::new());
+        assert_eq!(home.remembered().as_object().expect("files").len(), 1, "the weights are what they were");
+        let models = home.start(&fetched::dir());
+        assert!(models.look(Look::AtOnce).is_empty());
+        assert!(fs::read(&file).expect("reads") == sound);
+    }
+}
+
+/// The header of a file of packed weights, and its length.
+fn header(file: &[u8]) -> (usize, Value) {
+    let length = usize::try_from(u64::from_le_bytes(file[..8].try_into().expect("eight"))).expect("a length");
+    (length, serde_json::from_slice(&file[8..8 + length]).expect("JSON"))
+}
+
+/// The file with another header; its own is of this length.
+fn with_header(file: &[u8], length: usize, header: &str) -> Vec<u8> {
+    let mut header = header.as_bytes().to_vec();
+    header.resize(header.len().max(length), b' ');
+    [&(header.len() as u64).to_le_bytes(), header.as_slice(), &file[8 + length..]].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,18 +332,16 @@ async fn packed_weights_of_another_program_or_of_none_are_packed_again() {
     let home = Home::new();
     let (file, truth) = (home.kept(), outputs(&home.start(&fetched::dir())).await);
     let sound = fs::read(&file).expect("reads");
-    let length = usize::from(u16::from_le_bytes([sound[0], sound[1]]));
+    let (length, stated) = header(&sound);
+    let packed_by = stated["packed_by"].as_str().expect("text");
     let changed = |from: &str, to: &str| {
-        let (before, rest) = sound.split_at(8 + length);
-        let header = String::from_utf8(before[8..].to_vec()).expect("text");
+        let header = String::from_utf8(sound[8..8 + length].to_vec()).expect("text");
         assert!(header.contains(from), "{header}");
-        let mut header = header.replacen(from, to, 1).into_bytes();
-        header.resize(header.len().max(length), b' ');
+        let mut file = with_header(&sound, length, &header.replacen(from, to, 1));
         // What it holds is wrong, too: nothing of it may be used.
-        [&(header.len() as u64).to_le_bytes(), header.as_slice(), &vec![0; rest.len()]].concat()
+        file[8 + 2 * length..].fill(0);
+        file
     };
-    let header: Value = serde_json::from_slice(&sound[8..8 + length]).expect("JSON");
-    let packed_by = header["packed_by"].as_str().expect("text").to_owned();
     let spoilt = [
         Vec::new(),
         sound[..20].to_vec(),
@@ -326,7 +349,7 @@ async fn packed_weights_of_another_program_or_of_none_are_packed_again() {
         sound[..sound.len() - 1].to_vec(),
         [&[u8::MAX; 8], &sound[8..]].concat(),
         vec![0; 100_000],
-        changed(&packed_by, &"0".repeat(packed_by.len())),
+        changed(packed_by, &"0".repeat(packed_by.len())),
         changed("\"version\":\"", "\"versjon\":\""),
         changed("\"packing\":\"", "\"packing\":\"-"),
     ];
@@ -337,7 +360,7 @@ async fn packed_weights_of_another_program_or_of_none_are_packed_again() {
 }
 
 #[test]
-fn packed_weights_of_versions_that_are_not_remembered_are_removed_in_time() {
+fn packed_weights_of_versions_that_are_not_remembered_are_removed() {
     let home = Home::new();
     let file = home.kept();
     let named = |name: &str| {
@@ -351,16 +374,16 @@ fn packed_weights_of_versions_that_are_not_remembered_are_removed_in_time() {
     };
     let version = "0".repeat(64);
     let kept_name = file.file_name().and_then(|name| name.to_str()).expect("text").to_owned();
-    let gone = [format!("{version}-avx2"), format!("{kept_name}.0123"), "whatever".to_owned()].map(|name| named(&name));
+    let gone = [format!("{version}-avx2"), format!("{kept_name}.0123")].map(|name| named(&name));
     let stays = [file.clone(), named(&format!("{version}-avx512")), named(&format!("{kept_name}.4567"))];
     for file in gone.iter().chain(&stays[..1]) {
         old(file);
     }
-    // Of another machine, and of a version that is remembered.
-    let other = named(&format!("{}-other", kept_name.split_once('-').expect("a processor").0));
-    old(&other);
-    fs::write(&file, "").expect("writes");
+    // Of another machine, and of a version that is remembered; and whatever else.
+    let others = [format!("{}-other", kept_name.split_once('-').expect("a processor").0), "whatever".to_owned()];
+    let others = others.map(|name| named(&name));
+    others.iter().for_each(|file| old(file));
     assert!(home.start(&fetched::dir()).look(Look::AtOnce).is_empty());
-    assert_eq!(gone.map(|file| file.exists()), [false; 3]);
-    assert!(stays.iter().chain([&other]).all(|file| file.exists()));
+    assert_eq!(gone.map(|file| file.exists()), [false; 2]);
+    assert!(stays.iter().chain(&others).all(|file| file.exists()));
 }

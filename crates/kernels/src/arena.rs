@@ -102,8 +102,8 @@ impl Filled {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         let bytes = self.0.used.load(Ordering::Relaxed) * LINE_BYTES;
-        // SAFETY: what was handed out was written as zeros, and `Line` is plain numbers. Whoever writes to a part borrows the arena, which
-        // is gone: none is written to any more.
+        // SAFETY: what was handed out was written as zeros, and `Line` is plain numbers. Packed matrices, which alone have parts, are not
+        // written to after they are made, for which they need the arena, which is gone.
         unsafe { std::slice::from_raw_parts(self.0.begin.as_ptr().cast(), bytes) }
     }
 }

@@ -1,6 +1,6 @@
-//! Packed weights that an earlier start has written to a file, as memory. At first that is the file as the system has it in its cache, of
-//! which nothing is read before it is used. It takes the place of that later ([`Kept::settle`]): memory of the process's own, in huge
-//! pages, which is not the worse for what happens to the file.
+//! Packed weights that an earlier start has written to a file, as memory. At first that is the file as the system has it in its cache.
+//! Later memory of the process's own takes the place of that ([`Kept::settle`]), in huge pages, which is not the worse for what happens to
+//! the file.
 
 use std::{fmt, fs::File, io, ops::Range, ptr::NonNull, sync::Arc};
 
@@ -53,19 +53,20 @@ impl Kept {
         Region::map(file, offset, bytes).map(|region| Self(Arc::new(region)))
     }
 
-    /// Reads the bytes into memory of the process's own, and if they are `accepted`, puts that where the map is, with whoever reads it.
+    /// Reads the bytes into memory of the process's own, and if they are `accepted`, puts that where the map is, for whoever reads it.
     /// Else nothing has changed. Says whether they were.
     ///
     /// # Errors
-    /// When the file cannot be read, and when the system refuses.
+    /// When the file cannot be read, and when the system refuses. The map stays.
     pub fn settle(&self, file: &File, offset: u64, accepted: impl FnOnce(&[u8]) -> bool) -> io::Result<bool> {
         self.0.settle(file, offset, accepted)
     }
 
-    /// These lines of it, if it has them.
+    /// These lines of it, if it has them and they can be read: who touches what cannot be read is ended by the system, which says nothing
+    /// of it beforehand where it is older than Linux 5.14.
     pub(crate) fn part(&self, lines: Range<usize>) -> Option<KeptPart> {
         let is_within = lines.start <= lines.end && lines.end <= self.0.lines;
-        is_within.then(|| KeptPart { region: Arc::clone(&self.0), lines })
+        (is_within && self.0.can_be_read(&lines)).then(|| KeptPart { region: Arc::clone(&self.0), lines })
     }
 }
 
@@ -88,6 +89,10 @@ impl Region {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn can_be_read(&self, _: &Range<usize>) -> bool {
+        false
+    }
+
     fn settle(&self, _: &File, _: u64, _: impl FnOnce(&[u8]) -> bool) -> io::Result<bool> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -98,15 +103,17 @@ mod linux {
     use std::{
         fs::File,
         io,
+        ops::Range,
         os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+        process::abort,
         ptr::{self, NonNull},
     };
 
     use libc::{c_int, c_void, off_t};
 
-    use super::Region;
+    use super::{KEPT_ALIGNMENT, Region};
     use crate::{
-        arena::{HUGE_PAGE, advise, are_free},
+        arena::{HUGE_PAGE, are_free},
         scratch::LINE_BYTES,
     };
 
@@ -167,19 +174,33 @@ mod linux {
 
     impl Region {
         pub(super) fn map(file: &File, offset: u64, bytes: usize) -> io::Result<Self> {
-            let from = off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
             let Place { reserved, begin } = Place::reserve(bytes, libc::PROT_NONE)?;
+            let begin = NonNull::new(begin as *mut _).ok_or(io::ErrorKind::OutOfMemory)?;
             // It gives the addresses back, if this fails.
-            let begin_of_lines = NonNull::new(begin as *mut _).ok_or(io::ErrorKind::OutOfMemory)?;
-            let region = Self { begin: begin_of_lines, lines: bytes / LINE_BYTES, reserved };
-            // SAFETY: the addresses were reserved.
-            unsafe {
-                let to = begin as *mut c_void;
-                map(to, bytes, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_FIXED, file.as_raw_fd(), from)?;
-                // What is not in the cache is fetched while other things are done.
-                libc::madvise(to, bytes, libc::MADV_WILLNEED);
-            }
+            let region = Self { begin, lines: bytes / LINE_BYTES, reserved };
+            // SAFETY: the addresses were reserved, and nobody knows them yet.
+            unsafe { region.map_again(file, offset, libc::MAP_FIXED) }?;
             Ok(region)
+        }
+
+        /// Maps the file where it belongs.
+        ///
+        /// # Safety
+        /// As of `mmap`.
+        unsafe fn map_again(&self, file: &File, offset: u64, flag: c_int) -> io::Result<usize> {
+            let from = off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let (at, bytes) = (self.begin.as_ptr().cast(), self.lines * LINE_BYTES);
+            // SAFETY: the caller's promise.
+            unsafe { map(at, bytes, libc::PROT_READ, libc::MAP_SHARED | flag, file.as_raw_fd(), from) }
+        }
+
+        pub(super) fn can_be_read(&self, lines: &Range<usize>) -> bool {
+            let first = lines.start * LINE_BYTES / KEPT_ALIGNMENT * KEPT_ALIGNMENT;
+            let end = (lines.end * LINE_BYTES).next_multiple_of(KEPT_ALIGNMENT);
+            // SAFETY: whole pages of the region; its contents stay what they are.
+            let at = unsafe { self.begin.as_ptr().byte_add(first) };
+            // SAFETY: as above.
+            lines.is_empty() || unsafe { libc::madvise(at.cast(), end - first, libc::MADV_POPULATE_READ) } == 0
         }
 
         pub(super) fn settle(
@@ -190,32 +211,60 @@ mod linux {
         ) -> io::Result<bool> {
             let bytes = self.lines * LINE_BYTES;
             let place = Place::reserve(bytes, libc::PROT_READ | libc::PROT_WRITE)?;
-            let to = place.begin as *mut u8;
-            let moved = || {
-                if are_free(bytes) {
-                    advise(to, bytes);
-                }
-                // SAFETY: they were reserved, are zeros, and are known here alone.
-                let read = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
-                file.read_exact_at(read, offset)?;
-                if !accepted(read) {
-                    return Ok(false);
-                }
-                // SAFETY: both ranges are this process's, and of as many pages. Whoever reads meanwhile finds the same bytes before and
-                // after, and waits in between: the system does not let anyone see a half.
-                let at = unsafe {
-                    if libc::mprotect(to.cast(), bytes, libc::PROT_READ) != 0 {
-                        return Err(io::Error::last_os_error());
-                    }
-                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-                    libc::mremap(to.cast(), bytes, bytes, flags, self.begin.as_ptr().cast::<c_void>())
-                };
-                if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(true) }
-            };
-            let moved = moved();
+            let moved = self.move_in(place.begin as *mut u8, file, offset, accepted);
             // SAFETY: nobody uses what was not moved.
             unsafe { if matches!(moved, Ok(true)) { place.free_around(bytes) } else { place.free() } };
             moved
+        }
+
+        /// Settles by way of these addresses, from which a huge page begins.
+        fn move_in(
+            &self,
+            way: *mut u8,
+            file: &File,
+            offset: u64,
+            accepted: impl FnOnce(&[u8]) -> bool,
+        ) -> io::Result<bool> {
+            let bytes = self.lines * LINE_BYTES;
+            // Of the whole range: what is advised otherwise than what is beside it cannot be moved with that. Where there are no huge
+            // pages, later ones will do.
+            // SAFETY: whole pages that are this function's.
+            let advise = || unsafe { libc::madvise(way.cast(), bytes, libc::MADV_HUGEPAGE) };
+            let are_free = are_free(bytes);
+            if are_free {
+                advise();
+            }
+            // SAFETY: they were reserved, are zeros, and are known here alone.
+            let read = unsafe { std::slice::from_raw_parts_mut(way, bytes) };
+            file.read_exact_at(read, offset)?;
+            if !accepted(read) {
+                return Ok(false);
+            }
+            if !are_free {
+                advise();
+            }
+            // SAFETY: both ranges are this process's, and of as many pages. Whoever reads meanwhile finds the same bytes before and after,
+            // and waits in between: the system does not let anyone see a half.
+            let at = unsafe {
+                if libc::mprotect(way.cast(), bytes, libc::PROT_READ) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                libc::mremap(way.cast(), bytes, bytes, flags, self.begin.as_ptr().cast::<c_void>())
+            };
+            if at != libc::MAP_FAILED {
+                return Ok(true);
+            }
+            let error = io::Error::last_os_error();
+            // It may have cleared the way for what it did not move then.
+            // SAFETY: nothing is replaced.
+            let mapped = unsafe { self.map_again(file, offset, libc::MAP_FIXED_NOREPLACE) };
+            let is_there = match mapped {
+                Ok(at) => at == self.begin.addr().get(),
+                Err(error) => error.kind() == io::ErrorKind::AlreadyExists,
+            };
+            // Others read there.
+            if is_there { Err(error) } else { abort() }
         }
     }
 
@@ -232,7 +281,7 @@ mod tests {
     use std::{
         fs,
         io::Write as _,
-        sync::atomic::{AtomicBool, Ordering},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
         thread,
     };
 
@@ -274,6 +323,21 @@ mod tests {
         for (offset, length) in [(1, KEPT_ALIGNMENT), (0, 100), (0, LINE_BYTES)] {
             assert!(Kept::map(&file, offset, length).is_err());
         }
+        file.set_len(20 * KEPT_ALIGNMENT as u64).expect("it can be written");
+        assert!(kept.part(18 * LINES..19 * LINES).is_some());
+        assert!(kept.part(18 * LINES..20 * LINES).is_none(), "it would end whoever reads it");
+    }
+
+    /// Where this process has something mapped at this address: the whole range, as the system knows it.
+    fn range(address: usize) -> (usize, usize) {
+        let maps = fs::read_to_string("/proc/self/maps").expect("there is one");
+        let ranges = maps.lines().map(|line| {
+            let (range, _) = line.split_once(' ').expect("a range");
+            let (begin, end) = range.split_once('-').expect("two addresses");
+            [begin, end].map(|address| usize::from_str_radix(address, 16).expect("a number"))
+        });
+        let mut ranges = ranges.filter(|[begin, end]| (*begin..*end).contains(&address));
+        ranges.next().map(|[begin, end]| (begin, end)).expect("it is mapped")
     }
 
     #[test]
@@ -286,16 +350,24 @@ mod tests {
                 let mut pieces = (0..pieces).zip(bytes(part).chunks(KEPT_ALIGNMENT));
                 pieces.all(|(piece, bytes)| bytes.iter().step_by(512).all(|byte| *byte == piece))
             };
-            let is_over = AtomicBool::new(false);
+            let (is_over, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
             thread::scope(|scope| {
                 let reading = scope.spawn(|| {
                     while !is_over.load(Ordering::Relaxed) {
                         assert!(is_whole(&part));
+                        rounds.fetch_add(1, Ordering::Relaxed);
                     }
                 });
+                while rounds.load(Ordering::Relaxed) == 0 {
+                    thread::yield_now();
+                }
                 assert!(!kept.settle(&file, 0, |_| false).expect("it can be read"));
                 let accepted = kept.settle(&file, 0, |bytes| bytes.len() == usize::from(pieces) * KEPT_ALIGNMENT);
                 assert!(accepted.expect("it can be read"));
+                // In one piece, without which older systems do not move it.
+                let begin = part.lines().as_ptr().addr();
+                let (first, end) = range(begin);
+                assert!(first <= begin && end >= begin + usize::from(pieces) * KEPT_ALIGNMENT);
                 is_over.store(true, Ordering::Relaxed);
                 reading.join().expect("all was whole");
             });

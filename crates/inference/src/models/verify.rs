@@ -6,7 +6,7 @@ use std::mem;
 use super::{Changes, Key, Models, Seen};
 use crate::{
     LoadError, Model,
-    kept::Packing,
+    kept::{Packing, clear},
     remembered::{Believed, Remembered},
 };
 
@@ -17,18 +17,21 @@ pub(super) struct Due {
     pub(super) believed: Option<Believed>,
     /// What was kept of its packed weights and not verified yet, or could be kept.
     pub(super) packing: Option<Packing>,
+    /// How often it could not be done.
+    pub(super) failures: u32,
 }
 
 impl Due {
-    fn take(&mut self) -> Option<Self> {
-        (self.believed.is_some() || self.packing.is_some()).then(|| mem::take(self))
+    fn is_nothing(&self) -> bool {
+        self.believed.is_none() && self.packing.is_none()
     }
 
-    /// What is wrong with what the model was loaded from.
+    /// Verifies what is not verified yet, and keeps what is not kept. Returns what is wrong with what the model was loaded from; that is
+    /// still due then, and nothing else that is done.
     ///
     /// # Errors
-    /// When that cannot be read.
-    fn fault(&self, model: &Model) -> Result<Option<LoadError>, LoadError> {
+    /// When something cannot be read.
+    fn done(&mut self, model: &Model, remembered: &Remembered) -> Result<Option<LoadError>, LoadError> {
         if let Some(believed) = &self.believed {
             model.complete()?;
             if !believed.is_so()? {
@@ -36,11 +39,26 @@ impl Due {
                 return Ok(Some(LoadError::new(believed.path(), reason)));
             }
         }
-        if let Some(Packing::Kept(kept)) = &self.packing
-            && !kept.settle()?
-        {
-            kept.remove();
-            return Ok(Some(LoadError::new(kept.path(), "is not what an earlier start has written")));
+        self.believed = None;
+        match self.packing.take() {
+            Some(Packing::Kept(kept)) => match kept.settle() {
+                Ok(true) => {}
+                Ok(false) => return Ok(Some(LoadError::new(kept.path(), "is not what an earlier start has written"))),
+                Err(error) => {
+                    let fault = LoadError::new(kept.path(), format!("cannot be read: {error}"));
+                    self.packing = Some(Packing::Kept(kept));
+                    return Err(fault);
+                }
+            },
+            Some(Packing::Unkept(unkept)) => {
+                if let Err(error) = unkept.keep(&remembered.versions()) {
+                    tracing::warn!(model = %model.spec().name, %error, "packed weights are not kept for the next start");
+                }
+            }
+            None => {}
+        }
+        if let Some(shelves) = remembered.shelves() {
+            clear(&shelves, &remembered.versions());
         }
         Ok(None)
     }
@@ -50,25 +68,21 @@ impl Models {
     /// Does what is due for one model, if there is one with something due. What is not what it was believed to be is served no longer,
     /// and its directories are looked at as if they were new; what has begun to run ends.
     pub(super) fn do_what_is_due(&self, seen: &mut Seen, changes: &mut Changes) {
-        let next = self.loaded_mut().iter_mut().find_map(|(key, loaded)| {
-            let due = loaded.due.take()?;
-            Some((key.clone(), loaded.model.clone(), due))
-        });
-        let Some((key, model, due)) = next else { return };
+        let next = {
+            let mut loaded = self.loaded_mut();
+            let due = loaded.iter_mut().filter(|(_, loaded)| !loaded.due.is_nothing());
+            let next = due.min_by_key(|(_, loaded)| loaded.due.failures);
+            next.map(|(key, loaded)| (key.clone(), loaded.model.clone(), mem::take(&mut loaded.due)))
+        };
+        let Some((key, model, mut due)) = next else { return };
         let remembered = Remembered::read(self.0.config.digests.as_deref());
-        let fault = match due.fault(&model) {
+        let fault = match due.done(&model, &remembered) {
+            Ok(None) => return,
             Ok(Some(fault)) => fault,
             Err(fault) if model.is_broken() => fault,
-            Ok(None) => {
-                if let Some(Packing::Unkept(unkept)) = due.packing
-                    && let Err(error) = unkept.keep(&remembered.versions())
-                {
-                    tracing::warn!(model = %key.0, %error, "packed weights are not kept for the next start");
-                }
-                return;
-            }
             Err(fault) => {
                 tracing::warn!(path = %fault.path.display(), reason = fault.reason, "cannot be verified yet");
+                due.failures = due.failures.saturating_add(1);
                 self.loaded_mut().entry(key).and_modify(|loaded| loaded.due = due);
                 return;
             }
