@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, Metadata},
     io::{self, Write as _},
+    iter,
     ops::Range,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -32,6 +33,9 @@ const LEFT_FREE: u64 = 9;
 
 /// Bytes of a line of an arena.
 const LINE: usize = 64;
+
+/// Bytes that are written at a time, at most.
+const AT_ONCE: usize = 8 << 20;
 
 /// The longest header that is read, in bytes.
 const MOST_HEADER: u64 = 16 << 20;
@@ -148,24 +152,21 @@ impl KeptWeights {
         self.is_used.load(Ordering::Relaxed)
     }
 
-    /// Reads what is kept into memory, where it takes the place of what was mapped if it is what was written. Says whether it is; if not,
-    /// the file is removed.
+    /// Reads what is kept into memory, where it takes the place of what was mapped if it is what was written. If not, the file is removed.
     ///
     /// # Errors
-    /// When there is no room for it.
-    pub(crate) fn settle(&self) -> io::Result<bool> {
-        let is_so = |bytes: &[u8]| {
-            let sha256 = digest(&self.header.places, [bytes]);
-            sha256.is_ok_and(|sha256| sha256 == self.header.sha256)
-        };
-        let is_so = match self.kept.settle(&self.file, self.offset, is_so) {
-            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(error),
-            settled => settled.unwrap_or(false),
-        };
-        if !is_so {
-            self.remove();
-        }
-        Ok(is_so)
+    /// When it is not what was written or cannot be read, and when there is no memory for it (`OutOfMemory`).
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        let is_so =
+            |bytes: &[u8]| digest(&self.header.places, [bytes]).is_ok_and(|sha256| sha256 == self.header.sha256);
+        let settled = self.kept.settle(&self.file, self.offset, is_so).and_then(|is_so| {
+            if is_so { Ok(()) } else { Err(io::Error::other("is not what an earlier start has written")) }
+        });
+        settled.inspect_err(|error| {
+            if error.kind() != io::ErrorKind::OutOfMemory {
+                self.remove();
+            }
+        })
     }
 
     /// Removes the file, unless another is there by now.
@@ -190,16 +191,15 @@ impl Unkept {
         (bytes >= LEAST).then(|| Box::new(Self { shelf, filled, places }))
     }
 
-    /// Writes the file, whole or not at all, if its version is remembered.
+    /// Writes the file, whole or not at all, if its version is remembered and there is none yet.
     ///
     /// # Errors
     /// When it cannot be written, or would not leave room enough.
     pub(crate) fn keep(self, remembered: &BTreeSet<&Version>) -> io::Result<()> {
         let Self { shelf, filled, places: in_arena } = self;
-        if !remembered.contains(&shelf.version) {
+        if !remembered.contains(&shelf.version) || shelf.open().is_some() {
             return Ok(());
         }
-        fs::create_dir_all(&shelf.directory)?;
         // One behind the other: an arena has others in between, which have no names.
         let (mut bytes, mut places, mut end): (Vec<&[u8]>, _, _) = (Vec::new(), Places::new(), 0);
         for (key, of_matrix) in in_arena {
@@ -213,29 +213,33 @@ impl Unkept {
         }
         let padding = vec![0; (end * LINE).next_multiple_of(KEPT_ALIGNMENT) - end * LINE];
         bytes.push(&padding);
-        let (length, sha256) = (end * LINE + padding.len(), digest(&places, bytes.iter().copied())?);
         let (path, Shelf { directory, version, packing }) = (shelf.path(), shelf);
+        fs::create_dir_all(&directory)?;
+        let (length, room) = (end * LINE + padding.len(), rustix::fs::statvfs(&directory)?);
+        if room.f_bavail.saturating_mul(room.f_frsize) / (LEFT_FREE + 1) < length as u64 {
+            return Err(io::Error::other(format!("its {length} bytes are more than a tenth of what is free there")));
+        }
+        let sha256 = digest(&places, bytes.iter().copied())?;
         let header = Header { packed_by: PACKED_BY.into(), version, packing, places, length, sha256 };
         let header = serde_json::to_vec(&header)?;
         let mut begin = [&(header.len() as u64).to_le_bytes(), header.as_slice()].concat();
         begin.resize(begin.len().next_multiple_of(KEPT_ALIGNMENT), 0);
-        let (all, room) = ((begin.len() + length) as u64, rustix::fs::statvfs(&directory)?);
-        if room.f_bavail.saturating_mul(room.f_frsize) / (LEFT_FREE + 1) < all {
-            return Err(io::Error::other(format!("its {all} bytes are more than a tenth of what is free there")));
-        }
-        let beside = path.with_extension(format!("{:016x}", rand::random::<u64>()));
-        let written = File::create_new(&beside).and_then(|mut file| {
-            file.write_all(&begin)?;
-            bytes.into_iter().try_for_each(|bytes| file.write_all(bytes))?;
-            // Before it has its name: what that leads to is whole.
-            file.sync_all()?;
-            fs::rename(&beside, &path)
+        // One at a time, whoever writes it.
+        let beside = path.with_extension("new");
+        let mut file = File::create_new(&beside)?;
+        let written = iter::once(&*begin).chain(bytes).try_for_each(|bytes| {
+            bytes.chunks(AT_ONCE).try_for_each(|bytes| {
+                file.write_all(bytes)?;
+                // Before it has its name, so that what that leads to is whole; and little at a time, for whoever writes to that disk, too.
+                file.sync_data()
+            })
         });
+        let written = written.and_then(|()| fs::rename(&beside, &path));
         written.inspect_err(|_| drop(fs::remove_file(&beside)))
     }
 }
 
-/// Removes what is in a directory of packed weights of versions that are not remembered, and what was begun long ago.
+/// Removes what is in a directory of packed weights of versions that are not remembered, and what was begun and not finished, if it is old.
 pub(crate) fn clear(directory: &Path, remembered: &BTreeSet<&Version>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name(), entry.path());

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use kernels::Cpu;
+use kernels::{Cpu, Kept};
 use prediction::Version;
 use serde::{Deserialize, Serialize};
 
@@ -90,14 +90,15 @@ impl Remembered {
         self.change(|entries| drop(entries.remove(&believed.path)));
     }
 
-    /// The versions that are remembered.
+    /// The versions that are remembered and there.
     pub(crate) fn versions(&self) -> BTreeSet<&Version> {
-        self.entries.values().map(|entry| &entry.version).collect()
+        let there = self.entries.iter().filter(|(path, entry)| is_as_it_was(path, entry));
+        there.map(|(_, entry)| &entry.version).collect()
     }
 
     /// Where packed weights of a version are kept, if anything is remembered, and files can be mapped as that needs.
     pub(crate) fn shelf(&self, version: Version, cpu: Cpu) -> Option<Shelf> {
-        self.shelves().filter(|_| cfg!(target_os = "linux")).map(|directory| Shelf::new(directory, version, cpu))
+        self.shelves().filter(|_| Kept::is_possible()).map(|directory| Shelf::new(directory, version, cpu))
     }
 
     /// The directory of all packed weights, beside the file.
@@ -112,7 +113,7 @@ impl Remembered {
         let Some(file) = &self.file else { return };
         let mut entries = entries(file).unwrap_or_default();
         change(&mut entries);
-        entries.retain(|path, entry| Noted::of(path).is_some_and(|noted| noted.identity == entry.identity));
+        entries.retain(|path, entry| is_as_it_was(path, entry));
         if let Err(error) = write(file, &entries) {
             tracing::warn!(path = %file.display(), %error, "digests are not remembered for the next start");
         }
@@ -141,6 +142,10 @@ impl Believed {
     pub(crate) fn is_so(&self) -> Result<bool, LoadError> {
         Ok(digest::of(&self.file, &self.path)? == self.sha256)
     }
+}
+
+fn is_as_it_was(path: &Path, entry: &Entry) -> bool {
+    Noted::of(path).is_some_and(|noted| noted.identity == entry.identity)
 }
 
 fn entries(file: &Path) -> io::Result<Entries> {

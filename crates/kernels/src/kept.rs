@@ -2,7 +2,14 @@
 //! Later memory of the process's own takes the place of that ([`Kept::settle`]), in huge pages, which is not the worse for what happens to
 //! the file.
 
-use std::{fmt, fs::File, io, ops::Range, ptr::NonNull, sync::Arc};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    ops::Range,
+    ptr::NonNull,
+    sync::{Arc, OnceLock},
+};
 
 use crate::scratch::{LINE_BYTES, Line};
 
@@ -34,13 +41,20 @@ pub(crate) struct KeptPart {
 }
 
 impl Kept {
+    /// Whether this system can: Linux from 5.14 on, which says beforehand what cannot be read.
+    #[must_use]
+    pub fn is_possible() -> bool {
+        static IS_POSSIBLE: OnceLock<bool> = OnceLock::new();
+        *IS_POSSIBLE.get_or_init(Region::is_possible)
+    }
+
     /// Maps so many bytes of a file from `offset` on, both a multiple of [`KEPT_ALIGNMENT`].
     ///
     /// A map is sound while nobody changes the file under it: this is for files that are installed by renaming and never rewritten in
     /// place.
     ///
     /// # Errors
-    /// When the file has not as many, and when the system refuses, as all but Linux do.
+    /// When the file has not as many, and when the system refuses or [cannot](Self::is_possible).
     pub fn map(file: &File, offset: u64, bytes: usize) -> io::Result<Self> {
         let has_all =
             offset.checked_add(bytes as u64).is_some_and(|end| file.metadata().is_ok_and(|file| file.len() >= end));
@@ -54,16 +68,15 @@ impl Kept {
     }
 
     /// Reads the bytes into memory of the process's own, and if they are `accepted`, puts that where the map is, for whoever reads it.
-    /// Else nothing has changed. Says whether they were.
+    /// Says whether they were. If not, or where the system moves nothing there, the map stays.
     ///
     /// # Errors
-    /// When the file cannot be read, and when the system refuses. The map stays.
+    /// When the file cannot be read, or there is no memory for it.
     pub fn settle(&self, file: &File, offset: u64, accepted: impl FnOnce(&[u8]) -> bool) -> io::Result<bool> {
         self.0.settle(file, offset, accepted)
     }
 
-    /// These lines of it, if it has them and they can be read: who touches what cannot be read is ended by the system, which says nothing
-    /// of it beforehand where it is older than Linux 5.14.
+    /// These lines of it, if it has them and they can be read: who touches what cannot be read is ended by the system.
     pub(crate) fn part(&self, lines: Range<usize>) -> Option<KeptPart> {
         let is_within = lines.start <= lines.end && lines.end <= self.0.lines;
         (is_within && self.0.can_be_read(&lines)).then(|| KeptPart { region: Arc::clone(&self.0), lines })
@@ -85,6 +98,10 @@ impl KeptPart {
 
 #[cfg(not(target_os = "linux"))]
 impl Region {
+    fn is_possible() -> bool {
+        false
+    }
+
     fn map(_: &File, _: u64, _: usize) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -172,7 +189,29 @@ mod linux {
         if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(at.addr()) }
     }
 
+    /// Whether all of these pages can be read, of which some may not be in memory yet.
+    ///
+    /// # Safety
+    /// They are this process's.
+    unsafe fn can_be_read(at: *mut c_void, bytes: usize) -> bool {
+        // SAFETY: the caller's promise; contents stay what they are.
+        unsafe { libc::madvise(at, bytes, libc::MADV_POPULATE_READ) == 0 }
+    }
+
     impl Region {
+        pub(super) fn is_possible() -> bool {
+            let answers = [libc::PROT_NONE, libc::PROT_READ].map(|protection| {
+                let place = Place::reserve(KEPT_ALIGNMENT, protection).ok()?;
+                // SAFETY: the addresses were reserved, and nobody uses them.
+                unsafe {
+                    let can = can_be_read(place.begin as *mut c_void, KEPT_ALIGNMENT);
+                    place.free();
+                    Some(can)
+                }
+            });
+            answers == [Some(false), Some(true)]
+        }
+
         pub(super) fn map(file: &File, offset: u64, bytes: usize) -> io::Result<Self> {
             let Place { reserved, begin } = Place::reserve(bytes, libc::PROT_NONE)?;
             let begin = NonNull::new(begin as *mut _).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -197,10 +236,8 @@ mod linux {
         pub(super) fn can_be_read(&self, lines: &Range<usize>) -> bool {
             let first = lines.start * LINE_BYTES / KEPT_ALIGNMENT * KEPT_ALIGNMENT;
             let end = (lines.end * LINE_BYTES).next_multiple_of(KEPT_ALIGNMENT);
-            // SAFETY: whole pages of the region; its contents stay what they are.
-            let at = unsafe { self.begin.as_ptr().byte_add(first) };
-            // SAFETY: as above.
-            lines.is_empty() || unsafe { libc::madvise(at.cast(), end - first, libc::MADV_POPULATE_READ) } == 0
+            // SAFETY: whole pages of the region.
+            lines.is_empty() || unsafe { can_be_read(self.begin.as_ptr().byte_add(first).cast(), end - first) }
         }
 
         pub(super) fn settle(
@@ -211,61 +248,69 @@ mod linux {
         ) -> io::Result<bool> {
             let bytes = self.lines * LINE_BYTES;
             let place = Place::reserve(bytes, libc::PROT_READ | libc::PROT_WRITE)?;
-            let moved = self.move_in(place.begin as *mut u8, file, offset, accepted);
-            // SAFETY: nobody uses what was not moved.
-            unsafe { if matches!(moved, Ok(true)) { place.free_around(bytes) } else { place.free() } };
-            moved
+            let way = place.begin as *mut c_void;
+            // SAFETY: the addresses were reserved, are zeros, and are known here alone.
+            let accepted = unsafe { read(file, offset, way, bytes) }.map(accepted);
+            // SAFETY: as above; nobody uses what was not moved.
+            unsafe {
+                if matches!(accepted, Ok(true)) && self.takes(file, offset, way) {
+                    place.free_around(bytes);
+                } else {
+                    place.free();
+                }
+            }
+            accepted
         }
 
-        /// Settles by way of these addresses, from which a huge page begins.
-        fn move_in(
-            &self,
-            way: *mut u8,
-            file: &File,
-            offset: u64,
-            accepted: impl FnOnce(&[u8]) -> bool,
-        ) -> io::Result<bool> {
+        /// Moves what is at these addresses, from which a huge page begins, to its own. Says whether it is there; if not, what was there
+        /// still is.
+        ///
+        /// # Safety
+        /// It is what is there, in one piece, and nobody uses it.
+        unsafe fn takes(&self, file: &File, offset: u64, way: *mut c_void) -> bool {
             let bytes = self.lines * LINE_BYTES;
-            // Of the whole range: what is advised otherwise than what is beside it cannot be moved with that. Where there are no huge
-            // pages, later ones will do.
-            // SAFETY: whole pages that are this function's.
-            let advise = || unsafe { libc::madvise(way.cast(), bytes, libc::MADV_HUGEPAGE) };
-            let are_free = are_free(bytes);
-            if are_free {
-                advise();
-            }
-            // SAFETY: they were reserved, are zeros, and are known here alone.
-            let read = unsafe { std::slice::from_raw_parts_mut(way, bytes) };
-            file.read_exact_at(read, offset)?;
-            if !accepted(read) {
-                return Ok(false);
-            }
-            if !are_free {
-                advise();
-            }
             // SAFETY: both ranges are this process's, and of as many pages. Whoever reads meanwhile finds the same bytes before and after,
             // and waits in between: the system does not let anyone see a half.
-            let at = unsafe {
-                if libc::mprotect(way.cast(), bytes, libc::PROT_READ) != 0 {
-                    return Err(io::Error::last_os_error());
-                }
+            let is_moved = unsafe {
                 let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-                libc::mremap(way.cast(), bytes, bytes, flags, self.begin.as_ptr().cast::<c_void>())
+                libc::mprotect(way, bytes, libc::PROT_READ) == 0
+                    && libc::mremap(way, bytes, bytes, flags, self.begin.as_ptr().cast::<c_void>()) != libc::MAP_FAILED
             };
-            if at != libc::MAP_FAILED {
-                return Ok(true);
+            if is_moved {
+                return true;
             }
-            let error = io::Error::last_os_error();
-            // It may have cleared the way for what it did not move then.
+            // It may have cleared the way for what it did not move then. Whatever is there now is the map, unless it did, and something else
+            // was put there in this moment.
             // SAFETY: nothing is replaced.
-            let mapped = unsafe { self.map_again(file, offset, libc::MAP_FIXED_NOREPLACE) };
-            let is_there = match mapped {
-                Ok(at) => at == self.begin.addr().get(),
-                Err(error) => error.kind() == io::ErrorKind::AlreadyExists,
-            };
-            // Others read there.
-            if is_there { Err(error) } else { abort() }
+            match unsafe { self.map_again(file, offset, libc::MAP_FIXED_NOREPLACE) } {
+                Ok(at) if at == self.begin.addr().get() => false,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                // Others read there.
+                _ => abort(),
+            }
         }
+    }
+
+    /// Reads so many bytes of the file to these addresses, in huge pages if there are such.
+    ///
+    /// # Safety
+    /// They can be written, are initialised, and are nobody else's, as long as what is returned.
+    unsafe fn read<'a>(file: &File, offset: u64, to: *mut c_void, bytes: usize) -> io::Result<&'a [u8]> {
+        // Of the whole range: what is advised otherwise than what is beside it older systems do not move with that. Where there are no huge
+        // pages, later ones will do.
+        // SAFETY: the caller's promise.
+        let advise = || unsafe { libc::madvise(to, bytes, libc::MADV_HUGEPAGE) };
+        let are_free = are_free(bytes);
+        if are_free {
+            advise();
+        }
+        // SAFETY: the caller's promise.
+        let read = unsafe { std::slice::from_raw_parts_mut(to.cast(), bytes) };
+        file.read_exact_at(read, offset)?;
+        if !are_free {
+            advise();
+        }
+        Ok(read)
     }
 
     impl Drop for Region {
@@ -304,8 +349,20 @@ mod tests {
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
     }
 
+    #[allow(clippy::print_stderr)]
+    fn is_possible() -> bool {
+        let is_possible = Kept::is_possible();
+        if !is_possible {
+            eprintln!("NOT TESTED: this system is not Linux 5.14 or later, or an emulator of it");
+        }
+        is_possible
+    }
+
     #[test]
     fn what_is_kept_is_read_where_it_is_and_no_further() {
+        if !is_possible() {
+            return;
+        }
         let file = file(50);
         let kept = Kept::map(&file, KEPT_ALIGNMENT as u64, 48 * KEPT_ALIGNMENT).expect("it has as many");
         for piece in [0, 31, 47] {
@@ -342,6 +399,9 @@ mod tests {
 
     #[test]
     fn what_settles_is_the_same_for_whoever_reads_and_does_not_need_the_file() {
+        if !is_possible() {
+            return;
+        }
         let (pieces, file) = (67_u8, file(67));
         for _ in 0..20 {
             let kept = Kept::map(&file, 0, usize::from(pieces) * KEPT_ALIGNMENT).expect("it has as many");
@@ -358,7 +418,7 @@ mod tests {
                         rounds.fetch_add(1, Ordering::Relaxed);
                     }
                 });
-                while rounds.load(Ordering::Relaxed) == 0 {
+                while rounds.load(Ordering::Relaxed) == 0 && !reading.is_finished() {
                     thread::yield_now();
                 }
                 assert!(!kept.settle(&file, 0, |_| false).expect("it can be read"));

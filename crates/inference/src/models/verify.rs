@@ -1,7 +1,7 @@
 //! What was served at once because an earlier start had loaded it is read once more while it is served: what is left of it, its weights'
 //! digest, from the file that it was loaded from, and what was kept of its packed weights. What was packed anew is kept.
 
-use std::mem;
+use std::{io, mem};
 
 use super::{Changes, Key, Models, Seen};
 use crate::{
@@ -30,8 +30,11 @@ impl Due {
     /// still due then, and nothing else that is done.
     ///
     /// # Errors
-    /// When something cannot be read.
+    /// When something cannot be read now.
     fn done(&mut self, model: &Model, remembered: &Remembered) -> Result<Option<LoadError>, LoadError> {
+        if let Some(shelves) = remembered.shelves() {
+            clear(&shelves, &remembered.versions());
+        }
         if let Some(believed) = &self.believed {
             model.complete()?;
             if !believed.is_so()? {
@@ -41,24 +44,22 @@ impl Due {
         }
         self.believed = None;
         match self.packing.take() {
-            Some(Packing::Kept(kept)) => match kept.settle() {
-                Ok(true) => {}
-                Ok(false) => return Ok(Some(LoadError::new(kept.path(), "is not what an earlier start has written"))),
-                Err(error) => {
-                    let fault = LoadError::new(kept.path(), format!("cannot be read: {error}"));
+            Some(Packing::Kept(kept)) => {
+                if let Err(error) = kept.settle() {
+                    let fault = LoadError::new(kept.path(), error.to_string());
+                    if error.kind() != io::ErrorKind::OutOfMemory {
+                        return Ok(Some(fault));
+                    }
                     self.packing = Some(Packing::Kept(kept));
                     return Err(fault);
                 }
-            },
+            }
             Some(Packing::Unkept(unkept)) => {
                 if let Err(error) = unkept.keep(&remembered.versions()) {
                     tracing::warn!(model = %model.spec().name, %error, "packed weights are not kept for the next start");
                 }
             }
             None => {}
-        }
-        if let Some(shelves) = remembered.shelves() {
-            clear(&shelves, &remembered.versions());
         }
         Ok(None)
     }
