@@ -34,7 +34,7 @@ const LEFT_FREE: u64 = 9;
 /// Bytes of a line of an arena.
 const LINE: usize = 64;
 
-/// Bytes that are written at a time, at most.
+/// Bytes that are written before the disk is waited for.
 const AT_ONCE: usize = 8 << 20;
 
 /// The longest header that is read, in bytes.
@@ -227,13 +227,15 @@ impl Unkept {
         // One at a time, whoever writes it.
         let beside = path.with_extension("new");
         let mut file = File::create_new(&beside)?;
-        let written = iter::once(&*begin).chain(bytes).try_for_each(|bytes| {
-            bytes.chunks(AT_ONCE).try_for_each(|bytes| {
-                file.write_all(bytes)?;
-                // Before it has its name, so that what that leads to is whole; and little at a time, for whoever writes to that disk, too.
-                file.sync_data()
-            })
+        let mut unsynced = 0;
+        let written = iter::once(&*begin).chain(bytes).flat_map(|bytes| bytes.chunks(AT_ONCE)).try_for_each(|bytes| {
+            file.write_all(bytes)?;
+            unsynced += bytes.len();
+            // Little at a time: somebody else may wait for that disk.
+            if unsynced < AT_ONCE { Ok(()) } else { file.sync_data().map(|()| unsynced = 0) }
         });
+        // Before it has its name, so that what that leads to is whole.
+        let written = written.and_then(|()| file.sync_data());
         let written = written.and_then(|()| fs::rename(&beside, &path));
         written.inspect_err(|_| drop(fs::remove_file(&beside)))
     }
