@@ -9,13 +9,13 @@ use serde_json::Value;
 use servers::{Postgres, Process, Redis};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use crate::{Journal, Load, PATIENCE, Tripwire, Webhooks, answered, audit, outbox, program};
 
-/// A cluster fills a small machine, so tests of one program take turns.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// Clusters at a time, of the tests of one program: each keeps about one processor busy, and two fill a small machine.
+static PLACES: Semaphore = Semaphore::const_new(2);
 
 /// What a cluster consists of.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ pub struct Cluster {
     pub(crate) client: reqwest::Client,
     /// The directory of models that its workers follow.
     pub models: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _place: SemaphorePermit<'static>,
 }
 
 impl Cluster {
@@ -76,7 +76,7 @@ impl Cluster {
     /// # Panics
     /// When something does not start; shows its log.
     pub async fn start(plan: Plan) -> Self {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let place = PLACES.acquire().await.expect("it is never closed");
         let (postgres, redis) = tokio::join!(Postgres::start(), Redis::start());
         let database_url = postgres.create_database().await;
         let database = PgPoolOptions::new().max_connections(4).connect(&database_url).await.expect("Postgres answers");
@@ -130,7 +130,7 @@ impl Cluster {
             address: format!("http://127.0.0.1:{port}"),
             client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client"),
             models,
-            _turn: turn,
+            _place: place,
         };
         for index in 0..plan.workers {
             cluster.start_worker(index).await;
