@@ -31,9 +31,6 @@ const LEAST: usize = 1 << 20;
 /// Whoever writes a file leaves so many times its length free on the disk, which others need more.
 const LEFT_FREE: u64 = 9;
 
-/// Bytes of a line of an arena.
-const LINE: usize = 64;
-
 /// Bytes that are written before the disk is waited for.
 const AT_ONCE: usize = 8 << 20;
 
@@ -61,7 +58,6 @@ struct Header {
 }
 
 /// Where a version's packed weights are kept.
-#[derive(Clone)]
 pub(crate) struct Shelf {
     directory: PathBuf,
     version: Version,
@@ -132,16 +128,16 @@ impl KeptWeights {
         &self.path
     }
 
-    /// The matrix of this name with this bias, if it was kept.
+    /// The matrix of this [`key`] with this bias, if it was kept.
     pub(crate) fn matrix(
         &self,
-        name: &str,
+        key: &str,
         cpu: Cpu,
         precision: Precision,
         inputs: usize,
         bias: &[f32],
     ) -> Option<PackedMatrix> {
-        let places = self.header.places.get(&key(name, (bias.len(), inputs), cpu, precision))?;
+        let places = self.header.places.get(key)?;
         let matrix = PackedMatrix::kept(&self.kept, places, cpu, precision, inputs, bias)?;
         self.is_used.store(true, Ordering::Relaxed);
         Some(matrix)
@@ -187,7 +183,7 @@ fn digest<'a>(places: &Places, bytes: impl IntoIterator<Item = &'a [u8]>) -> io:
 impl Unkept {
     /// Those of an arena that have names, if they are worth a file.
     pub(crate) fn new(shelf: Shelf, filled: Filled, places: Places) -> Option<Box<Self>> {
-        let bytes = places.values().flatten().map(|place| place.len() * LINE).sum::<usize>();
+        let bytes = places.values().flatten().map(|place| filled.lines(place.clone()).len()).sum::<usize>();
         (bytes >= LEAST).then(|| Box::new(Self { shelf, filled, places }))
     }
 
@@ -204,18 +200,21 @@ impl Unkept {
         let (mut bytes, mut places, mut end): (Vec<&[u8]>, _, _) = (Vec::new(), Places::new(), 0);
         for (key, of_matrix) in in_arena {
             let moved = of_matrix.into_iter().map(|place| {
-                bytes.push(&filled.bytes()[place.start * LINE..place.end * LINE]);
                 end += place.len();
-                end - place.len()..end
+                let moved = end - place.len()..end;
+                bytes.push(filled.lines(place));
+                moved
             });
             let moved = moved.collect();
             places.insert(key, moved);
         }
-        let padding = vec![0; (end * LINE).next_multiple_of(KEPT_ALIGNMENT) - end * LINE];
+        let named: usize = bytes.iter().map(|bytes| bytes.len()).sum();
+        let length = named.next_multiple_of(KEPT_ALIGNMENT);
+        let padding = vec![0; length - named];
         bytes.push(&padding);
         let (path, Shelf { directory, version, packing }) = (shelf.path(), shelf);
         fs::create_dir_all(&directory)?;
-        let (length, room) = (end * LINE + padding.len(), rustix::fs::statvfs(&directory)?);
+        let room = rustix::fs::statvfs(&directory)?;
         if room.f_bavail.saturating_mul(room.f_frsize) / (LEFT_FREE + 1) < length as u64 {
             return Err(io::Error::other(format!("its {length} bytes are more than a tenth of what is free there")));
         }

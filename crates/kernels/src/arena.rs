@@ -98,9 +98,17 @@ impl Arena {
 }
 
 impl Filled {
-    /// All that was handed out, from the first line on.
+    /// The bytes of what was handed out there, of 64 each line.
+    ///
+    /// # Panics
+    /// When not all of it was handed out.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub fn lines(&self, place: Range<usize>) -> &[u8] {
+        &self.bytes()[place.start * LINE_BYTES..place.end * LINE_BYTES]
+    }
+
+    /// All that was handed out, from the first line on.
+    fn bytes(&self) -> &[u8] {
         let bytes = self.0.used.load(Ordering::Relaxed) * LINE_BYTES;
         // SAFETY: what was handed out was written as zeros, and `Line` is plain numbers. Packed matrices, which alone have parts, are not
         // written to after they are made, for which they need the arena, which is gone.

@@ -183,9 +183,9 @@ impl Packed {
         self.panels.as_ptr().cast::<u8>().wrapping_add(output / self.width * panel_bytes)
     }
 
-    /// Bytes of memory they take.
-    pub(crate) fn bytes(&self) -> usize {
-        self.panels.bytes()
+    /// Their memory.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.panels
     }
 }
 

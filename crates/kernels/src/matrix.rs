@@ -117,16 +117,7 @@ impl PackedMatrix {
     /// Bytes of memory the packed weights and the bias take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let weights = match &self.weights {
-            Weights::Panels(panels) => panels.bytes(),
-            Weights::Groups(packed) => packed.bytes(),
-            Weights::Blocks(packed) => packed.bytes(),
-            #[cfg(target_arch = "x86_64")]
-            Weights::Tiles(_, tiles) => tiles.bytes(),
-            #[cfg(target_arch = "x86_64")]
-            Weights::Int8Tiles(packed) => packed.bytes(),
-        };
-        weights + self.bias.bytes()
+        self.weights.lines().into_iter().chain([&self.bias]).map(Lines::bytes).sum()
     }
 
     /// Outputs that are computed together: those of one of several threads begin at a multiple of it.
@@ -216,6 +207,21 @@ impl std::fmt::Debug for PackedMatrix {
             .field("outputs", &self.outputs)
             .field("inputs", &self.inputs)
             .finish_non_exhaustive()
+    }
+}
+
+impl Weights {
+    /// Their memory, in the order in which it was taken.
+    fn lines(&self) -> Vec<&Lines> {
+        match self {
+            Self::Panels(panels) => vec![panels],
+            Self::Groups(packed) => packed.lines().collect(),
+            Self::Blocks(packed) => vec![packed.lines()],
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(_, tiles) => vec![tiles],
+            #[cfg(target_arch = "x86_64")]
+            Self::Int8Tiles(packed) => packed.lines().collect(),
+        }
     }
 }
 

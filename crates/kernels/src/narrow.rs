@@ -65,11 +65,6 @@ impl Packed {
         let grids = (self.class == Class::Int8).then(|| self.grids.lines());
         iter::once(&self.panels).chain(grids.into_iter().flatten())
     }
-
-    /// Bytes of memory they take.
-    pub(crate) fn bytes(&self) -> usize {
-        self.panels.bytes() + self.grids.bytes()
-    }
 }
 
 /// Writes the product of rows with some outputs.

@@ -165,11 +165,6 @@ impl WeightGrids {
     pub(crate) fn len(&self) -> usize {
         self.totals.len()
     }
-
-    /// Bytes of memory they take.
-    pub(crate) fn bytes(&self) -> usize {
-        self.scales.bytes() + self.totals.bytes()
-    }
 }
 
 /// What a step is of a grid around 0 that has these numbers within 127 steps, NaN where one is not finite; and 1 / step, or 0 where all are

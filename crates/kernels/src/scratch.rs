@@ -88,8 +88,8 @@ impl Lines {
     }
 
     fn lines_mut(&mut self) -> &mut [Line] {
-        if let Memory::Kept(part) = &self.0 {
-            self.0 = Memory::Own(part.lines().to_vec());
+        if matches!(self.0, Memory::Kept(_)) {
+            self.own();
         }
         match &mut self.0 {
             Memory::Own(own) => own,

@@ -32,8 +32,9 @@ impl Due {
     /// # Errors
     /// When something cannot be read now.
     fn done(&mut self, model: &Model, remembered: &Remembered) -> Result<Option<LoadError>, LoadError> {
+        let versions = remembered.versions();
         if let Some(shelves) = remembered.shelves() {
-            clear(&shelves, &remembered.versions());
+            clear(&shelves, &versions);
         }
         if let Some(believed) = &self.believed {
             model.complete()?;
@@ -55,7 +56,7 @@ impl Due {
                 }
             }
             Some(Packing::Unkept(unkept)) => {
-                if let Err(error) = unkept.keep(&remembered.versions()) {
+                if let Err(error) = unkept.keep(&versions) {
                     tracing::warn!(model = %model.spec().name, %error, "packed weights are not kept for the next start");
                 }
             }

@@ -15,7 +15,7 @@ use crate::{
     LoadError, Machine, Model, digest,
     generate::{self, Generator},
     gguf::Gguf,
-    kept::Packing,
+    kept::{Packing, Shelf},
     map::Weights,
     mlp::Mlp,
     remembered::{Believed, Noted, Remembered},
@@ -119,7 +119,8 @@ impl Opened {
         let version = digest::version(&digests);
         let weights = self.path().strip_prefix(&self.found.dir).ok().and_then(|weights| digests.remove(weights));
         let noted = self.noted.take();
-        let started = self.start(machine, warm, version.clone(), remembered)?;
+        let shelf = remembered.shelf(version.clone(), machine.cpu);
+        let started = self.start(machine, warm, version.clone(), shelf)?;
         if let (Some(noted), Some(digest)) = (noted, weights) {
             remembered.keep(noted, digest, version);
         }
@@ -137,12 +138,12 @@ impl Opened {
         version: Version,
         remembered: &Remembered,
     ) -> Result<(Model, Option<Packing>), LoadError> {
+        let shelf = remembered.shelf(version.clone(), machine.cpu);
         if let Mapped::Safetensors(weights) = &mut self.weights {
-            let shelf = remembered.shelf(version.clone(), machine.cpu);
-            weights.trust(shelf.and_then(|shelf| shelf.open()));
+            weights.trust(shelf.as_ref().and_then(Shelf::open));
         }
         let warm = self.warm(machine)?;
-        self.start(machine, warm, version, remembered)
+        self.start(machine, warm, version, shelf)
     }
 
     /// Starts the model, and says what became of its packed weights.
@@ -151,9 +152,8 @@ impl Opened {
         machine: Machine,
         warm: Warm,
         version: Version,
-        remembered: &Remembered,
+        shelf: Option<Shelf>,
     ) -> Result<(Model, Option<Packing>), LoadError> {
-        let shelf = remembered.shelf(version.clone(), machine.cpu);
         let model = warm.start(self.found.described.spec(version))?;
         if model.device() != machine.device {
             tracing::warn!(model = %model.spec().name, device = %machine.device, "has no path on the device, and runs on the processor");

@@ -52,7 +52,8 @@ impl Tensors<'_> {
         let mut bias = vec![0.0; count(&tensors, |(_, bias)| bias)];
         read_in_turn(tensors.iter().map(|(_, bias)| bias), &mut bias)?;
         let name = format!("{}{}", self.prefix, names.join("+"));
-        let kept = self.weights.kept().and_then(|kept| kept.matrix(&name, self.cpu, self.precision, inputs, &bias));
+        let key = key(&name, (bias.len(), inputs), self.cpu, self.precision);
+        let kept = self.weights.kept().and_then(|kept| kept.matrix(&key, self.cpu, self.precision, inputs, &bias));
         if let Some(matrix) = kept {
             return Ok(matrix);
         }
@@ -60,7 +61,7 @@ impl Tensors<'_> {
             read_in_turn(tensors.iter().map(|(weights, _)| weights), weights)?;
             Ok(self.packed(weights, &bias))
         })?;
-        self.weights.place(key(&name, (bias.len(), inputs), self.cpu, self.precision), &matrix);
+        self.weights.place(key, &matrix);
         Ok(matrix)
     }
 

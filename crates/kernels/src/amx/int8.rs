@@ -48,11 +48,6 @@ impl Int8Matrix {
         iter::once(&self.tiles).chain(self.grids.lines())
     }
 
-    /// Bytes of memory they take.
-    pub(crate) fn bytes(&self) -> usize {
-        self.tiles.bytes() + self.grids.bytes()
-    }
-
     /// Writes the product of rows with some outputs.
     pub(crate) fn multiply(
         &self,

@@ -11,16 +11,7 @@ impl PackedMatrix {
     /// Where its weights lie in the arena, in lines of 64 bytes; `None` where that is not in one.
     #[must_use]
     pub fn places(&self, arena: &Arena) -> Option<Vec<Range<usize>>> {
-        let places = |lines: &mut dyn Iterator<Item = &Lines>| lines.map(|lines| lines.place(arena)).collect();
-        match &self.weights {
-            Weights::Panels(panels) => places(&mut [panels].into_iter()),
-            Weights::Groups(packed) => places(&mut packed.lines()),
-            Weights::Blocks(_) => None,
-            #[cfg(target_arch = "x86_64")]
-            Weights::Tiles(_, tiles) => places(&mut [tiles].into_iter()),
-            #[cfg(target_arch = "x86_64")]
-            Weights::Int8Tiles(packed) => places(&mut packed.lines()),
-        }
+        self.weights.lines().into_iter().map(|lines| lines.place(arena)).collect()
     }
 
     /// The matrix whose weights an arena had at these [`places`](Self::places) and `kept` has now, of as many outputs as the bias
