@@ -15,7 +15,7 @@ use crate::Precision;
 
 pub(crate) use attention::{Heads, attention, gather, whole};
 pub(crate) use int8::Int8Matrix;
-pub(crate) use pack::{length, pack};
+pub(crate) use pack::pack;
 pub(crate) use pass::LEFT_BYTES;
 pub(crate) use product::{Packed, multiply, multiply_both};
 pub(crate) use tiles::is_granted;

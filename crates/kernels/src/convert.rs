@@ -66,7 +66,7 @@ pub(crate) fn bf16(first: __m512, second: __m512) -> __m512i {
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(second, first)) }
 }
 
-/// Transposes sixteen lines of sixteen pairs of bf16, so that the pairs of one column make one line.
+/// Transposes sixteen lines of sixteen `f32` or pairs of bf16, so that those of one column make one line.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {

@@ -21,8 +21,8 @@ pub(crate) use x86::{Avx2, Avx512, first_of_16};
 /// (`Cpu::run`); called from elsewhere it would be slow, not wrong.
 ///
 /// # Safety of the unsafe methods
-/// The machine has the instructions; `load` and `store` touch `WIDTH` numbers, `factor` that one, the others only `count`, which is at
-/// most `WIDTH`. No alignment is needed.
+/// The machine has the instructions; `load` and `store` touch `WIDTH` numbers, `factor` that one, `transpose` those of both squares, the
+/// others only `count`, which is at most `WIDTH`. No alignment is needed.
 pub(crate) trait Lanes: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> {
     /// How many numbers.
     const WIDTH: usize;
@@ -59,6 +59,17 @@ pub(crate) trait Lanes: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Out
     unsafe fn store_some(self, to: *mut f32, count: usize) {
         // SAFETY: the caller's promise.
         unsafe { if count == Self::WIDTH { self.store(to) } else { self.store_first(to, count) } }
+    }
+
+    /// Writes a square of `WIDTH` rows and columns transposed. Rows are so far apart, in numbers.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..Self::WIDTH {
+            for column in 0..Self::WIDTH {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(column * to_stride + row) = *from.add(row * from_stride + column) };
+            }
+        }
     }
 
     /// `value` in all lanes.

@@ -51,6 +51,7 @@ mod quantise;
 mod rows;
 mod scratch;
 mod self_attention;
+mod source;
 mod team;
 
 pub use arena::{Arena, Filled, in_huge_pages};

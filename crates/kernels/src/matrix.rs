@@ -1,19 +1,22 @@
 //! Weights in the order in which a product reads them.
 
-mod kept;
+mod panels;
 
 use std::ops::Range;
+
+use panels::panels;
 
 #[cfg(target_arch = "aarch64")]
 use crate::lanes::Neon;
 use crate::{
-    Arena, BlockForm, BlockRow, Cpu, Epilogue, Isa, Precision, Rows, RowsMut, Scratch, blocks,
+    Arena, BlockForm, BlockRow, Cpu, Epilogue, Isa, Kept, Precision, Rows, RowsMut, Scratch, blocks,
     cpu::Work,
     finish::{Block, Target},
     lanes::{Lanes, Portable},
     narrow,
     product::{Left, Sums, product},
     scratch::Lines,
+    source::Source,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -72,7 +75,9 @@ impl PackedMatrix {
         bias: Option<&[f32]>,
     ) -> Self {
         let (outputs, inputs) = (weights.rows(), weights.columns());
-        Self::of(cpu, (outputs, inputs), pack(arena, cpu, precision, weights), bias)
+        let packed =
+            Weights::of(cpu, precision, Source::Rows(weights, arena)).expect("memory for as many as there are");
+        Self::of(cpu, (outputs, inputs), packed, bias)
     }
 
     /// Packs a matrix whose weights are whole numbers in blocks; `read` gives those of each output, which are asked for in order.
@@ -90,6 +95,29 @@ impl PackedMatrix {
     ) -> Self {
         let packed = blocks::Packed::new(form, panel_width_in_registers(cpu), (outputs, inputs), read);
         Self::of(cpu, (outputs, inputs), Weights::Blocks(packed), bias)
+    }
+
+    /// The matrix whose weights an arena had at these [`places`](Self::places) and `kept` has now, of as many outputs as the bias
+    /// and of so many inputs. `None` where there is not as much there as such a matrix takes. Whether it is that of such a matrix, packed
+    /// for such a processor by the same program, is for the caller to know: if not, products are of other numbers.
+    #[must_use]
+    pub fn kept(
+        kept: &Kept,
+        places: &[Range<usize>],
+        cpu: Cpu,
+        precision: Precision,
+        inputs: usize,
+        bias: &[f32],
+    ) -> Option<Self> {
+        let shape = (bias.len(), inputs);
+        let weights = Weights::of(cpu, precision, Source::Kept(kept, places.iter(), shape))?;
+        Some(Self::of(cpu, shape, weights, Some(bias)))
+    }
+
+    /// Where its weights lie in the arena, in lines of 64 bytes; `None` where that is not in one.
+    #[must_use]
+    pub fn places(&self, arena: &Arena) -> Option<Vec<Range<usize>>> {
+        self.weights.lines().into_iter().map(|lines| lines.place(arena)).collect()
     }
 
     fn of(cpu: Cpu, (outputs, inputs): (usize, usize), weights: Weights, bias: Option<&[f32]>) -> Self {
@@ -211,6 +239,26 @@ impl std::fmt::Debug for PackedMatrix {
 }
 
 impl Weights {
+    /// For what is fastest of that precision. `None` where what was kept is not as much as that takes.
+    fn of(cpu: Cpu, precision: Precision, mut source: Source<'_>) -> Option<Self> {
+        let (precision, source) = (cpu.precision(precision), &mut source);
+        #[cfg(target_arch = "x86_64")]
+        if cpu.isa() == Isa::Amx {
+            return match precision {
+                Precision::Int8 => amx::Int8Matrix::new(source).map(Self::Int8Tiles),
+                Precision::F32 | Precision::Bf16 => {
+                    let parts = precision.into();
+                    amx::pack(source, parts).map(|tiles| Self::Tiles(parts, tiles))
+                }
+            };
+        }
+        match precision {
+            Precision::Int8 => narrow::Packed::new(cpu, narrow::Class::Int8, source).map(Self::Groups),
+            Precision::Bf16 => narrow::Packed::new(cpu, narrow::Class::Bf16, source).map(Self::Groups),
+            Precision::F32 => panels(cpu, panel_width_in_registers(cpu), source).map(Self::Panels),
+        }
+    }
+
     /// Their memory, in the order in which it was taken.
     fn lines(&self) -> Vec<&Lines> {
         match self {
@@ -222,25 +270,6 @@ impl Weights {
             #[cfg(target_arch = "x86_64")]
             Self::Int8Tiles(packed) => packed.lines().collect(),
         }
-    }
-}
-
-/// Packs weights for what is fastest of that precision.
-fn pack(arena: Option<&Arena>, cpu: Cpu, precision: Precision, weights: Rows<'_>) -> Weights {
-    let precision = cpu.precision(precision);
-    #[cfg(target_arch = "x86_64")]
-    if cpu.isa() == Isa::Amx {
-        return match precision {
-            Precision::Int8 => Weights::Int8Tiles(amx::Int8Matrix::new(arena, weights)),
-            Precision::F32 | Precision::Bf16 => {
-                Weights::Tiles(precision.into(), amx::pack(arena, weights, precision.into()))
-            }
-        };
-    }
-    match precision {
-        Precision::Int8 => Weights::Groups(narrow::Packed::new(arena, cpu, narrow::Class::Int8, weights)),
-        Precision::Bf16 => Weights::Groups(narrow::Packed::new(arena, cpu, narrow::Class::Bf16, weights)),
-        Precision::F32 => Weights::Panels(panels(arena, weights, panel_width_in_registers(cpu))),
     }
 }
 
@@ -270,32 +299,6 @@ fn panel_width_in_registers(cpu: Cpu) -> usize {
 pub(crate) const fn width<V: Lanes>() -> usize {
     V::BLOCK_VECTORS * V::WIDTH
 }
-
-/// Panels of `width` outputs: within a panel one row for each input; zeros after the last output.
-fn panels(arena: Option<&Arena>, weights: Rows<'_>, width: usize) -> Lines {
-    let inputs = weights.columns();
-    let mut packed = Lines::zeroed_in(arena, panels_length(weights.rows(), inputs, width));
-    let panels = packed.as_mut_slice().chunks_exact_mut((width * inputs).max(1));
-    for (panel, first) in panels.zip((0..weights.rows()).step_by(width)) {
-        for (rows, begin) in panel.chunks_mut(width * INPUTS).zip((0..inputs).step_by(INPUTS)) {
-            for output in first..weights.rows().min(first + width) {
-                let numbers = &weights.row(output)[begin..inputs.min(begin + INPUTS)];
-                for (row, weight) in rows.chunks_exact_mut(width).zip(numbers) {
-                    row[output - first] = *weight;
-                }
-            }
-        }
-    }
-    packed
-}
-
-/// Numbers of all panels.
-fn panels_length(outputs: usize, inputs: usize, width: usize) -> usize {
-    outputs.next_multiple_of(width) * inputs
-}
-
-/// Inputs of a panel that are packed at a time, so that what is written stays in the first-level cache.
-const INPUTS: usize = 32;
 
 /// The most sums a block has, of all instructions: eight rows of three registers of sixteen.
 pub(crate) const SUMS: usize = 8 * 48;

@@ -3,7 +3,7 @@
 use std::{iter, ops::Range};
 
 use crate::{
-    Arena, Cpu, Rows, Scratch,
+    Cpu, Rows, Scratch,
     cpu::NarrowWork,
     dots::{Dots, GROUP_BYTES, PackedRows, across, product, summed},
     finish::{Block, Target},
@@ -12,6 +12,7 @@ use crate::{
     product::Sums,
     quantise::{Grid, SPAN, WeightGrids},
     scratch::{LINE_BYTES, Lines},
+    source::Source,
 };
 
 /// What a narrow number is.
@@ -33,26 +34,10 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs weights for the instructions that multiply this class on this machine.
-    pub(crate) fn new(arena: Option<&Arena>, cpu: Cpu, class: Class, weights: Rows<'_>) -> Self {
-        let mut packed = Self { class, panels: Lines::default(), grids: WeightGrids::default() };
-        let work = Pack { arena, weights, packed: &mut packed };
-        match class {
-            Class::Int8 => cpu.run_int8(work),
-            Class::Bf16 => cpu.run_bf16(work),
-        }
-        packed
-    }
-
-    /// The same of a matrix of this shape, packed before: what `take` gives for so many numbers, if it does.
-    pub(crate) fn kept(
-        cpu: Cpu,
-        class: Class,
-        shape: (usize, usize),
-        take: &mut impl FnMut(usize) -> Option<Lines>,
-    ) -> Option<Self> {
+    /// For the instructions that multiply this class on this machine. `None` where what was kept is not as much.
+    pub(crate) fn new(cpu: Cpu, class: Class, source: &mut Source<'_>) -> Option<Self> {
         let mut packed = None;
-        let work = Keep { class, shape, take, packed: &mut packed };
+        let work = Pack { class, source, packed: &mut packed };
         match class {
             Class::Int8 => cpu.run_int8(work),
             Class::Bf16 => cpu.run_bf16(work),
@@ -84,61 +69,50 @@ pub(crate) fn multiply(
     }
 }
 
-struct Pack<'a> {
-    arena: Option<&'a Arena>,
-    weights: Rows<'a>,
-    packed: &'a mut Packed,
+struct Pack<'a, 'b> {
+    class: Class,
+    source: &'a mut Source<'b>,
+    packed: &'a mut Option<Packed>,
 }
 
-impl NarrowWork for Pack<'_> {
+impl NarrowWork for Pack<'_, '_> {
     #[inline(always)]
     unsafe fn run<D: Dots>(self) {
-        let Self { arena, weights, packed } = self;
-        let (outputs, inputs, width) = (weights.rows(), weights.columns(), width::<D::Floats>());
-        let groups = groups::<D>(inputs);
-        packed.panels = Lines::zeroed_in(arena, length::<D>(outputs, inputs));
-        let bytes = packed.panels.as_mut_bytes();
-        let place = |output: usize, group: usize| {
-            let group = (output / width * groups + group) * width + output % width;
-            group * D::WEIGHT_BYTES..(group + 1) * D::WEIGHT_BYTES
-        };
-        if !D::IS_WHOLE {
-            for output in 0..outputs {
-                for (group, weights) in weights.row(output).chunks(D::GROUP).enumerate() {
-                    let (bytes, _) = bytes[place(output, group)].as_chunks_mut();
-                    bytes.iter_mut().zip(weights).for_each(|(to, weight)| *to = nearest_bf16(*weight).to_ne_bytes());
-                }
-            }
-            return;
-        }
+        *self.packed = pack::<D>(self.source).map(|(panels, grids)| Packed { class: self.class, panels, grids });
+    }
+}
+
+/// Panels and grids of weights.
+#[inline(always)]
+fn pack<D: Dots>(source: &mut Source<'_>) -> Option<(Lines, WeightGrids)> {
+    let ((outputs, inputs), width) = (source.shape(), width::<D::Floats>());
+    let groups = groups::<D>(inputs);
+    let mut panels = source.take(length::<D>(outputs, inputs))?;
+    let place = |output: usize, group: usize| {
+        let group = (output / width * groups + group) * width + output % width;
+        group * D::WEIGHT_BYTES..(group + 1) * D::WEIGHT_BYTES
+    };
+    if D::IS_WHOLE {
         const { assert!(SPAN.is_multiple_of(D::GROUP) && (!D::IS_WHOLE || D::GROUP == D::WEIGHT_BYTES)) };
-        packed.grids = WeightGrids::new(arena, weights, width, |output, first, weights| {
+        let grids = WeightGrids::new(source, width, |output, first, weights| {
+            let bytes = panels.as_mut_bytes();
             for (group, weights) in (first / D::GROUP..).zip(weights.chunks(D::GROUP)) {
                 let to = bytes[place(output, group)].iter_mut();
                 to.zip(weights).for_each(|(to, weight)| *to = weight.cast_unsigned());
             }
-        });
+        })?;
+        return Some((panels, grids));
     }
-}
-
-struct Keep<'a, T> {
-    class: Class,
-    shape: (usize, usize),
-    take: &'a mut T,
-    packed: &'a mut Option<Packed>,
-}
-
-impl<T: FnMut(usize) -> Option<Lines>> NarrowWork for Keep<'_, T> {
-    unsafe fn run<D: Dots>(self) {
-        let Self { class, shape: (outputs, inputs), take, packed } = self;
-        let panels = take(length::<D>(outputs, inputs));
-        let grids = if D::IS_WHOLE {
-            WeightGrids::kept(outputs, inputs, width::<D::Floats>(), take)
-        } else {
-            Some(WeightGrids::default())
-        };
-        *packed = panels.zip(grids).map(|(panels, grids)| Packed { class, panels, grids });
+    if let Some(weights) = source.rows() {
+        let bytes = panels.as_mut_bytes();
+        for output in 0..outputs {
+            for (group, weights) in weights.row(output).chunks(D::GROUP).enumerate() {
+                let (bytes, _) = bytes[place(output, group)].as_chunks_mut();
+                bytes.iter_mut().zip(weights).for_each(|(to, weight)| *to = nearest_bf16(*weight).to_ne_bytes());
+            }
+        }
     }
+    Some((panels, WeightGrids::default()))
 }
 
 /// Numbers, of 32 bits, that have room for the panels of a matrix.

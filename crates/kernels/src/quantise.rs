@@ -1,7 +1,7 @@
 //! Grids of whole numbers: which 256 numbers, evenly apart, stand for those of a span of a row of x, and which 255 for those of a
 //! span of an output's weights. Every set of instructions finds the same ones, because each step is rounded alike everywhere.
 
-use crate::{Arena, Rows, dots::Columns, lanes::Lanes, scratch::Lines};
+use crate::{dots::Columns, lanes::Lanes, scratch::Lines, source::Source};
 
 /// Inputs that share a grid. A large number spoils those of its span only, and sums of a span's products are exact in f32.
 pub(crate) const SPAN: usize = 192;
@@ -111,19 +111,15 @@ pub(crate) struct WeightGrids {
 }
 
 impl WeightGrids {
-    /// Puts weights on grids and hands those of each span, in steps, to `put`, with their output and the first input. Panels are so
-    /// many outputs wide.
-    pub(crate) fn new(
-        arena: Option<&Arena>,
-        all: Rows<'_>,
-        width: usize,
-        mut put: impl FnMut(usize, usize, &[i8]),
-    ) -> Self {
-        let (spans, length) = (spans(all.columns()), Self::length(all.rows(), all.columns(), width));
-        let room = || Lines::zeroed_in(arena, length);
-        let mut grids = Self { scales: room(), totals: room() };
-        for output in 0..all.rows() {
-            for (span, numbers) in all.row(output).chunks(SPAN).enumerate() {
+    /// Those of weights. Where there are rows, hands what they are in steps to `put`, a span at a time, with its output and its first input.
+    /// Panels are so many outputs wide. `None` where what was kept is not as long.
+    pub(crate) fn new(source: &mut Source<'_>, width: usize, mut put: impl FnMut(usize, usize, &[i8])) -> Option<Self> {
+        let (outputs, inputs) = source.shape();
+        let (spans, length) = (spans(inputs), Self::length(outputs, inputs, width));
+        let mut grids = Self { scales: source.take(length)?, totals: source.take(length)? };
+        let Some(rows) = source.rows() else { return Some(grids) };
+        for output in 0..outputs {
+            for (span, numbers) in rows.row(output).chunks(SPAN).enumerate() {
                 let mut steps = [0; SPAN];
                 let steps = &mut steps[..numbers.len()];
                 let (scale, total) = weights(numbers, steps);
@@ -132,18 +128,7 @@ impl WeightGrids {
                 (grids.scales.as_mut_slice()[at], grids.totals.as_mut_slice()[at]) = (scale, total);
             }
         }
-        grids
-    }
-
-    /// The same, made before: what `take` gives for so many numbers, asked twice.
-    pub(crate) fn kept(
-        outputs: usize,
-        inputs: usize,
-        width: usize,
-        take: &mut impl FnMut(usize) -> Option<Lines>,
-    ) -> Option<Self> {
-        let length = Self::length(outputs, inputs, width);
-        Some(Self { scales: take(length)?, totals: take(length)? })
+        Some(grids)
     }
 
     /// How many scales there are, and totals.

@@ -4,13 +4,13 @@ use std::{arch::x86_64::_mm512_load_si512, iter, ops::Range};
 
 use super::{
     INT8_STEP, PANEL,
-    pack::{int8_length, int8_steps, line_of_row, pack_int8},
+    pack::{int8_steps, line_of_row, pack_int8},
     pass::{Found, Pass, SUMS, parts_of},
     results::Results,
     tiles::{Begin, Int8, Operands, Tiles},
 };
 use crate::{
-    Arena, Epilogue, Rows, Scratch,
+    Epilogue, Rows, Scratch,
     dots::{Avx512Vnni, Columns, Grids, finish},
     finish::{Target, with_function},
     lanes::{Avx512, Lanes},
@@ -18,6 +18,7 @@ use crate::{
     product::Sums,
     quantise::{SPAN, WeightGrids, spans},
     scratch::{LINE, Lines},
+    source::Source,
 };
 
 /// Packed weights.
@@ -28,19 +29,9 @@ pub(crate) struct Int8Matrix {
 }
 
 impl Int8Matrix {
-    /// Packs weights.
-    pub(crate) fn new(arena: Option<&Arena>, weights: Rows<'_>) -> Self {
-        let (tiles, grids) = pack_int8(arena, weights);
-        Self { tiles, grids }
-    }
-
-    /// The same of a matrix of this shape, packed before: what `take` gives for so many numbers, if it does.
-    pub(crate) fn kept(
-        (outputs, inputs): (usize, usize),
-        take: &mut impl FnMut(usize) -> Option<Lines>,
-    ) -> Option<Self> {
-        let tiles = take(int8_length(outputs, inputs))?;
-        Some(Self { tiles, grids: WeightGrids::kept(outputs, inputs, PANEL, take)? })
+    /// For tiles of whole numbers. `None` where what was kept is not as much.
+    pub(crate) fn new(source: &mut Source<'_>) -> Option<Self> {
+        pack_int8(source).map(|(tiles, grids)| Self { tiles, grids })
     }
 
     /// Its memory, in the order in which it was taken.

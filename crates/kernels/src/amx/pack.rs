@@ -7,10 +7,11 @@ use super::{
     tiles::{Int8, Operands},
 };
 use crate::{
-    Arena, Rows,
+    Rows,
     convert::{Halves, Pair, halves, read, transposed},
     quantise::WeightGrids,
     scratch::{LINE_BYTES, Lines},
+    source::Source,
 };
 
 /// Steps of a product over `depth` numbers; at least one, of zeros.
@@ -24,27 +25,31 @@ pub(super) fn int8_steps(depth: usize) -> usize {
 }
 
 /// Numbers, of 32 bits, that have room for the panels of a matrix.
-pub(crate) fn length(outputs: usize, inputs: usize, parts: Parts) -> usize {
+fn length(outputs: usize, inputs: usize, parts: Parts) -> usize {
     outputs.div_ceil(PANEL) * steps(inputs) * step_bytes(parts == Parts::Two) / size_of::<f32>()
 }
 
 /// The same of whole numbers.
-pub(super) fn int8_length(outputs: usize, inputs: usize) -> usize {
+fn int8_length(outputs: usize, inputs: usize) -> usize {
     outputs.div_ceil(PANEL) * int8_steps(inputs) * Int8::STEP_BYTES / size_of::<f32>()
 }
 
-/// Packs weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two.
-pub(crate) fn pack(arena: Option<&Arena>, weights: Rows<'_>, parts: Parts) -> Lines {
-    let mut packed = Lines::zeroed_in(arena, length(weights.rows(), weights.columns(), parts));
-    let to = packed.as_mut_ptr().cast::<u8>();
-    // SAFETY: whoever has tiles has those instructions; that many steps of panels were allocated.
-    unsafe {
-        match parts {
-            Parts::One => pack_weights::<false>(weights, to),
-            Parts::Two => pack_weights::<true>(weights, to),
+/// Weights in panels: for each step the tiles of their high parts, then of their low parts, if there are two. `None` where what was kept
+/// is not as long.
+pub(crate) fn pack(source: &mut Source<'_>, parts: Parts) -> Option<Lines> {
+    let (outputs, inputs) = source.shape();
+    let mut packed = source.take(length(outputs, inputs, parts))?;
+    if let Some(weights) = source.rows() {
+        let to = packed.as_mut_ptr().cast::<u8>();
+        // SAFETY: whoever has tiles has those instructions; that many steps of panels were allocated.
+        unsafe {
+            match parts {
+                Parts::One => pack_weights::<false>(weights, to),
+                Parts::Two => pack_weights::<true>(weights, to),
+            }
         }
     }
-    packed
+    Some(packed)
 }
 
 /// Packs weights a tile at a time, of which each line is a pair of inputs of sixteen outputs. Tiles of no output are not written.
@@ -72,18 +77,19 @@ unsafe fn pack_weights<const TWO: bool>(weights: Rows<'_>, to: *mut u8) {
     }
 }
 
-/// Packs weights that are whole numbers in panels likewise: for each step two tiles.
-pub(super) fn pack_int8(arena: Option<&Arena>, weights: Rows<'_>) -> (Lines, WeightGrids) {
-    let steps = int8_steps(weights.columns());
-    let mut packed = Lines::zeroed_in(arena, int8_length(weights.rows(), weights.columns()));
-    let bytes = packed.as_mut_bytes();
-    let grids = WeightGrids::new(arena, weights, PANEL, |output, first, weights| {
+/// Weights that are whole numbers in panels likewise: for each step two tiles.
+pub(super) fn pack_int8(source: &mut Source<'_>) -> Option<(Lines, WeightGrids)> {
+    let (outputs, inputs) = source.shape();
+    let steps = int8_steps(inputs);
+    let mut packed = source.take(int8_length(outputs, inputs))?;
+    let grids = WeightGrids::new(source, PANEL, |output, first, weights| {
+        let bytes = packed.as_mut_bytes();
         for (four, input) in weights.chunks(4).zip((first..).step_by(4)) {
             let place = &mut bytes[place_of_fours(output, input, steps)..][..4];
             place.iter_mut().zip(four).for_each(|(byte, weight)| *byte = weight.cast_unsigned());
         }
-    });
-    (packed, grids)
+    })?;
+    Some((packed, grids))
 }
 
 /// Where the weights of four inputs lie, of which this is the first: a line of a tile is those of sixteen outputs.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::Lanes;
+use crate::convert::transposed;
 
 /// Eight numbers, with AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -87,6 +88,28 @@ impl Lanes for Avx2 {
     unsafe fn store_first(self, to: *mut f32, count: usize) {
         // SAFETY: the caller's promise; lanes that are masked off are not written.
         unsafe { _mm256_maskstore_ps(to, first_of_8(count), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for half in 0..2 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                // Half of a row, and of the one four rows further: what changes places then stays within a half.
+                let row = |row: usize| {
+                    let quarter = |row: usize| _mm_loadu_ps(from.add(row * from_stride + half * 4));
+                    _mm256_set_m128(quarter(row + 4), quarter(row))
+                };
+                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                let (ab_after, cd_after) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                let put = |column: usize, numbers| _mm256_storeu_ps(to.add((half * 4 + column) * to_stride), numbers);
+                put(0, _mm256_shuffle_ps::<0x44>(ab, cd));
+                put(1, _mm256_shuffle_ps::<0xee>(ab, cd));
+                put(2, _mm256_shuffle_ps::<0x44>(ab_after, cd_after));
+                put(3, _mm256_shuffle_ps::<0xee>(ab_after, cd_after));
+            }
+        }
     }
 
     #[inline(always)]
@@ -186,6 +209,20 @@ impl Lanes for Avx512 {
     unsafe fn store_first(self, to: *mut f32, count: usize) {
         // SAFETY: the caller's promise; lanes that are masked off are not written.
         unsafe { _mm512_mask_storeu_ps(to, first_of_16(count), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut rows = [_mm512_setzero_si512(); 16];
+            for (row, numbers) in rows.iter_mut().enumerate() {
+                *numbers = _mm512_loadu_si512(from.add(row * from_stride).cast());
+            }
+            for (column, numbers) in transposed(rows).into_iter().enumerate() {
+                _mm512_storeu_si512(to.add(column * to_stride).cast(), numbers);
+            }
+        }
     }
 
     #[inline(always)]
