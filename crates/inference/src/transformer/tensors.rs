@@ -51,16 +51,28 @@ impl Tensors<'_> {
         let tensors = self.weights_and_biases(names, outputs, inputs)?;
         let mut bias = vec![0.0; count(&tensors, |(_, bias)| bias)];
         read_in_turn(tensors.iter().map(|(_, bias)| bias), &mut bias)?;
-        let name = format!("{}{}", self.prefix, names.join("+"));
-        let key = key(&name, (bias.len(), inputs), self.cpu, self.precision);
-        let kept = self.weights.kept().and_then(|kept| kept.matrix(&key, self.cpu, self.precision, inputs, &bias));
+        self.matrix(&names.join("+"), inputs, &bias, || {
+            self.weights.at_desk(count(&tensors, |(weights, _)| weights), |weights| {
+                read_in_turn(tensors.iter().map(|(weights, _)| weights), weights)?;
+                Ok(self.packed(weights, &bias))
+            })
+        })
+    }
+
+    /// The matrix of this name, of as many outputs as the bias: what an earlier start kept of it, or else what `pack` makes.
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        inputs: usize,
+        bias: &[f32],
+        pack: impl FnOnce() -> Result<PackedMatrix, LoadError>,
+    ) -> Result<PackedMatrix, LoadError> {
+        let key = key(&format!("{}{name}", self.prefix), (bias.len(), inputs), self.cpu, self.precision);
+        let kept = self.weights.kept().and_then(|kept| kept.matrix(&key, self.cpu, self.precision, inputs, bias));
         if let Some(matrix) = kept {
             return Ok(matrix);
         }
-        let matrix = self.weights.at_desk(count(&tensors, |(weights, _)| weights), |weights| {
-            read_in_turn(tensors.iter().map(|(weights, _)| weights), weights)?;
-            Ok(self.packed(weights, &bias))
-        })?;
+        let matrix = pack()?;
         self.weights.place(key, &matrix);
         Ok(matrix)
     }

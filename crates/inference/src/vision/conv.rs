@@ -8,6 +8,7 @@ use super::processor::Levels;
 use crate::{
     LoadError,
     image::Image,
+    map::Numbers,
     transformer::{Activation as Word, Crew, Tensors, room_for},
 };
 
@@ -189,23 +190,49 @@ pub(super) struct Depthwise {
     bias: Vec<f32>,
 }
 
-/// The weights of filters with the batch norm after them, and a bias.
-fn folded(
-    tensors: &Tensors<'_>,
-    name: &str,
-    [outputs, inputs, side]: [usize; 3],
-) -> Result<(Vec<f32>, Vec<f32>), LoadError> {
-    let mut weights = tensors.numbers(&format!("{name}.convolution.weight"), &[outputs, inputs, side, side])?;
-    let norm = |part: &str| tensors.numbers(&format!("{name}.normalization.{part}"), &[outputs]);
-    let (scale, mut bias, mean, variance) =
-        (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
-    for (output, filter) in weights.chunks_exact_mut(inputs * side * side).enumerate() {
-        let factor = f64::from(scale[output]) / (f64::from(variance[output]) + f64::from(tensors.epsilon)).sqrt();
-        filter.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * factor) as f32);
-        bias[output] = (f64::from(bias[output]) - f64::from(mean[output]) * factor) as f32;
+/// What a batch norm makes of the filters before it: a factor for each, and a bias.
+struct Folded {
+    factors: Vec<f64>,
+    bias: Vec<f32>,
+}
+
+impl Folded {
+    fn load(tensors: &Tensors<'_>, name: &str, outputs: usize) -> Result<Self, LoadError> {
+        let norm = |part: &str| tensors.numbers(&format!("{name}.normalization.{part}"), &[outputs]);
+        let (scale, mut bias, mean, variance) =
+            (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
+        let factor = |(scale, variance): (&f32, &f32)| {
+            f64::from(*scale) / (f64::from(*variance) + f64::from(tensors.epsilon)).sqrt()
+        };
+        let factors: Vec<f64> = scale.iter().zip(&variance).map(factor).collect();
+        for (bias, (mean, factor)) in bias.iter_mut().zip(mean.iter().zip(&factors)) {
+            *bias = (f64::from(*bias) - f64::from(*mean) * factor) as f32;
+        }
+        finite(tensors, name, &bias)?;
+        Ok(Self { factors, bias })
     }
-    if weights.iter().chain(&bias).all(|number| number.is_finite()) {
-        Ok((weights, bias))
+
+    /// The weights of the filters.
+    fn weights(&self, tensors: &Tensors<'_>, name: &str, filters: &Numbers) -> Result<Vec<f32>, LoadError> {
+        let mut weights = vec![0.0; filters.count()];
+        filters.read(0, &mut weights)?;
+        for (filter, factor) in weights.chunks_exact_mut(filters.count() / self.factors.len()).zip(&self.factors) {
+            filter.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * factor) as f32);
+        }
+        finite(tensors, name, &weights)?;
+        Ok(weights)
+    }
+}
+
+/// Where filters are in the file.
+fn filters(tensors: &Tensors<'_>, name: &str, [outputs, inputs, side]: [usize; 3]) -> Result<Numbers, LoadError> {
+    tensors.tensor(&format!("{name}.convolution.weight"), &[outputs, inputs, side, side])
+}
+
+/// Refuses what is not finite after its batch norm.
+fn finite(tensors: &Tensors<'_>, name: &str, numbers: &[f32]) -> Result<(), LoadError> {
+    if numbers.iter().all(|number| number.is_finite()) {
+        Ok(())
     } else {
         Err(LoadError::new(tensors.weights.path(), format!("{name}.normalization makes what is no number")))
     }
@@ -223,15 +250,22 @@ impl Convolution {
         window: Window,
         after: After,
     ) -> Result<Self, LoadError> {
-        let (weights, bias) = folded(tensors, name, [outputs, inputs, window.side])?;
+        // Also where they are kept: a file without them is not that of this network.
+        let filters = filters(tensors, name, [outputs, inputs, window.side])?;
+        let folded = Folded::load(tensors, name, outputs)?;
         let places = window.side * window.side;
-        // From channel by channel to place by place, as maps are.
-        let by_place: Vec<f32> = weights
-            .chunks_exact(inputs * places)
-            .flat_map(|filter| (0..places).flat_map(move |place| filter.iter().skip(place).step_by(places)))
-            .copied()
-            .collect();
-        Ok(Self { window, after, matrix: tensors.packed(&by_place, &bias) })
+        let with = format!("{name} with {}", tensors.epsilon);
+        let matrix = tensors.matrix(&with, inputs * places, &folded.bias, || {
+            let weights = folded.weights(tensors, name, &filters)?;
+            // From channel by channel to place by place, as maps are.
+            let by_place: Vec<f32> = weights
+                .chunks_exact(inputs * places)
+                .flat_map(|filter| (0..places).flat_map(move |place| filter.iter().skip(place).step_by(places)))
+                .copied()
+                .collect();
+            Ok(tensors.packed(&by_place, &folded.bias))
+        })?;
+        Ok(Self { window, after, matrix })
     }
 
     /// Writes `after(x * filters + residual)` to `y`.
@@ -289,10 +323,12 @@ impl Depthwise {
         window: Window,
         after: After,
     ) -> Result<Self, LoadError> {
-        let (by_channel, bias) = folded(tensors, name, [channels, 1, window.side])?;
+        let filters = filters(tensors, name, [channels, 1, window.side])?;
+        let folded = Folded::load(tensors, name, channels)?;
+        let by_channel = folded.weights(tensors, name, &filters)?;
         let places = window.side * window.side;
         let weights = (0..places).flat_map(|place| by_channel.iter().skip(place).step_by(places)).copied().collect();
-        Ok(Self { window, after, weights, bias })
+        Ok(Self { window, after, weights, bias: folded.bias })
     }
 
     /// Writes `after(x * filters)` to `y`.

@@ -193,9 +193,14 @@ impl Network for Vit {
         let epsilon = config.layer_norm_eps as f32;
         let tensors = Tensors { weights, prefix: PREFIX, cpu: machine.cpu, precision, epsilon };
         let projection = "embeddings.patch_embeddings.projection";
-        let kernels =
-            tensors.numbers(&format!("{projection}.weight"), &[width, CHANNELS, patch.height, patch.width])?;
+        let kernels = tensors.tensor(&format!("{projection}.weight"), &[width, CHANNELS, patch.height, patch.width])?;
         let bias = tensors.numbers(&format!("{projection}.bias"), &[width])?;
+        let patches = tensors.matrix(projection, CHANNELS * patch.area(), &bias, || {
+            tensors.weights.at_desk(kernels.count(), |weights| {
+                kernels.read(0, weights)?;
+                Ok(tensors.packed(weights, &bias))
+            })
+        })?;
         let mut class = tensors.numbers("embeddings.cls_token", &[1, 1, width])?;
         let mut positions = tensors.numbers("embeddings.position_embeddings", &[1, grid.area() + 1, width])?;
         class.iter_mut().zip(positions.drain(..width)).for_each(|(number, position)| *number += position);
@@ -209,7 +214,7 @@ impl Network for Vit {
             cpu: machine.cpu,
             patch,
             grid,
-            patches: tensors.packed(&kernels, &bias),
+            patches,
             class,
             positions,
             shape,

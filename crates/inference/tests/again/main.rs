@@ -1,14 +1,16 @@
 //! A start after another: what an earlier one found out about weights is believed while nothing was touched, and checked afterwards; what
 //! it packed is used again.
 
+#[path = "../fetched/mod.rs"]
 mod fetched;
+mod packed;
 
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread::sleep,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use inference::{Abandon, Config, Look, Models, inspect};
@@ -45,9 +47,9 @@ impl Home {
     }
 
     /// The only one of them, after a start that has kept it.
-    fn kept(&self) -> PathBuf {
+    fn kept(&self, model: &Path) -> PathBuf {
         assert!(kernels::Kept::is_possible(), "needs Linux 5.14 or later, and not an emulator of it");
-        let models = self.start(&fetched::dir());
+        let models = self.start(model);
         assert_eq!(self.packed(), Vec::<PathBuf>::new());
         assert!(models.look(Look::AtOnce).is_empty());
         let packed = self.packed();
@@ -55,9 +57,12 @@ impl Home {
         packed.into_iter().next().expect("it is there")
     }
 
+    fn config(&self, model: &Path) -> Config {
+        Config { model_dirs: vec![model.to_owned()], digests: Some(self.digests()), ..Config::default() }
+    }
+
     fn start(&self, model: &Path) -> Models {
-        let config = Config { model_dirs: vec![model.to_owned()], digests: Some(self.digests()), ..Config::default() };
-        Models::load(&config).expect("the model loads")
+        Models::load(&self.config(model)).expect("the model loads")
     }
 
     fn remembered(&self) -> Value {
@@ -70,6 +75,18 @@ impl Home {
         entries.as_object_mut().expect("files").values_mut().for_each(change);
         fs::write(self.digests(), entries.to_string()).expect("writes");
     }
+
+    /// Has the last change of a file, which is the only one that is remembered, count for none.
+    fn overlook(&self, file: &Path) {
+        let now = fs::metadata(file).expect("is there");
+        let times = [(now.mtime(), now.mtime_nsec()), (now.ctime(), now.ctime_nsec())];
+        self.change(|entry| entry["identity"]["times"] = json!(times));
+    }
+}
+
+/// So long that a file is no longer one that was written just now.
+fn settled() {
+    sleep(Duration::from_secs(7));
 }
 
 /// A copy of a bundled model, whose manifest says what its files are.
@@ -219,8 +236,6 @@ fn what_was_written_just_now_is_not_remembered() {
 
 #[test]
 fn what_is_not_what_its_manifest_says_is_found_out_and_not_loaded_again() {
-    // So long that a file is no longer one that was written just now.
-    let settled = || sleep(Duration::from_secs(7));
     let (home, made) = (Home::new(), iris());
     settled();
     let truth = served(&home.start(made.path()));
@@ -229,9 +244,7 @@ fn what_is_not_what_its_manifest_says_is_found_out_and_not_loaded_again() {
     *bytes.last_mut().expect("a byte") ^= 1 << 4;
     fs::write(&weights, bytes).expect("writes in place");
     settled();
-    let now = fs::metadata(&weights).expect("is there");
-    let times = [(now.mtime(), now.mtime_nsec()), (now.ctime(), now.ctime_nsec())];
-    home.change(|entry| entry["identity"]["times"] = json!(times));
+    home.overlook(&weights);
     let models = home.start(made.path());
     assert_eq!(served(&models), truth, "it was believed");
     let changes = models.look(Look::AtOnce);
@@ -259,133 +272,4 @@ fn what_cannot_be_read_is_as_good_as_nothing() {
     fs::remove_file(home.digests()).expect("removes");
     fs::create_dir(home.digests()).expect("a directory");
     assert_eq!(served(&home.start(&fetched::dir())), truth);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn packed_weights_are_kept_and_not_needed_any_more_when_they_are_in_memory() {
-    let home = Home::new();
-    let file = home.kept();
-    let written = fs::metadata(&file).expect("is there").ino();
-    let expected = outputs(&home.start(&fetched::dir())).await;
-    let second = home.start(&fetched::dir());
-    assert_eq!(outputs(&second).await, expected);
-    assert!(second.look(Look::AtOnce).is_empty());
-    assert_eq!(outputs(&second).await, expected);
-    // A file that is mapped must not become shorter.
-    fs::write(&file, "").expect("writes in place");
-    assert_eq!(outputs(&second).await, expected);
-    drop(second);
-    // It is written again where it is of no use.
-    let third = home.start(&fetched::dir());
-    assert_eq!(outputs(&third).await, expected);
-    assert!(third.look(Look::AtOnce).is_empty());
-    assert_ne!(fs::metadata(&file).expect("is there").ino(), written);
-    assert_eq!(outputs(&home.start(&fetched::dir())).await, expected);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn packed_weights_that_are_not_what_was_written_are_found_out_and_written_again() {
-    let home = Home::new();
-    let (file, truth) = (home.kept(), outputs(&home.start(&fetched::dir())).await);
-    let sound = fs::read(&file).expect("reads");
-    let (mut zeros, middle) = (sound.clone(), sound.len() / 2);
-    zeros[middle..middle + 4096].fill(0);
-    // Two matrices of the same shape change places.
-    let (length, mut header) = header(&sound);
-    let [one, two] = [0, 1].map(|layer| format!("encoder.layer.{layer}.output.dense 384x1536 F32 "));
-    let places = header["places"].as_object_mut().expect("matrices");
-    let [one, two] =
-        [one, two].map(|name| places.keys().find(|key| key.starts_with(&name)).expect("it is kept").clone());
-    let (of_one, of_two) = (places[&one].clone(), places[&two].clone());
-    (places[&one], places[&two]) = (of_two, of_one);
-    for spoilt in [zeros, with_header(&sound, length, &header.to_string())] {
-        fs::write(&file, spoilt).expect("writes");
-        let models = home.start(&fetched::dir());
-        assert_ne!(outputs(&models).await, truth, "it is what is used");
-        let changes = models.look(Look::AtOnce);
-        assert!(changes.faults[0].reason.contains("not what an earlier start has written"), "{:?}", changes.faults);
-        let version = vec![served(&models)];
-        assert_eq!((changes.retired, changes.served), (version.clone(), version));
-        assert_eq!(outputs(&models).await, truth);
-        assert_eq!(home.packed(), Vec::<PathBuf>::new());
-        assert_eq!(home.remembered().as_object().expect("files").len(), 1, "the weights are what they were");
-        let models = home.start(&fetched::dir());
-        assert!(models.look(Look::AtOnce).is_empty());
-        assert!(fs::read(&file).expect("reads") == sound);
-    }
-}
-
-/// The header of a file of packed weights, and its length.
-fn header(file: &[u8]) -> (usize, Value) {
-    let length = usize::try_from(u64::from_le_bytes(file[..8].try_into().expect("eight"))).expect("a length");
-    (length, serde_json::from_slice(&file[8..8 + length]).expect("JSON"))
-}
-
-/// The file with another header; its own is of this length.
-fn with_header(file: &[u8], length: usize, header: &str) -> Vec<u8> {
-    let mut header = header.as_bytes().to_vec();
-    header.resize(header.len().max(length), b' ');
-    [&(header.len() as u64).to_le_bytes(), header.as_slice(), &file[8 + length..]].concat()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn packed_weights_of_another_program_or_of_none_are_packed_again() {
-    let home = Home::new();
-    let (file, truth) = (home.kept(), outputs(&home.start(&fetched::dir())).await);
-    let sound = fs::read(&file).expect("reads");
-    let (length, stated) = header(&sound);
-    let packed_by = stated["packed_by"].as_str().expect("text");
-    let changed = |from: &str, to: &str| {
-        let header = String::from_utf8(sound[8..8 + length].to_vec()).expect("text");
-        assert!(header.contains(from), "{header}");
-        let mut file = with_header(&sound, length, &header.replacen(from, to, 1));
-        // What it holds is wrong, too: nothing of it may be used.
-        file[8 + 2 * length..].fill(0);
-        file
-    };
-    let spoilt = [
-        Vec::new(),
-        sound[..20].to_vec(),
-        sound[..8 + length].to_vec(),
-        sound[..sound.len() - 1].to_vec(),
-        [&[u8::MAX; 8], &sound[8..]].concat(),
-        vec![0; 100_000],
-        changed(packed_by, &"0".repeat(packed_by.len())),
-        changed(stated["version"].as_str().expect("text"), &"0".repeat(64)),
-        changed("\"version\":\"", "\"versjon\":\""),
-        changed("\"packing\":\"", "\"packing\":\"-"),
-    ];
-    for spoilt in spoilt {
-        fs::write(&file, &spoilt).expect("writes");
-        assert_eq!(outputs(&home.start(&fetched::dir())).await, truth);
-    }
-}
-
-#[test]
-fn packed_weights_of_versions_that_are_not_remembered_are_removed() {
-    let home = Home::new();
-    let file = home.kept();
-    let named = |name: &str| {
-        let other = file.with_file_name(name);
-        fs::write(&other, "").expect("writes");
-        other
-    };
-    let old = |file: &Path| {
-        let file = fs::File::options().write(true).open(file).expect("opens");
-        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("can be set");
-    };
-    let version = "0".repeat(64);
-    let kept_name = file.file_name().and_then(|name| name.to_str()).expect("text").to_owned();
-    let gone = [format!("{version}-avx2"), format!("{kept_name}.new")].map(|name| named(&name));
-    let stays = [file.clone(), named(&format!("{version}-avx512")), named(&format!("{kept_name}.1"))];
-    for file in gone.iter().chain(&stays[..1]) {
-        old(file);
-    }
-    // Of another machine, and of a version that is remembered; and whatever else.
-    let others = [format!("{}-other", kept_name.split_once('-').expect("a processor").0), "whatever".to_owned()];
-    let others = others.map(|name| named(&name));
-    others.iter().for_each(|file| old(file));
-    assert!(home.start(&fetched::dir()).look(Look::AtOnce).is_empty());
-    assert_eq!(gone.map(|file| file.exists()), [false; 2]);
-    assert!(stays.iter().chain(&others).all(|file| file.exists()));
 }
