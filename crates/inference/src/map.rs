@@ -186,10 +186,7 @@ impl Weights {
     /// # Errors
     /// When the file has no such tensor, or one of another shape, or one that is not of finite floats, and when it cannot be read.
     pub(crate) fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let (tensor, mut numbers) = (self.tensor(name, shape)?, Vec::new());
-        grow(&mut numbers, tensor.count());
-        tensor.read(0, &mut numbers)?;
-        Ok(numbers)
+        self.tensor(name, shape)?.all()
     }
 
     /// Where the numbers of a tensor are.
@@ -220,6 +217,17 @@ impl Numbers {
     /// Bytes of each.
     fn width(&self) -> usize {
         width(self.dtype).expect("looked at when it was found")
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn all(&self) -> Result<Vec<f32>, LoadError> {
+        let mut numbers = Vec::new();
+        grow(&mut numbers, self.count());
+        self.read(0, &mut numbers)?;
+        Ok(numbers)
     }
 
     /// Writes as many as there is room for, from the one at `first` on.

@@ -255,7 +255,7 @@ impl Weights {
         match precision {
             Precision::Int8 => narrow::Packed::new(cpu, narrow::Class::Int8, source).map(Self::Groups),
             Precision::Bf16 => narrow::Packed::new(cpu, narrow::Class::Bf16, source).map(Self::Groups),
-            Precision::F32 => panels(cpu, panel_width_in_registers(cpu), source).map(Self::Panels),
+            Precision::F32 => panels(cpu, source).map(Self::Panels),
         }
     }
 

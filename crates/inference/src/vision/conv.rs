@@ -214,8 +214,7 @@ impl Folded {
 
     /// The weights of the filters.
     fn weights(&self, tensors: &Tensors<'_>, name: &str, filters: &Numbers) -> Result<Vec<f32>, LoadError> {
-        let mut weights = vec![0.0; filters.count()];
-        filters.read(0, &mut weights)?;
+        let mut weights = filters.all()?;
         for (filter, factor) in weights.chunks_exact_mut(filters.count() / self.factors.len()).zip(&self.factors) {
             filter.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * factor) as f32);
         }

@@ -117,13 +117,19 @@ fn believed(home: &Home) -> (Models, (ModelName, Version), (ModelName, Version))
 
 /// What the model that is served says of each text.
 async fn outputs(models: &Models) -> Vec<String> {
-    let (name, version) = served(models);
-    let (model, mut outputs) = (models.get(&name, &version).expect("what is served can be had"), Vec::new());
+    let mut outputs = Vec::new();
     for text in TEXTS {
-        let input = to_raw_value(&json!({"text": text})).expect("JSON");
-        outputs.push(model.predict(&input, Abandon::default()).await.expect("an embedding").value.get().to_owned());
+        outputs.push(output(models, &json!({"text": text})).await);
     }
     outputs
+}
+
+/// What it says of an input.
+async fn output(models: &Models, input: &Value) -> String {
+    let (name, version) = served(models);
+    let model = models.get(&name, &version).expect("what is served can be had");
+    let input = to_raw_value(input).expect("JSON");
+    model.predict(&input, Abandon::default()).await.expect("an output").value.get().to_owned()
 }
 
 /// The version that files with these digests make.

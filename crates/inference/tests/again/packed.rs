@@ -8,11 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use inference::{Abandon, Look, Models};
+use inference::{Look, Models};
 use safetensors::{Dtype, tensor::TensorView};
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{Value, json};
 
-use super::{Home, fetched, outputs, served, settled};
+use super::{Home, fetched, output, outputs, served, settled};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn packed_weights_are_kept_and_not_needed_any_more_when_they_are_in_memory() {
@@ -143,9 +143,10 @@ fn packed_weights_of_versions_that_are_not_remembered_are_removed() {
     assert!(stays.iter().chain(&others).all(|file| file.exists()));
 }
 
-/// A residual network of one stage, of many channels. It is of no use.
-fn residual_network(dir: &Path) {
-    fs::create_dir_all(dir).expect("a directory");
+/// A residual network of one stage, of many channels, whose files are no longer ones that were written just now. It is of no use.
+fn residual_network(home: &Home) -> PathBuf {
+    let dir = home.dir.path().join("owner/residual");
+    fs::create_dir_all(&dir).expect("a directory");
     let config = json!({
         "model_type": "resnet", "architectures": ["ResNetForImageClassification"], "embedding_size": 8, "hidden_sizes": [192],
         "depths": [1], "layer_type": "basic", "id2label": {"0": "cat", "1": "dog", "2": "ship"},
@@ -177,6 +178,8 @@ fn residual_network(dir: &Path) {
     let named = shapes.into_iter().zip(&numbers).map(|((name, shape), bytes)| (name, view(shape, bytes)));
     let tensors: HashMap<_, _> = named.collect();
     safetensors::serialize_to_file(tensors, None, &dir.join("model.safetensors")).expect("writes");
+    settled();
+    dir
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,24 +187,16 @@ async fn filters_are_kept_with_their_batch_norms() {
     /// A picture of one pixel.
     const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYOACAAAOAAveix9kAAAAAElFTkSuQmCC";
     let home = Home::new();
-    let model = home.dir.path().join("owner/residual");
-    residual_network(&model);
-    settled();
-    let input = to_raw_value(&json!({"image": format!("data:image/png;base64,{PIXEL}")})).expect("JSON");
-    let label = async |models: &Models| {
-        let (name, version) = served(models);
-        let model = models.get(&name, &version).expect("what is served can be had");
-        model.predict(&input, Abandon::default()).await.expect("a label").value.get().to_owned()
-    };
+    let (model, picture) = (residual_network(&home), json!({"image": format!("data:image/png;base64,{PIXEL}")}));
     let file = home.kept(&model);
-    let truth = label(&home.start(&model)).await;
+    let truth = output(&home.start(&model), &picture).await;
     let mut kept = fs::read(&file).expect("reads");
     let (length, header) = header(&kept);
     let keys: Vec<&String> = header["places"].as_object().expect("matrices").keys().collect();
     for name in ["embedder.embedder", "layers.0.shortcut", "layers.0.layer.0 ", "layers.0.layer.1 "] {
         assert!(keys.iter().any(|key| key.contains(name)), "{name} is not among {keys:?}");
     }
-    // It is what is used: without one layer's filters another label is as likely.
+    // It is what is used: without one layer's filters the labels' scores are others.
     let (key, places) = header["places"]
         .as_object()
         .expect("matrices")
@@ -214,17 +209,15 @@ async fn filters_are_kept_with_their_batch_norms() {
     assert!(key.contains("192x1728") && place("end") - place("start") >= 4 * 192 * 1728, "{key}");
     fs::write(&file, &kept).expect("writes");
     let models = home.start(&model);
-    assert_ne!(label(&models).await, truth);
+    assert_ne!(output(&models, &picture).await, truth);
     assert!(!models.look(Look::AtOnce).is_empty());
-    assert_eq!(label(&models).await, truth);
+    assert_eq!(output(&models, &picture).await, truth);
 }
 
 #[test]
 fn filters_that_are_kept_are_missed_where_the_file_has_none() {
     let home = Home::new();
-    let model = home.dir.path().join("owner/residual");
-    residual_network(&model);
-    settled();
+    let model = residual_network(&home);
     home.kept(&model);
     let (weights, name) = (model.join("model.safetensors"), b"layer.1.convolution.weight");
     let mut bytes = fs::read(&weights).expect("reads");

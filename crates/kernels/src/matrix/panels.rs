@@ -3,16 +3,16 @@
 
 use std::ops::Range;
 
-use super::width;
+use super::{panel_width_in_registers, width};
 use crate::{Cpu, Rows, cpu::Work, lanes::Lanes, scratch::Lines, source::Source};
 
 /// Inputs of a panel that are packed at a time, so that what is written stays in the first-level cache.
 const INPUTS: usize = 32;
 
-/// The panels of `width` outputs that the processor's products read. `None` where what was kept is not as long.
-pub(super) fn panels(cpu: Cpu, width: usize, source: &mut Source<'_>) -> Option<Lines> {
+/// Those that the processor's products read. `None` where what was kept is not as long.
+pub(super) fn panels(cpu: Cpu, source: &mut Source<'_>) -> Option<Lines> {
     let (outputs, inputs) = source.shape();
-    let mut panels = source.take(outputs.next_multiple_of(width) * inputs)?;
+    let mut panels = source.take(outputs.next_multiple_of(panel_width_in_registers(cpu)) * inputs)?;
     if let Some(weights) = source.rows() {
         cpu.run(Pack { weights, panels: panels.as_mut_slice() });
     }
