@@ -1,7 +1,8 @@
 //! Small feed-forward classifiers: pictures of a few grey cells, or rows of named columns, to one of a few labels.
 //!
 //! Weights: `input.offset` and `input.scale` (one number per input: `(x - offset) * scale`), then `layers.0.weight`
-//! (outputs × inputs) and `layers.0.bias`, `layers.1.weight` … with ReLU between layers and softmax at the end.
+//! (outputs × inputs) and `layers.0.bias`, `layers.1.weight` … with ReLU between layers and softmax at the end. It computes in
+//! registers: columns may differ by powers of ten, so that numbers in two halves of 16 bits are too coarse before the softmax.
 
 use std::collections::BTreeMap;
 
@@ -143,7 +144,8 @@ impl Mlp {
     pub(crate) fn load(settings: Settings, weights: &Weights, machine: Machine) -> Result<Self, LoadError> {
         settings.check().map_err(|reason| LoadError::new(weights.path(), format!("[mlp]: {reason}")))?;
         let inputs = settings.inputs();
-        let tensors = Tensors { weights, prefix: "", cpu: machine.cpu, precision: Precision::F32, epsilon: 0.0 };
+        let cpu = machine.cpu.in_registers();
+        let tensors = Tensors { weights, prefix: "", cpu, precision: Precision::F32, epsilon: 0.0 };
         let offset = tensors.numbers("input.offset", &[inputs])?;
         let scale = tensors.numbers("input.scale", &[inputs])?;
         let depth = (0..).take_while(|index| weights.shape(&format!("layers.{index}.weight")).is_some()).count();
@@ -165,7 +167,7 @@ impl Mlp {
         if weights.len() != 2 + 2 * depth {
             return Err(LoadError::new(weights.path(), "has tensors that the network does not use"));
         }
-        Ok(Self { settings, cpu: machine.cpu, offset, scale, layers })
+        Ok(Self { settings, cpu, offset, scale, layers })
     }
 
     /// A row of probabilities for each row of inputs, one after the other.
