@@ -55,15 +55,11 @@ const CLAIM: &str = "
     )
     SELECT id, input FROM taken JOIN inputs ON prediction_id = id";
 const COMPLETE: &str = "
-    WITH item AS MATERIALIZED (SELECT * FROM UNNEST($1::uuid[], $2::text[]) AS item (id, output)),
-    applied AS (
-        UPDATE predictions
-        SET status = 2, worker = NULL, lease_until = NULL, completed_at = now(), expires_at = now() + retention
-        WHERE id = ANY($1) AND epoch = 1
-        RETURNING id
-    )
-    INSERT INTO outputs (prediction_id, output, predict_seconds, batch_size)
-    SELECT id, output, 0.00001, cardinality($1) FROM item WHERE (id IN (SELECT id FROM applied)) IS TRUE";
+    UPDATE predictions
+    SET status = 2, worker = NULL, lease_until = NULL, completed_at = now(), expires_at = now() + retention,
+        output = item.output, predict_seconds = 0.00001, batch_size = cardinality($1)
+    FROM UNNEST($1::uuid[], $2::text[]) AS item (id, output)
+    WHERE predictions.id = item.id AND epoch = 1";
 
 /// Predictions on their way: ids, payloads, and places in the stream when there is one.
 pub(crate) type Batch = (Vec<Uuid>, Vec<String>, Vec<String>);

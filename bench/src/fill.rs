@@ -33,16 +33,11 @@ macro_rules! rows {
 
 const FINISHED: &str = concat!(
     rows!(),
-    ",
-    results AS (
-        INSERT INTO outputs (prediction_id, output, predict_seconds, batch_size)
-        SELECT id, value, 0.2, 1 FROM fresh ORDER BY id
-    )
-    INSERT INTO predictions
+    "INSERT INTO predictions
         (id, tenant, version_id, priority, max_retries, retention, created_at, not_before, queued_at, claimed_at, started_at,
-         completed_at, expires_at, epoch, attempts, status)
+         completed_at, expires_at, epoch, attempts, status, output, predict_seconds, batch_size)
     SELECT id, '', version_id, 0, 3, interval '7 days', at, at, at, at + interval '2 ms', at + interval '2 ms',
-           at + interval '202 ms', at + interval '202 ms 7 days', 1, 1, 2
+           at + interval '202 ms', at + interval '202 ms 7 days', 1, 1, 2, value, 0.2, 1
     FROM fresh CROSS JOIN echo
     ORDER BY id"
 );
@@ -76,7 +71,7 @@ async fn fill(database: &mut PgConnection, insert: &'static str, count: usize) -
         rows.execute(&mut *database).await.expect("the schema is ours");
     }
     execute(database, "ALTER TABLE predictions ENABLE TRIGGER predictions_begin").await;
-    for table in ["VACUUM ANALYZE predictions", "VACUUM ANALYZE inputs", "VACUUM ANALYZE outputs", "CHECKPOINT"] {
+    for table in ["VACUUM ANALYZE predictions", "VACUUM ANALYZE inputs", "CHECKPOINT"] {
         execute(database, table).await;
     }
     let percent = (number(2 * SOME) / number(count) * 100.0).min(100.0);

@@ -45,9 +45,8 @@ pub(crate) const AUGUR: Dialect = Dialect {
             FROM UNNEST($1::text[], $2::text[]) AS sent (id, value)
             JOIN predictions ON predictions.id = sent.id::uuid
             JOIN inputs ON inputs.prediction_id = predictions.id
-            JOIN outputs ON outputs.prediction_id = predictions.id
             WHERE status = 2 AND input::jsonb ->> 'value' = value AND output::jsonb = to_jsonb(value)",
-    clear: "TRUNCATE predictions, inputs, outputs, deliveries, delivery_attempts, idempotency_keys CASCADE",
+    clear: "TRUNCATE predictions, inputs, deliveries, delivery_attempts, idempotency_keys CASCADE",
 };
 
 /// The same with a model that takes 20 ms for each batch, and one prediction at a time.

@@ -13,7 +13,7 @@ const AUDIT: &str = "
         at timestamptz NOT NULL DEFAULT clock_timestamp(),
         id uuid NOT NULL, old_status smallint NOT NULL, new_status smallint NOT NULL, epoch integer NOT NULL, worker uuid
     );
-    CREATE TABLE audit_outputs (id uuid NOT NULL, what text NOT NULL);
+    CREATE TABLE audit_outcomes (id uuid NOT NULL);
     CREATE TABLE audit_deletions (id uuid NOT NULL);
 
     CREATE FUNCTION audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -22,9 +22,9 @@ const AUDIT: &str = "
         VALUES (NEW.id, OLD.status, NEW.status, NEW.epoch, NEW.worker);
         RETURN NULL;
     END $$;
-    CREATE FUNCTION audit_output() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION audit_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        INSERT INTO audit_outputs VALUES (coalesce(NEW.prediction_id, OLD.prediction_id), TG_OP);
+        INSERT INTO audit_outcomes VALUES (NEW.id);
         RETURN NULL;
     END $$;
     CREATE FUNCTION audit_deletion() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -36,7 +36,9 @@ const AUDIT: &str = "
     CREATE TRIGGER audit_change AFTER UPDATE ON predictions FOR EACH ROW
     WHEN (OLD.epoch <> NEW.epoch OR OLD.status <> NEW.status OR OLD.completed_at IS DISTINCT FROM NEW.completed_at)
     EXECUTE FUNCTION audit_change();
-    CREATE TRIGGER audit_output AFTER INSERT OR UPDATE OR DELETE ON outputs FOR EACH ROW EXECUTE FUNCTION audit_output();
+    CREATE TRIGGER audit_outcome AFTER UPDATE ON predictions FOR EACH ROW
+    WHEN ((OLD.output, OLD.code, OLD.message) IS DISTINCT FROM (NEW.output, NEW.code, NEW.message))
+    EXECUTE FUNCTION audit_outcome();
     CREATE TRIGGER audit_deletion AFTER DELETE ON predictions FOR EACH ROW EXECUTE FUNCTION audit_deletion();
 ";
 
@@ -131,9 +133,9 @@ pub(crate) struct Findings {
     pub(crate) changed_terminal: i64,
     /// Predictions that did not become terminal exactly once.
     pub(crate) not_ended_once: i64,
-    /// Predictions without exactly one row of outcome, now or ever.
+    /// Predictions without exactly one outcome, now or ever.
     pub(crate) not_one_outcome: i64,
-    /// Rows deleted, of predictions or outcomes.
+    /// Predictions deleted.
     pub(crate) deleted: i64,
 }
 
@@ -154,15 +156,11 @@ pub(crate) async fn findings(database: &PgPool) -> Findings {
         .await,
         not_one_outcome: count(
             database,
-            "SELECT count(*) FROM predictions p WHERE 1 <> (SELECT count(*) FROM outputs o WHERE o.prediction_id = p.id)
-             OR 1 <> (SELECT count(*) FROM audit_outputs a WHERE a.id = p.id)",
+            "SELECT count(*) FROM predictions p WHERE num_nonnulls(output, code) <> 1
+             OR 1 <> (SELECT count(*) FROM audit_outcomes a WHERE a.id = p.id)",
         )
         .await,
-        deleted: count(
-            database,
-            "SELECT (SELECT count(*) FROM audit_deletions) + (SELECT count(*) FROM audit_outputs WHERE what = 'DELETE')",
-        )
-        .await,
+        deleted: count(database, "SELECT count(*) FROM audit_deletions").await,
     }
 }
 

@@ -7,7 +7,7 @@ use tests::{Cluster, Load, Plan, seed};
 const DAMAGE: &str = r#"
     BEGIN;
     SET LOCAL session_replication_role = replica;
-    UPDATE outputs SET output = '"another"' WHERE prediction_id = (SELECT id FROM predictions ORDER BY id LIMIT 1);
+    UPDATE predictions SET output = '"another"' WHERE id = (SELECT id FROM predictions ORDER BY id LIMIT 1);
     DELETE FROM predictions WHERE id = (SELECT id FROM predictions ORDER BY id DESC LIMIT 1);
     INSERT INTO predictions
     SELECT (jsonb_populate_record(NULL::predictions, to_jsonb(p) || jsonb_build_object('id', gen_random_uuid()))).*

@@ -37,11 +37,9 @@ const WARM_UP: usize = 200;
 const PEERS: [(&str, f64); 2] = [("f32", 0.9999), ("int8", 0.95)];
 
 /// Ids and outputs of what succeeded.
-const OUTPUTS: &str =
-    "SELECT prediction_id::text, output FROM outputs JOIN predictions ON id = prediction_id WHERE status = 2";
+const OUTPUTS: &str = "SELECT id::text, output FROM predictions WHERE status = 2";
 /// Texts in a batch, on average, and the seconds of all batches, of which two may run at a time.
-const BATCHES: &str =
-    "SELECT count(*)::float8 / sum(1.0::float8 / batch_size), sum(predict_seconds / batch_size) FROM outputs";
+const BATCHES: &str = "SELECT count(batch_size)::float8 / sum(1.0::float8 / batch_size), sum(predict_seconds / batch_size) FROM predictions";
 const PEER_OUTPUTS: &str = "SELECT id::text, output::text FROM jobs WHERE status = 'succeeded'";
 
 /// The peer, or what a case skips without it.

@@ -20,7 +20,6 @@ macro_rules! select_predictions {
              FROM predictions
              JOIN versions ON versions.id = version_id
              LEFT JOIN inputs ON inputs.prediction_id = predictions.id
-             LEFT JOIN outputs ON outputs.prediction_id = predictions.id
              ",
             $rest
         )

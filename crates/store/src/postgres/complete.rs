@@ -1,6 +1,6 @@
 //! Ending runs: outcomes behind the fence, and cancels.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use prediction::{PredictionId, WorkerId};
 use sqlx::{Connection, PgConnection};
@@ -14,11 +14,24 @@ use crate::{
     outcomes::{Applied, AppliedRow, Item},
 };
 
-/// The condition on `predictions` that the run of one `item` holds the row: compare-and-set on worker and epoch, for a whole batch.
-/// Each row is found by its id and each item by a hash (`IS TRUE` keeps the planner from making joins of the tests; see claim.rs).
+/// Where the run of the row stands among those of the statement: $1 has their ids, each once and in order.
+macro_rules! place {
+    () => {
+        "width_bucket(id, $1::uuid[])"
+    };
+}
+
+/// What the statement has of the row's run in this array: a value for each run, in the order of their ids.
+macro_rules! of_run {
+    ($values:literal) => {
+        concat!("(", $values, ")[", place!(), "]")
+    };
+}
+
+/// The condition on `predictions` that one of the runs holds the row: compare-and-set on worker and epoch, for a whole batch.
 macro_rules! held {
     () => {
-        "id = ANY($1) AND worker = $2 AND ((id, epoch) IN (SELECT id, epoch FROM item)) IS TRUE"
+        concat!("id = ANY($1) AND worker = $2 AND epoch = ", of_run!("$3::integer[]"))
     };
 }
 
@@ -26,28 +39,32 @@ macro_rules! held {
 /// is told of any.
 const FINISH: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
-    item AS MATERIALIZED (
-        SELECT * FROM UNNEST(
-            $1::uuid[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::double precision[],
-            $9::integer[], $10::integer[]
-        ) AS item (id, epoch, output, code, message, retryable, predict_seconds, batch_size, tokens)
-    ),
     applied AS (
         UPDATE predictions
-        SET status = CASE WHEN ((id, epoch) IN (SELECT id, epoch FROM item WHERE output IS NULL)) IS TRUE THEN 3 ELSE 2 END,
+        SET status = CASE WHEN ",
+    of_run!("$4::text[]"),
+    " IS NULL THEN 3 ELSE 2 END,
             worker = NULL, lease_until = NULL, solo = false,
-            completed_at = (SELECT at FROM clock), expires_at = (SELECT at FROM clock) + retention
+            completed_at = (SELECT at FROM clock), expires_at = (SELECT at FROM clock) + retention,
+            output = ",
+    of_run!("$4::text[]"),
+    ", code = ",
+    of_run!("$5::text[]"),
+    ", message = ",
+    of_run!("$6::text[]"),
+    ", retryable = ",
+    of_run!("$7::boolean[]"),
+    ", predict_seconds = ",
+    of_run!("$8::double precision[]"),
+    ", batch_size = ",
+    of_run!("$9::integer[]"),
+    ", tokens = ",
+    of_run!("$10::integer[]"),
+    "
         WHERE ",
     held!(),
     "
         RETURNING id, epoch, status, tenant, webhook_events, attempts, claimed_at, started_at, completed_at, expires_at
-    ),
-    written AS (
-        INSERT INTO outputs
-            (prediction_id, output, code, message, retryable, predict_seconds, batch_size, tokens)
-        SELECT id, output, code, message, retryable, predict_seconds, batch_size, tokens
-        FROM item
-        WHERE ((id, epoch) IN (SELECT id, epoch FROM applied)) IS TRUE
     ),
     told AS (",
     tell!(
@@ -60,20 +77,19 @@ const FINISH: &str = concat!(
     SELECT id, epoch, attempts, claimed_at, started_at, completed_at, expires_at FROM applied"
 );
 
-/// Runs whose predictions wait again: after a pause with one retry spent, or at once as a release.
+/// Runs whose predictions wait again: after a pause with one retry spent, or at once as a release, which has none.
 const RETURN: &str = concat!(
-    "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
-    item AS MATERIALIZED (
-        SELECT * FROM UNNEST($1::uuid[], $3::integer[], $4::bigint[]) AS item (id, epoch, delay)
-    )
-    UPDATE predictions
+    "UPDATE predictions
     SET status = 0, worker = NULL, lease_until = NULL, solo = false, queued_at = NULL,
-        not_before = COALESCE(
-            (SELECT at + delay * interval '1 microsecond' FROM item, clock WHERE (item.id, item.epoch) = (predictions.id, predictions.epoch)),
-            not_before
-        ),
-        retries = retries + (((id, epoch) IN (SELECT id, epoch FROM item WHERE delay IS NOT NULL)) IS TRUE)::integer,
-        releases = releases + (((id, epoch) IN (SELECT id, epoch FROM item WHERE delay IS NULL)) IS TRUE)::integer
+        not_before = COALESCE((SELECT clock_timestamp()) + ",
+    of_run!("$4::bigint[]"),
+    " * interval '1 microsecond', not_before),
+        retries = retries + (",
+    of_run!("$4::bigint[]"),
+    " IS NOT NULL)::integer,
+        releases = releases + (",
+    of_run!("$4::bigint[]"),
+    " IS NULL)::integer
     WHERE ",
     held!(),
     "
@@ -86,23 +102,21 @@ const CANCEL: &str = concat!(
     "WITH canceled AS (
         UPDATE predictions
         SET status = 4, epoch = epoch + 1, worker = NULL, lease_until = NULL, solo = false,
-            completed_at = clock_timestamp(), expires_at = clock_timestamp() + retention
+            completed_at = clock_timestamp(), expires_at = clock_timestamp() + retention,
+            code = $3, message = $4, retryable = $5
         WHERE id = $1 AND tenant = $2 AND status < 2
         RETURNING id, tenant, webhook_events, completed_at
     ),
     told AS (",
     tell!("SELECT id, 4::smallint AS event, tenant, completed_at AS at FROM canceled WHERE webhook_events & 16 <> 0"),
     ")
-    INSERT INTO outputs (prediction_id, code, message, retryable)
-    SELECT id, $3, $4, $5 FROM canceled
-    RETURNING prediction_id"
+    SELECT id FROM canceled"
 );
 
 impl Postgres {
     pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Applied, StoreError> {
-        let mut seen = HashSet::new();
-        let items = outcomes.iter().map(Item::from).filter(|item| seen.insert(item.run));
-        let (finished, returned): (Vec<_>, Vec<_>) = items.partition(|item| item.status.is_terminal());
+        let (finished, returned): (Vec<_>, Vec<_>) =
+            latest_runs(outcomes).into_values().partition(|item| item.status.is_terminal());
         let applied = on_connection!(self, |connection| {
             if returned.is_empty() {
                 // A single statement is a transaction by itself.
@@ -134,6 +148,19 @@ impl Postgres {
             Some(prediction) => CancelResult::AlreadyTerminal(prediction),
         })
     }
+}
+
+/// Of the latest run of each prediction the first outcome, in the order of ids: earlier runs do not hold theirs any more.
+fn latest_runs(outcomes: &[Outcome]) -> BTreeMap<PredictionId, Item<'_>> {
+    let mut latest: BTreeMap<PredictionId, Item<'_>> = BTreeMap::new();
+    for item in outcomes.iter().map(Item::from) {
+        match latest.entry(item.run.id) {
+            Entry::Vacant(entry) => _ = entry.insert(item),
+            Entry::Occupied(mut entry) if entry.get().run.epoch < item.run.epoch => _ = entry.insert(item),
+            Entry::Occupied(_) => {}
+        }
+    }
+    latest
 }
 
 async fn finish(

@@ -39,7 +39,6 @@ macro_rules! purge {
         SELECT id FROM expired WHERE id NOT IN (SELECT prediction_id FROM locked WHERE status < 2)
     ),
     purged_inputs AS (DELETE FROM inputs USING gone WHERE prediction_id = id),
-    purged_outputs AS (DELETE FROM outputs USING gone WHERE prediction_id = id),
     told AS MATERIALIZED (
         SELECT prediction_id, event FROM locked
         -- Not a join, which would compare each with each.

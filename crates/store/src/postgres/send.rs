@@ -77,14 +77,14 @@ const CLAIM: &str = "
         WHERE deliveries.prediction_id = chosen.prediction_id AND deliveries.event = chosen.event
         RETURNING deliveries.*
     )
-    SELECT taken.prediction_id, event, epoch, taken.tenant, taken.url, endpoint, origin, round, at AS claimed_at,
+    SELECT taken.prediction_id, event, taken.epoch, taken.tenant, taken.url, endpoint, origin, round, at AS claimed_at,
            taken.created_at, body, disabled_at IS NOT NULL AS is_disabled,
            (COALESCE(octet_length(input), 0) + COALESCE(octet_length(output), 0))::bigint AS payload_bytes
     FROM taken
     CROSS JOIN clock
     LEFT JOIN endpoints ON endpoints.tenant = taken.tenant AND endpoints.url = endpoint
     LEFT JOIN inputs ON inputs.prediction_id = taken.prediction_id
-    LEFT JOIN outputs ON outputs.prediction_id = taken.prediction_id
+    LEFT JOIN predictions ON predictions.id = taken.prediction_id
     ORDER BY due_at, taken.prediction_id, event";
 
 /// Compare-and-set on the epoch, for a whole batch. Rows are locked in the order of ids, each found by its id, as LATERAL makes

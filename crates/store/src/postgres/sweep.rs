@@ -10,6 +10,13 @@ use crate::{
     rows::{self, uuids},
 };
 
+/// Whether this crash of a run that was alone is the end.
+macro_rules! is_last_strike {
+    () => {
+        "solo AND crashes + 1 >= $2"
+    };
+}
+
 /// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
 /// a strike, and the last strike is the end. Right after a start of the server nobody could renew, so nothing is swept for one lease.
 /// Where $7 is something, only what it names is.
@@ -27,16 +34,28 @@ const SWEEP_LEASES: &str = concat!(
     ),
     swept AS (
         UPDATE predictions
-        SET status = CASE WHEN solo AND crashes + 1 >= $2 THEN 3 ELSE 0 END, epoch = epoch + 1, worker = NULL,
-            lease_until = NULL, crashes = crashes + solo::integer, suspect = true, solo = false, queued_at = NULL,
-            completed_at = CASE WHEN solo AND crashes + 1 >= $2 THEN (SELECT at FROM clock) END,
-            expires_at = CASE WHEN solo AND crashes + 1 >= $2 THEN (SELECT at FROM clock) + retention END
+        SET status = CASE WHEN ",
+    is_last_strike!(),
+    " THEN 3 ELSE 0 END,
+            epoch = epoch + 1, worker = NULL, lease_until = NULL, crashes = crashes + solo::integer, suspect = true,
+            solo = false, queued_at = NULL,
+            completed_at = CASE WHEN ",
+    is_last_strike!(),
+    " THEN (SELECT at FROM clock) END,
+            expires_at = CASE WHEN ",
+    is_last_strike!(),
+    " THEN (SELECT at FROM clock) + retention END,
+            code = CASE WHEN ",
+    is_last_strike!(),
+    " THEN $4 END,
+            message = CASE WHEN ",
+    is_last_strike!(),
+    " THEN $5 END,
+            retryable = CASE WHEN ",
+    is_last_strike!(),
+    " THEN $6 END
         WHERE id = ANY(ARRAY(SELECT id FROM dead))
         RETURNING id, status, tenant, webhook_events, completed_at
-    ),
-    written AS (
-        INSERT INTO outputs (prediction_id, code, message, retryable)
-        SELECT id, $4, $5, $6 FROM swept WHERE status = 3
     ),
     told AS (",
     tell!(
@@ -62,16 +81,15 @@ const SWEEP_DEADLINES: &str = concat!(
     swept AS (
         UPDATE predictions
         SET status = 4, epoch = epoch + 1, worker = NULL, lease_until = NULL, solo = false,
-            completed_at = (SELECT at FROM clock), expires_at = (SELECT at FROM clock) + retention
+            completed_at = (SELECT at FROM clock), expires_at = (SELECT at FROM clock) + retention,
+            code = $2, message = $3, retryable = $4
         WHERE id = ANY(ARRAY(SELECT id FROM late))
         RETURNING id, tenant, webhook_events, completed_at
     ),
     told AS (",
     tell!("SELECT id, 4::smallint AS event, tenant, completed_at AS at FROM swept WHERE webhook_events & 16 <> 0"),
     ")
-    INSERT INTO outputs (prediction_id, code, message, retryable)
-    SELECT id, $2, $3, $4 FROM swept
-    RETURNING prediction_id"
+    SELECT id FROM swept"
 );
 
 /// What sweeps may find: $1 of each kind, leases if $2.

@@ -91,10 +91,10 @@ async fn concurrent_actors_keep_the_invariants(fixture: Fixture) {
     let states = fixture.states().await;
     assert_eq!(states.len(), BATCHES * BATCH);
     let count = |status: Status| -> i64 {
-        states.values().filter(|state| state.status == status.code() && state.outputs == 1).count() as i64
+        states.values().filter(|state| state.status == status.code() && state.outcomes == 1).count() as i64
     };
     assert_eq!(count(Status::Succeeded), tally.succeeded.load(Ordering::SeqCst));
-    let poison = fixture.number("SELECT count(*) FROM outputs WHERE code = 'poison'").await;
+    let poison = fixture.number(format!("SELECT count(*) FROM {} WHERE code = 'poison'", fixture.outcomes())).await;
     assert_eq!(count(Status::Failed), tally.failed.load(Ordering::SeqCst) + poison);
     assert!(tally.stale.load(Ordering::SeqCst) > 0, "the actors never met: the test shows nothing");
 }
@@ -216,7 +216,7 @@ async fn observe(fixture: Arc<Fixture>, tally: Arc<Tally>) {
         assert_eq!(fixture.number(MISTOLD).await, 0);
         let now = fixture.states().await;
         for state in now.values() {
-            assert_eq!((state.inputs, state.outputs), (1, i64::from(is_terminal(state))), "{state:?}");
+            assert_eq!((state.inputs, state.outcomes), (1, i64::from(is_terminal(state))), "{state:?}");
         }
         for (id, old) in before {
             let new = now.get(&id).expect("nothing is lost");

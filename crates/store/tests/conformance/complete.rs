@@ -94,7 +94,7 @@ async fn only_the_first_outcome_counts(fixture: Fixture) {
     assert_eq!(fixture.store.complete(fixture.worker, again).await.unwrap(), [Written::Stale; 3]);
     let found = fixture.store.get("", &[run.id]).await.unwrap().remove(0);
     assert_eq!((found.status, found.failure), (Status::Succeeded, None));
-    assert_eq!(fixture.number("SELECT count(*) FROM outputs").await, 1);
+    assert_eq!(fixture.number(format!("SELECT count(*) FROM {}", fixture.outcomes())).await, 1);
     assert!(fixture.store.complete(fixture.worker, Vec::new()).await.unwrap().is_empty());
 }
 
@@ -158,6 +158,12 @@ async fn a_result_after_the_sweep_is_stale(fixture: Fixture) {
         fixture.store.complete(fixture.worker, vec![succeeded(run), succeeded(second)]).await.unwrap(),
         [Written::Stale, Written::Applied]
     );
+
+    let run = fixture.claimed(SPENT).await;
+    eventually(async || (fixture.store.sweep(SWEEP).await.unwrap().requeued == [run.id]).then_some(())).await;
+    let second = fixture.claim_suspect(LEASE).await.unwrap().run;
+    let outcomes = vec![Outcome::Released { run: second }, succeeded(run)];
+    assert_eq!(fixture.store.complete(fixture.worker, outcomes).await.unwrap(), [Written::Applied, Written::Stale]);
 }
 
 /// A claim that a crash of the database took back leaves its run under an epoch that the next claim uses, too.
@@ -198,7 +204,7 @@ async fn mixed_batches_are_answered_in_order(fixture: Fixture) {
     for (place, written) in written.into_iter().enumerate() {
         assert_eq!(written == Written::Applied, place % 5 < 3, "{place}");
     }
-    assert_eq!(fixture.number("SELECT count(*) FROM outputs").await, 8);
+    assert_eq!(fixture.number(format!("SELECT count(*) FROM {}", fixture.outcomes())).await, 8);
 }
 
 async fn cancel_ends_what_waits_and_what_runs(fixture: Fixture) {

@@ -19,62 +19,131 @@ async fn illegal_changes_are_refused(fixture: Fixture) {
     fixture.store.complete(fixture.worker, vec![Outcome::Failed { run: failed, failure, metrics }]).await.unwrap();
 
     let no_run = "worker = NULL, lease_until = NULL";
+    let over = "completed_at = created_at, expires_at = created_at";
+    let (output, error) = fixture.outcome_columns();
+    let claimed = "epoch = 1, attempts = 1, started_at = created_at, claimed_at = created_at";
+    let (whole, terminal) = ("predictions_whole_status", "predictions_terminal");
     let refused = [
         // Constraints on a row.
-        (waiting, "status = 5, completed_at = created_at, expires_at = created_at".to_owned()),
-        (waiting, "priority = 2".to_owned()),
-        (waiting, "lease_until = created_at".to_owned()),
-        (waiting, "solo = NOT solo".to_owned()),
-        (waiting, "crashes = 1".to_owned()),
-        (waiting, "completed_at = created_at".to_owned()),
-        (waiting, "expires_at = created_at".to_owned()),
-        (waiting, "attempts = 1".to_owned()),
-        (waiting, "status = 1, epoch = 1".to_owned()),
-        (waiting, "status = 4, epoch = 1".to_owned()),
-        (running, "worker = NULL".to_owned()),
-        (running, "lease_until = NULL".to_owned()),
-        (running, "solo = NOT solo".to_owned()),
-        (running, "suspect = NOT suspect".to_owned()),
-        (running, "status = 0".to_owned()),
-        (running, format!("status = 2, {no_run}")),
+        (running, whole, format!("status = 5, {no_run}, {over} {error}")),
+        (waiting, "predictions_asked_once", "priority = 2".to_owned()),
+        (waiting, whole, "lease_until = created_at".to_owned()),
+        (waiting, whole, "solo = NOT solo".to_owned()),
+        (waiting, "predictions_whole_runs", "crashes = 1".to_owned()),
+        (waiting, whole, "completed_at = created_at".to_owned()),
+        (waiting, whole, "expires_at = created_at".to_owned()),
+        (waiting, "predictions_attempts", "attempts = 1".to_owned()),
+        (waiting, whole, format!("status = 1, {claimed}")),
+        (waiting, whole, format!("status = 4, epoch = 1 {error}")),
+        (running, whole, "worker = NULL".to_owned()),
+        (running, whole, "lease_until = NULL".to_owned()),
+        (running, whole, "solo = NOT solo".to_owned()),
+        (running, whole, "suspect = NOT suspect".to_owned()),
+        (running, whole, "status = 0".to_owned()),
+        (running, whole, format!("status = 2, {no_run} {output}")),
         // Rules about a change.
-        (running, "epoch = 0, attempts = 0".to_owned()),
-        (running, "epoch = epoch - 1".to_owned()),
-        (running, format!("status = 4, {no_run}, completed_at = created_at, expires_at = created_at")),
-        (
-            waiting,
-            "status = 2, epoch = 1, attempts = 1, started_at = created_at, claimed_at = created_at,
-                   completed_at = created_at, expires_at = created_at"
-                .to_owned(),
-        ),
-        (running, "retries = -1".to_owned()),
-        (succeeded.id, "status = 0, completed_at = NULL, expires_at = NULL".to_owned()),
-        (succeeded.id, "status = 3".to_owned()),
-        (succeeded.id, "epoch = epoch + 1".to_owned()),
-        (succeeded.id, "completed_at = created_at".to_owned()),
-        (succeeded.id, "retries = retries + 1".to_owned()),
-        (failed.id, "status = 2".to_owned()),
+        (running, "predictions_attempts", "epoch = 0, attempts = 0".to_owned()),
+        (running, "predictions_fence", "epoch = epoch - 1".to_owned()),
+        (running, "predictions_fence", format!("status = 4, {no_run}, {over} {error}")),
+        (waiting, "predictions_edge", format!("status = 2, {claimed}, {over} {output}")),
+        (running, "predictions_counts", "retries = -1".to_owned()),
+        (succeeded.id, terminal, "status = 0, completed_at = NULL, expires_at = NULL".to_owned()),
+        (succeeded.id, terminal, "status = 3".to_owned()),
+        (succeeded.id, terminal, "epoch = epoch + 1".to_owned()),
+        (succeeded.id, terminal, "completed_at = created_at".to_owned()),
+        (succeeded.id, terminal, "retries = retries + 1".to_owned()),
+        (failed.id, terminal, "status = 2".to_owned()),
     ];
-    for (id, change) in refused {
-        let sql = format!("UPDATE predictions SET {change} WHERE id = {}", fixture.id(id));
-        assert!(fixture.execute(&sql).await.is_err(), "not refused: {sql}");
+    for (id, rule, change) in refused {
+        if let Some(refusal) = fixture.refusal(&update(&fixture, id, &change)).await {
+            assert_eq!(refusal, rule, "{change}");
+        }
     }
     for id in [waiting, running] {
-        let sql = format!("DELETE FROM predictions WHERE id = {}", fixture.id(id));
-        assert!(fixture.execute(&sql).await.is_err(), "not refused: {sql}");
+        fixture.refusal(&format!("DELETE FROM predictions WHERE id = {}", fixture.id(id))).await;
     }
-    let id = fixture.id(succeeded.id);
+    fixture.refusal("INSERT INTO installation (secret) SELECT secret FROM installation").await;
+    // What the refusals left: exactly what was there, and room for what is legal.
+    let harmless = update(&fixture, succeeded.id, "expires_at = created_at");
+    assert_eq!(fixture.execute(harmless).await.unwrap(), 1);
+    assert_eq!(fixture.number("SELECT sum(status) FROM predictions").await, 1 + 2 + 3);
+}
+
+fn update(fixture: &Fixture, id: PredictionId, change: &str) -> String {
+    format!("UPDATE predictions SET {change} WHERE id = {}", fixture.id(id))
+}
+
+/// Postgres has outcomes in the rows of their predictions: one that is whole, once it is over, and never another.
+#[tokio::test]
+async fn a_row_has_one_outcome_once_it_is_over() {
+    let fixture = Fixture::postgres().await;
+    let waiting = fixture.accept([new()]).await[0];
+    let running = fixture.claimed(LEASE).await.id;
+    let [succeeded, failed] = [fixture.claimed(LEASE).await, fixture.claimed(LEASE).await];
+    let metrics = RunMetrics::default();
+    let outcomes = vec![
+        Outcome::Succeeded { run: succeeded, output: json("1"), metrics },
+        Outcome::Failed { run: failed, failure: Failure::new(FailureCode::ModelError, "it broke"), metrics },
+    ];
+    fixture.store.complete(fixture.worker, outcomes).await.unwrap();
+
+    let columns = [
+        "output = '2'",
+        "code = 'model_error'",
+        "message = 'it broke again'",
+        "retryable = true",
+        "logs = 'a line'",
+        "predict_seconds = 2.5",
+        "batch_size = 2",
+        "tokens = 2",
+    ];
+    for change in columns {
+        for id in [waiting, running] {
+            let refusal = fixture.refusal(&update(&fixture, id, change)).await;
+            assert_eq!(refusal.as_deref(), Some("predictions_whole_status"), "{change}");
+        }
+        for id in [succeeded.id, failed.id] {
+            let refusal = fixture.refusal(&update(&fixture, id, change)).await;
+            assert_eq!(refusal.as_deref(), Some("predictions_terminal"), "{change}");
+        }
+    }
+    let over =
+        "worker = NULL, lease_until = NULL, completed_at = created_at, expires_at = created_at, epoch = epoch + 1";
+    for (status, outcome) in [
+        (2, ""),
+        (2, ", code = 'model_error', message = 'it broke', retryable = false"),
+        (2, ", output = '1', code = 'model_error', message = 'it broke', retryable = false"),
+        (2, ", output = '1', message = 'it broke'"),
+        (3, ""),
+        (3, ", output = '1'"),
+        (3, ", output = '1', code = 'model_error', message = 'it broke', retryable = false"),
+        (3, ", code = 'model_error', message = 'it broke'"),
+        (3, ", code = 'model_error', retryable = false"),
+        (4, ", message = 'it was canceled', retryable = false"),
+        (4, ""),
+    ] {
+        let change = format!("status = {status}, {over}{outcome}");
+        let refusal = fixture.refusal(&update(&fixture, running, &change)).await;
+        assert_eq!(refusal.as_deref(), Some("predictions_whole_status"), "{change}");
+    }
+}
+
+/// SQLite has them in a table of their own.
+#[tokio::test]
+async fn a_prediction_has_one_row_of_outcome() {
+    let fixture = Fixture::sqlite().await;
+    let run = fixture.claimed(LEASE).await;
+    let outcome = Outcome::Succeeded { run, output: json("1"), metrics: RunMetrics::default() };
+    fixture.store.complete(fixture.worker, vec![outcome]).await.unwrap();
+    let id = fixture.id(run.id);
     for sql in [
         format!("UPDATE outputs SET output = '2' WHERE prediction_id = {id}"),
         format!("INSERT INTO outputs (prediction_id, output) VALUES ({id}, '2')"),
-        "INSERT INTO installation (secret) SELECT secret FROM installation".to_owned(),
+        "INSERT INTO outputs (prediction_id, output, code) VALUES (x'01', '2', 'model_error')".to_owned(),
+        "INSERT INTO outputs (prediction_id) VALUES (x'01')".to_owned(),
     ] {
-        assert!(fixture.execute(&sql).await.is_err(), "not refused: {sql}");
+        fixture.refusal(&sql).await;
     }
-    // What the refusals left: exactly what was there, and room for what is legal.
-    let harmless = format!("UPDATE predictions SET expires_at = created_at WHERE id = {id}");
-    assert_eq!(fixture.execute(harmless).await.unwrap(), 1);
-    assert_eq!(fixture.number("SELECT sum(status) FROM predictions").await, 1 + 2 + 3);
 }
 
 async fn illegal_beginnings_are_refused(fixture: Fixture) {
@@ -151,10 +220,16 @@ async fn every_pair_of_statuses_is_an_edge_or_refused(fixture: Fixture) {
                 let held = if status == Status::Processing { "id, created_at" } else { "NULL, NULL" };
                 let (worker, lease) = held.split_once(", ").unwrap();
                 let end = if status.is_terminal() { "created_at" } else { "NULL" };
+                let (output, error) = fixture.outcome_columns();
+                let outcome = match status {
+                    Status::Starting | Status::Processing => "",
+                    Status::Succeeded => output,
+                    Status::Failed | Status::Canceled => error,
+                };
                 format!(
                     "UPDATE predictions SET status = {}, epoch = epoch + 1, attempts = 1, started_at = created_at,
                      claimed_at = created_at, worker = {worker}, lease_until = {lease}, completed_at = {end},
-                     expires_at = {end} WHERE id = {row}",
+                     expires_at = {end} {outcome} WHERE id = {row}",
                     status.code()
                 )
             };

@@ -6,7 +6,7 @@ use futures::{FutureExt, future::join_all};
 use prediction::{PredictionId, Status};
 use store::{Finder, NewPrediction, StoreError};
 
-use crate::fixture::{Fixture, json, new};
+use crate::fixture::{Fixture, LEASE, json, new};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,9 +67,8 @@ async fn what_was_written_before_is_found(fixture: Fixture) {
 
 async fn what_cannot_be_read_is_missed_by_its_caller_alone(fixture: Fixture) {
     let ids = fixture.accept((0..40).map(|_| new())).await;
-    let broken = fixture.id(ids[17]);
-    let output = format!("INSERT INTO outputs (prediction_id, output) VALUES ({broken}, 'no JSON')");
-    fixture.execute(output).await.unwrap();
+    fixture.store.claim(fixture.worker, &ids[17..18], LEASE).await.unwrap();
+    fixture.break_output(ids[17]).await;
     let finder = Finder::start(&fixture.store, 1, PATIENCE);
     let found = join_all(ids.iter().map(|id| finder.find("", *id))).await;
     for (place, found) in found.iter().enumerate() {

@@ -36,7 +36,7 @@ pub(crate) struct State {
     pub(crate) suspect: bool,
     pub(crate) solo: bool,
     pub(crate) inputs: i64,
-    pub(crate) outputs: i64,
+    pub(crate) outcomes: i64,
 }
 
 /// A store and the database behind it.
@@ -99,16 +99,61 @@ impl Fixture {
         .expect("a number")
     }
 
+    /// What outcomes there are, to select from: Postgres has each in the row of its prediction, SQLite in a table of their own.
+    pub(crate) fn outcomes(&self) -> &'static str {
+        match &self.raw {
+            Raw::Postgres(_) => {
+                "(SELECT id AS prediction_id, code FROM predictions WHERE num_nonnulls(output, code) > 0) AS outcomes"
+            }
+            Raw::Sqlite { .. } => "outputs",
+        }
+    }
+
+    /// What a change of a prediction's row that ends it also has to set: for an output, and for an error.
+    pub(crate) fn outcome_columns(&self) -> (&'static str, &'static str) {
+        match &self.raw {
+            Raw::Postgres(_) => (", output = '1'", ", code = 'model_error', message = 'it broke', retryable = false"),
+            Raw::Sqlite { .. } => ("", ""),
+        }
+    }
+
+    /// Ends what is processing with an output that is no JSON, past the store.
+    pub(crate) async fn break_output(&self, id: PredictionId) {
+        let id = self.id(id);
+        let statement = match &self.raw {
+            Raw::Postgres(_) => format!(
+                "UPDATE predictions SET status = 2, worker = NULL, lease_until = NULL, completed_at = created_at,
+                 expires_at = created_at, output = 'no JSON' WHERE id = {id}"
+            ),
+            Raw::Sqlite { .. } => format!("INSERT INTO outputs (prediction_id, output) VALUES ({id}, 'no JSON')"),
+        };
+        assert_eq!(self.execute(statement).await.expect("it is taken"), 1);
+    }
+
+    /// The rule by which the database refuses a statement: its name in Postgres; SQLite does not always tell.
+    pub(crate) async fn refusal(&self, sql: &str) -> Option<String> {
+        let error = self.execute(sql).await.expect_err(sql);
+        match &self.raw {
+            Raw::Postgres(_) => {
+                let rule = error.as_database_error().and_then(sqlx::error::DatabaseError::constraint);
+                Some(rule.unwrap_or_else(|| panic!("{sql}: no rule but {error}")).to_owned())
+            }
+            Raw::Sqlite { .. } => None,
+        }
+    }
+
     /// Where every prediction stands, read past the store.
     pub(crate) async fn states(&self) -> BTreeMap<PredictionId, State> {
-        const STATES: &str = "
-            SELECT id, status, epoch, attempts, retries, crashes, releases, suspect, solo,
-                   (SELECT count(*) FROM inputs WHERE prediction_id = id) AS inputs,
-                   (SELECT count(*) FROM outputs WHERE prediction_id = id) AS outputs
-            FROM predictions";
+        let states = AssertSqlSafe(format!(
+            "SELECT id, status, epoch, attempts, retries, crashes, releases, suspect, solo,
+                    (SELECT count(*) FROM inputs WHERE prediction_id = predictions.id) AS inputs,
+                    (SELECT count(*) FROM {} WHERE prediction_id = predictions.id) AS outcomes
+             FROM predictions",
+            self.outcomes()
+        ));
         let states: Vec<State> = match &self.raw {
-            Raw::Postgres(pool) => sqlx::query_as(STATES).fetch_all(pool).await,
-            Raw::Sqlite { pool, .. } => sqlx::query_as(STATES).fetch_all(pool).await,
+            Raw::Postgres(pool) => sqlx::query_as(states).fetch_all(pool).await,
+            Raw::Sqlite { pool, .. } => sqlx::query_as(states).fetch_all(pool).await,
         }
         .expect("the states can be read");
         states.into_iter().map(|state| (PredictionId(state.id), state)).collect()

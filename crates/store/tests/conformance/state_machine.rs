@@ -80,7 +80,7 @@ impl Known {
         }
         self.tell(Event::Completed);
         self.state.status = status.code();
-        self.state.outputs = 1;
+        self.state.outcomes = 1;
         self.state.solo = false;
     }
 }
@@ -182,7 +182,7 @@ impl<'a> Schedule<'a> {
                 suspect: false,
                 solo: false,
                 inputs: 1,
-                outputs: 0,
+                outcomes: 0,
             };
             let spent = is_claimed && lease == SPENT;
             self.known.insert(new.id, Known { state, spent, paused: false, late, wants, told: vec![] });

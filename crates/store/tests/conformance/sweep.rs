@@ -107,7 +107,7 @@ async fn expired_records_are_purged(fixture: Fixture) {
     assert_eq!(fixture.store.purge(LEASE, 10).await.unwrap().predictions, 0);
     let kept = fixture.store.get("", &ids).await.unwrap();
     assert_eq!(kept.len(), 2, "one is kept longer, one is not finished");
-    for (table, rows) in [("predictions", 2), ("inputs", 2), ("outputs", 1)] {
+    for (table, rows) in [("predictions", 2), ("inputs", 2), (fixture.outcomes(), 1)] {
         assert_eq!(fixture.number(format!("SELECT count(*) FROM {table}")).await, rows, "{table}");
     }
 }
