@@ -37,7 +37,9 @@ const AUDIT: &str = "
     WHEN (OLD.epoch <> NEW.epoch OR OLD.status <> NEW.status OR OLD.completed_at IS DISTINCT FROM NEW.completed_at)
     EXECUTE FUNCTION audit_change();
     CREATE TRIGGER audit_outcome AFTER UPDATE ON predictions FOR EACH ROW
-    WHEN ((OLD.output, OLD.code, OLD.message) IS DISTINCT FROM (NEW.output, NEW.code, NEW.message))
+    WHEN ((OLD.output, OLD.code, OLD.message, OLD.retryable, OLD.logs, OLD.predict_seconds, OLD.batch_size, OLD.tokens)
+          IS DISTINCT FROM
+          (NEW.output, NEW.code, NEW.message, NEW.retryable, NEW.logs, NEW.predict_seconds, NEW.batch_size, NEW.tokens))
     EXECUTE FUNCTION audit_outcome();
     CREATE TRIGGER audit_deletion AFTER DELETE ON predictions FOR EACH ROW EXECUTE FUNCTION audit_deletion();
 ";

@@ -31,7 +31,7 @@ async fn every_kind_of_damage_is_noticed() {
     let verdict = cluster.verdict(&journal).await;
     assert_eq!((verdict.lost.len(), verdict.wrong.len(), verdict.unexpected.len()), (1, 1, 1), "{verdict:?}");
     let faults = verdict.faults(&journal, count).join("\n");
-    // The row that was inserted has neither ended nor an outcome.
+    // Of the row that was inserted nobody saw it end, nor its outcome come.
     for fault in [
         "1 changes of what was terminal",
         "1 predictions that did not end",

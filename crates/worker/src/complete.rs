@@ -14,7 +14,7 @@ use crate::{node::Node, outage::Trouble};
 
 /// Statements under way at once at most.
 pub(crate) const WRITERS: usize = 2;
-/// The most outcomes in one statement.
+/// The most outcomes in one statement, where Postgres walks along an array of outputs for each of them.
 const MAX_BATCH: usize = 256;
 /// The most bytes of outputs in one statement, unless one alone has more.
 const MAX_BATCH_BYTES: usize = 32 << 20;

@@ -1,6 +1,7 @@
 //! The Hugging Face hub's protocol, as far as fetching a model goes: what a revision is and holds, and files of a commit.
 //!
-//! Redirects are followed here, hop by hop: they lead to stores of others, which are not to see the token.
+//! Redirects are followed here, hop by hop: they lead to stores of others, which are not to see the token. The crate `hf-hub` is not
+//! used: over HTTP its version 1.0 fetches a file that was cut off from its beginning again, and compares no digest.
 
 use std::{error::Error, time::Duration};
 

@@ -1,10 +1,11 @@
 //! How fast each kernel is on one core, beside the most that core does in registers: `cargo bench -p kernels`, or
-//! `cargo bench -p kernels -- avx512 "avx512 int8"` for one set of instructions, each with a precision or in f32. Shapes are those of MiniLM-L6: 384 columns, 1536 between, 12 heads
-//! of 32. Machines are shared and noisy: times are those of the thread on its processor, and what shares its core can still make
+//! `cargo bench -p kernels -- avx512 "avx512 int8" "avx512 blocks"` for one set of instructions, each with a precision, in f32, or with
+//! weights in blocks. Shapes are those of MiniLM-L6 (384 columns, 1536 between, 12 heads of 32), but for blocks. Machines are shared and noisy: times are those of the thread on its processor, and what shares its core can still make
 //! it several times slower. So each figure comes twice, as the median of many short repetitions and as the best of them, and so
 //! does the peak, which is measured between them.
 #![allow(unsafe_code, clippy::print_stdout)]
 
+mod blocks;
 mod encoder;
 mod peak;
 
@@ -46,6 +47,13 @@ fn main() {
                 // Where it is f32 that was measured.
                 Ok(cpu) if cpu.precision(precision) != precision => {}
                 Ok(cpu) => measure(&name, cpu, precision),
+                Err(error) => println!("\n{error}"),
+            }
+        }
+        // Which tiles have no part in.
+        if isa != Isa::Amx && (wanted.is_empty() || wanted.contains(&format!("{isa} blocks"))) {
+            match Cpu::with(isa) {
+                Ok(cpu) => blocks::measure(cpu),
                 Err(error) => println!("\n{error}"),
             }
         }

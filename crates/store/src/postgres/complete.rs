@@ -150,7 +150,8 @@ impl Postgres {
     }
 }
 
-/// Of the latest run of each prediction the first outcome, in the order of ids: earlier runs do not hold theirs any more.
+/// Of the latest run of each prediction the first outcome, in the order of ids: earlier runs have lost theirs. (But where the database has
+/// forgotten the latest one, after a failover that lost commits: what an earlier one gave is then stale, and runs again.)
 fn latest_runs(outcomes: &[Outcome]) -> BTreeMap<PredictionId, Item<'_>> {
     let mut latest: BTreeMap<PredictionId, Item<'_>> = BTreeMap::new();
     for item in outcomes.iter().map(Item::from) {

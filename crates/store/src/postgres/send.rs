@@ -56,7 +56,8 @@ const LOOK: &str = "
     FROM lines
     ORDER BY look";
 
-/// From each line as many as are wanted, and no more are locked; what another sender is just taking does not count.
+/// From each line as many as are wanted, and no more are locked; what another sender is just taking does not count. What is taken is
+/// found by arrays of ids and payloads one by one: joins may be turned round (see claim.rs).
 const CLAIM: &str = "
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at),
     chosen AS MATERIALIZED (
@@ -73,19 +74,19 @@ const CLAIM: &str = "
     taken AS (
         UPDATE deliveries
         SET status = 1, epoch = epoch + 1, sender = $1, lease_until = at + $2::bigint * interval '1 microsecond'
-        FROM chosen CROSS JOIN clock
-        WHERE deliveries.prediction_id = chosen.prediction_id AND deliveries.event = chosen.event
+        FROM clock
+        WHERE prediction_id = ANY(ARRAY(SELECT prediction_id FROM chosen))
+          AND ((prediction_id, event) IN (SELECT prediction_id, event FROM chosen)) IS TRUE
         RETURNING deliveries.*
     )
-    SELECT taken.prediction_id, event, taken.epoch, taken.tenant, taken.url, endpoint, origin, round, at AS claimed_at,
+    SELECT prediction_id, event, epoch, taken.tenant, taken.url, endpoint, origin, round, at AS claimed_at,
            taken.created_at, body, disabled_at IS NOT NULL AS is_disabled,
-           (COALESCE(octet_length(input), 0) + COALESCE(octet_length(output), 0))::bigint AS payload_bytes
+           COALESCE((SELECT octet_length(input) FROM inputs WHERE inputs.prediction_id = taken.prediction_id), 0)::bigint
+               + COALESCE((SELECT octet_length(output) FROM predictions WHERE id = taken.prediction_id), 0) AS payload_bytes
     FROM taken
     CROSS JOIN clock
     LEFT JOIN endpoints ON endpoints.tenant = taken.tenant AND endpoints.url = endpoint
-    LEFT JOIN inputs ON inputs.prediction_id = taken.prediction_id
-    LEFT JOIN predictions ON predictions.id = taken.prediction_id
-    ORDER BY due_at, taken.prediction_id, event";
+    ORDER BY due_at, prediction_id, event";
 
 /// Compare-and-set on the epoch, for a whole batch. Rows are locked in the order of ids, each found by its id, as LATERAL makes
 /// sure; an attempt is stored only for a row that was changed. Endpoints that want no more are locked in the order of their keys.

@@ -116,22 +116,28 @@ async fn large_batches_are_many_small_ones(fixture: Fixture) {
     let ids: Vec<_> = news.iter().map(|new| new.id).collect();
     let claim = fixture.store.claim(fixture.worker, &ids, LEASE).await.unwrap();
     assert_eq!(claim.claimed.len(), 300);
+    let metrics = |place: usize| RunMetrics {
+        predict_seconds: place as f64,
+        batch_size: place as u32,
+        tokens: place.is_multiple_of(3).then_some(place as u32),
+    };
     let outcomes = claim.claimed.iter().enumerate().map(|(place, claimed)| match place % 4 {
         0 => Outcome::Released { run: claimed.run },
         1 => Outcome::Failed {
             run: claimed.run,
             failure: Failure::new(FailureCode::ModelError, claimed.input.as_ref().unwrap().get()),
-            metrics: RunMetrics::default(),
+            metrics: metrics(place),
         },
         2 => succeeded(Run { epoch: claimed.run.epoch + 1, ..claimed.run }),
-        _ => Outcome::Succeeded {
-            run: claimed.run,
-            output: claimed.input.clone().unwrap(),
-            metrics: RunMetrics::default(),
-        },
+        _ => Outcome::Succeeded { run: claimed.run, output: claimed.input.clone().unwrap(), metrics: metrics(place) },
     });
-    let written = fixture.store.complete(fixture.worker, outcomes.collect::<Vec<_>>()).await.unwrap();
-    for (place, written) in written.into_iter().enumerate() {
+    // In no order that ids have.
+    let mut order: Vec<usize> = (0..claim.claimed.len()).collect();
+    order.sort_by_key(|place| place * 7919 % 300);
+    let outcomes: Vec<Outcome> = outcomes.collect();
+    let shuffled: Vec<Outcome> = order.iter().map(|place| outcomes[*place].clone()).collect();
+    let written = fixture.store.complete(fixture.worker, shuffled).await.unwrap();
+    for (place, written) in order.into_iter().zip(written) {
         assert_eq!(written, if place % 4 == 2 { Written::Stale } else { Written::Applied }, "{place}");
     }
     for (place, claimed) in claim.claimed.iter().enumerate() {
@@ -145,6 +151,11 @@ async fn large_batches_are_many_small_ones(fixture: Fixture) {
         };
         assert_eq!(found.status, status);
         assert_eq!((found.output.as_ref().map(|output| output.get()), found.error.as_deref()), (output, error));
+        let written = status.is_terminal().then(|| metrics(place));
+        let found = found.metrics;
+        assert_eq!(found.predict_time, written.map(|metrics| metrics.predict_seconds));
+        assert_eq!(found.batch_size, written.map(|metrics| metrics.batch_size));
+        assert_eq!(found.tokens, written.and_then(|metrics| metrics.tokens));
     }
     assert_eq!(fixture.number("SELECT count(*) FROM deliveries").await, 150);
 }

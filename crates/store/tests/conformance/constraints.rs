@@ -107,13 +107,14 @@ async fn a_row_has_one_outcome_once_it_is_over() {
             assert_eq!(refusal.as_deref(), Some("predictions_terminal"), "{change}");
         }
     }
-    let over =
-        "worker = NULL, lease_until = NULL, completed_at = created_at, expires_at = created_at, epoch = epoch + 1";
+    let over = "worker = NULL, lease_until = NULL, completed_at = created_at, expires_at = created_at";
     for (status, outcome) in [
         (2, ""),
         (2, ", code = 'model_error', message = 'it broke', retryable = false"),
         (2, ", output = '1', code = 'model_error', message = 'it broke', retryable = false"),
+        (2, ", output = '1', code = 'model_error'"),
         (2, ", output = '1', message = 'it broke'"),
+        (2, ", output = '1', retryable = false"),
         (3, ""),
         (3, ", output = '1'"),
         (3, ", output = '1', code = 'model_error', message = 'it broke', retryable = false"),
@@ -122,7 +123,7 @@ async fn a_row_has_one_outcome_once_it_is_over() {
         (4, ", message = 'it was canceled', retryable = false"),
         (4, ""),
     ] {
-        let change = format!("status = {status}, {over}{outcome}");
+        let change = format!("status = {status}, epoch = epoch + 1, {over}{outcome}");
         let refusal = fixture.refusal(&update(&fixture, running, &change)).await;
         assert_eq!(refusal.as_deref(), Some("predictions_whole_status"), "{change}");
     }

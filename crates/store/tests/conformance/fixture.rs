@@ -117,7 +117,7 @@ impl Fixture {
         }
     }
 
-    /// Ends what is processing with an output that is no JSON, past the store.
+    /// Gives what is processing an output that is no JSON, past the store. In Postgres that ends it.
     pub(crate) async fn break_output(&self, id: PredictionId) {
         let id = self.id(id);
         let statement = match &self.raw {

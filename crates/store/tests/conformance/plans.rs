@@ -1,12 +1,14 @@
 //! How Postgres finds rows: by their ids, whatever it remembers of how many there were; and on how many connections.
 
-use prediction::{PredictionId, WorkerId};
-use store::{Location, Outcome, RunMetrics, Store};
+use prediction::{Event, PredictionId, WorkerId};
+use store::{Location, Outcome, Room, Run, RunMetrics, Store};
 
-use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, open};
+use crate::fixture::{Fixture, LEASE, SPENT, SWEEP, eventually, json, new, open, told};
 
 const MANY: usize = 3_000;
 const BATCH: usize = 10;
+/// What deliveries are made of.
+const TOLD: [&str; 3] = ["deliveries", "predictions", "inputs"];
 const SESSIONS: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'augur'";
 
@@ -25,9 +27,43 @@ async fn no_batch_reads_the_whole_table() {
     // A backend tells of all its reading when it ends. The other one is the fixture's.
     store.close().await;
     eventually(async || (fixture.number(SESSIONS).await == 1).then_some(())).await;
-    let read = read(&fixture).await;
+    let read = read(&fixture, "predictions").await;
     let changed = 3 * BATCH as i64;
     assert!((changed..MANY as i64).contains(&read), "{read} rows and entries were read to change {changed} rows");
+}
+
+/// The same for what is told: what a sender takes is found by its ids, and so are its payloads.
+#[tokio::test]
+async fn no_claim_of_deliveries_reads_a_whole_table() {
+    let fixture = Fixture::postgres().await;
+    for table in TOLD {
+        fixture.execute(format!("VACUUM ANALYZE {table}")).await.unwrap();
+    }
+    let store = one_connection(&fixture).await;
+    let send = async || {
+        let room = Room::each(BATCH as u32);
+        let claim = store.claim_deliveries(WorkerId::generate(), &room, None, BATCH as u32, LEASE).await.unwrap();
+        claim.claimed.len()
+    };
+    end_and_tell(&fixture.store, 1).await;
+    assert_eq!(send().await, 1, "this is when plans are made");
+    end_and_tell(&fixture.store, MANY).await;
+    fixture.store.close().await;
+    eventually(async || (fixture.number(SESSIONS).await == 1).then_some(())).await;
+    let mut before = Vec::new();
+    for table in TOLD {
+        before.push(read(&fixture, table).await);
+    }
+    for _ in 0..3 {
+        assert_eq!(send().await, BATCH);
+    }
+    store.close().await;
+    eventually(async || (fixture.number(SESSIONS).await == 0).then_some(())).await;
+    for (table, before) in TOLD.into_iter().zip(before) {
+        let read = read(&fixture, table).await - before;
+        let taken = 3 * BATCH as i64;
+        assert!((taken..MANY as i64).contains(&read), "{table}: {read} rows and entries were read to take {taken}");
+    }
 }
 
 /// One after the other, calls use one connection, which has in its caches what they need.
@@ -86,15 +122,32 @@ async fn work(store: &Store, ids: &[PredictionId]) {
     store.sweep(SWEEP).await.unwrap();
     let claimed = store.claim(worker, ids, LEASE).await.unwrap().claimed;
     assert_eq!(claimed.len(), ids.len());
-    let succeeded = |run| Outcome::Succeeded { run, output: json("1"), metrics: RunMetrics::default() };
     let outcomes: Vec<_> = claimed.into_iter().map(|claimed| succeeded(claimed.run)).collect();
     store.complete(worker, outcomes).await.unwrap();
 }
 
-/// Rows and entries of indexes of predictions that were read.
-async fn read(fixture: &Fixture) -> i64 {
-    const READ: &str = "
-        SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'predictions')::bigint + seq_tup_read
-        FROM pg_stat_user_tables WHERE relname = 'predictions'";
-    fixture.number(READ).await
+/// Stores so many predictions whose callers are told of their end, and ends them.
+async fn end_and_tell(store: &Store, count: usize) {
+    let worker = WorkerId::generate();
+    let batch: Vec<_> = (0..count).map(|_| told(&[Event::Completed])).collect();
+    let ids: Vec<PredictionId> = batch.iter().map(|new| new.id).collect();
+    store.accept(batch).await.unwrap();
+    for ids in ids.chunks(200) {
+        let claimed = store.claim(worker, ids, LEASE).await.unwrap().claimed;
+        let outcomes = claimed.into_iter().map(|claimed| succeeded(claimed.run));
+        store.complete(worker, outcomes.collect::<Vec<_>>()).await.unwrap();
+    }
+}
+
+fn succeeded(run: Run) -> Outcome {
+    Outcome::Succeeded { run, output: json("1"), metrics: RunMetrics::default() }
+}
+
+/// Rows of a table and entries of its indexes that were read.
+async fn read(fixture: &Fixture, table: &str) -> i64 {
+    let read = format!(
+        "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = '{table}')::bigint + seq_tup_read
+         FROM pg_stat_user_tables WHERE relname = '{table}'"
+    );
+    fixture.number(read).await
 }

@@ -90,48 +90,55 @@ async fn terminated_connections_are_replaced() {
     assert_eq!(found.len(), 1);
 }
 
-/// Migration 0010 moves outcomes from a table of their own into the rows of their predictions.
-#[tokio::test]
-async fn outcomes_that_were_stored_apart_are_kept() {
-    // One that succeeded, one that failed, one that was canceled while it waited, one that waits, one that runs.
-    const BEFORE: &str = r#"
-        INSERT INTO versions (model, version) VALUES ('augur/echo', repeat('0123456789abcdef', 4));
-        INSERT INTO predictions (id, tenant, version_id, priority, max_retries, retention, created_at, not_before)
-        SELECT lpad(n::text, 32, '0')::uuid, '', 1, 0, 3, interval '1 day', now(), now() FROM generate_series(1, 5) AS n;
-        INSERT INTO inputs (prediction_id, tenant, created_at, input, fingerprint)
-        SELECT id, '', created_at, '{"value": 1}', sha256('') FROM predictions;
-        UPDATE predictions SET status = 1, epoch = 1, attempts = 1, claimed_at = now(), started_at = now(), lease_until = now(),
-            worker = id
-        WHERE right(id::text, 1) IN ('1', '2', '5');
-        UPDATE predictions SET status = right(id::text, 1)::smallint + 1, epoch = epoch + 1, lease_until = NULL, worker = NULL,
-            completed_at = now(), expires_at = now() + retention
-        WHERE right(id::text, 1) IN ('1', '2', '3');
-        INSERT INTO outputs (prediction_id, output, code, message, retryable, logs, predict_seconds, batch_size, tokens)
-        SELECT id, outcome.*
-        FROM predictions
-        JOIN (VALUES ('{"label":  3}', NULL, NULL, NULL::boolean, 'a line', 0.25, 4, 12),
-                     (NULL, 'model_error', 'it broke', true, '', 0.5, 1, NULL),
-                     (NULL, 'canceled', 'it was canceled', false, '', NULL, NULL, NULL))
-            AS outcome (output, code, message, retryable, logs, predict_seconds, batch_size, tokens)
-            ON CASE status WHEN 2 THEN output IS NOT NULL WHEN 3 THEN code = 'model_error' WHEN 4 THEN code = 'canceled' END;
-    "#;
+/// What was there before migration 0010, which moves outcomes from a table of their own into the rows of their predictions: one that
+/// succeeded, one that failed, one that was canceled while it waited, one that waits, one that runs.
+const BEFORE_OUTCOMES: &str = r#"
+    INSERT INTO versions (model, version) VALUES ('augur/echo', repeat('0123456789abcdef', 4));
+    INSERT INTO predictions (id, tenant, version_id, priority, max_retries, retention, created_at, not_before)
+    SELECT lpad(n::text, 32, '0')::uuid, '', 1, 0, 3, interval '1 day', now(), now() FROM generate_series(1, 5) AS n;
+    INSERT INTO inputs (prediction_id, tenant, created_at, input, fingerprint)
+    SELECT id, '', created_at, '{"value": 1}', sha256('') FROM predictions;
+    UPDATE predictions SET status = 1, epoch = 1, attempts = 1, claimed_at = now(), started_at = now(), lease_until = now(),
+        worker = id
+    WHERE right(id::text, 1) IN ('1', '2', '5');
+    UPDATE predictions SET status = right(id::text, 1)::smallint + 1, epoch = epoch + 1, lease_until = NULL, worker = NULL,
+        completed_at = now(), expires_at = now() + retention
+    WHERE right(id::text, 1) IN ('1', '2', '3');
+    INSERT INTO outputs (prediction_id, output, code, message, retryable, logs, predict_seconds, batch_size, tokens)
+    SELECT id, outcome.*
+    FROM predictions
+    JOIN (VALUES ('{"label":  3}', NULL, NULL, NULL::boolean, 'a line', 0.25, 4, 12),
+                 (NULL, 'model_error', 'it broke', true, '', 0.5, 1, NULL),
+                 (NULL, 'canceled', 'it was canceled', false, '', NULL, NULL, NULL))
+        AS outcome (output, code, message, retryable, logs, predict_seconds, batch_size, tokens)
+        ON CASE status WHEN 2 THEN output IS NOT NULL WHEN 3 THEN code = 'model_error' WHEN 4 THEN code = 'canceled' END;
+"#;
+
+/// A database with these statements run before migration 0010, and its address.
+async fn migrated_with(before: &[&'static str]) -> sqlx::Result<String> {
     let url = servers::database().await;
-    let mut database = PgConnection::connect(&url).await.unwrap();
-    let mut migrations: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres"))
-        .unwrap()
+    let mut database = PgConnection::connect(&url).await?;
+    let mut migrations: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres"))?
         .map(|entry| entry.unwrap().path())
         .collect();
     migrations.sort();
     for migration in migrations {
+        let mut transaction = database.begin().await?;
         if migration.ends_with("0010_outcomes.sql") {
-            sqlx::raw_sql(BEFORE).execute(&mut database).await.unwrap();
+            for statements in before {
+                sqlx::raw_sql(*statements).execute(&mut *transaction).await?;
+            }
         }
-        let mut transaction = database.begin().await.unwrap();
-        let statements = AssertSqlSafe(std::fs::read_to_string(migration).unwrap());
-        sqlx::raw_sql(statements).execute(&mut *transaction).await.unwrap();
-        transaction.commit().await.unwrap();
+        let statements = AssertSqlSafe(std::fs::read_to_string(migration)?);
+        sqlx::raw_sql(statements).execute(&mut *transaction).await?;
+        transaction.commit().await?;
     }
+    Ok(url)
+}
 
+#[tokio::test]
+async fn outcomes_that_were_stored_apart_are_kept() {
+    let url = migrated_with(&[BEFORE_OUTCOMES]).await.unwrap();
     let store = Store::open(&Location::Postgres { url, max_connections: 1 }).await.unwrap();
     let found = async |number: u128| {
         let found = store.get("", &[PredictionId(Uuid::from_u128(number))]).await.unwrap().pop().unwrap();
@@ -151,4 +158,11 @@ async fn outcomes_that_were_stored_apart_are_kept() {
     assert_eq!(found(3).await, (Status::Canceled, None, Some(canceled), String::new(), none));
     assert_eq!(found(4).await, (Status::Starting, None, None, String::new(), none));
     assert_eq!(found(5).await, (Status::Processing, None, None, String::new(), none));
+}
+
+#[tokio::test]
+async fn what_is_over_without_an_outcome_is_named_and_nothing_is_moved() {
+    let damage = "DELETE FROM outputs WHERE code = 'model_error'";
+    let error = migrated_with(&[BEFORE_OUTCOMES, damage]).await.unwrap_err().to_string();
+    assert!(error.contains("00000000-0000-0000-0000-000000000002") && !error.contains("000000000003"), "{error}");
 }
