@@ -60,8 +60,10 @@ pub(crate) struct Load {
     pub(crate) lasts: Duration,
 }
 
-/// Connections that nobody uses at the moment.
-type Idle = Arc<Mutex<Vec<Connection>>>;
+/// Connections that nobody uses at the moment, and since when, the one used last at the end.
+type Idle = Arc<Mutex<Vec<(Instant, Connection)>>>;
+/// For how long one may lie idle: servers close such as have lain for longer, perhaps while a request is on its way.
+const FRESH: Duration = Duration::from_secs(5);
 
 impl Load {
     /// Milliseconds from submission to known result, by way. `receiver` gets the webhooks.
@@ -101,8 +103,8 @@ impl Load {
     async fn predict(&self, way: Way, number: usize, webhook: &str, idle: &Idle) -> Told {
         let lent = idle.lock().await.pop();
         let mut connection = match lent {
-            Some(connection) => connection,
-            None => Connection::open(self.address).await,
+            Some((since, connection)) if since.elapsed() < FRESH => connection,
+            _ => Connection::open(self.address).await,
         };
         let fields = if way == Way::Prefer { PREFER } else { "" };
         let (begin, end) = self.dialect.around;
@@ -135,7 +137,7 @@ impl Load {
                 }
             }
         }
-        idle.lock().await.push(connection);
+        idle.lock().await.push((Instant::now(), connection));
         Told { id, value, since_1970, seconds }
     }
 
