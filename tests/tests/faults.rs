@@ -43,6 +43,29 @@ async fn a_random_worker_is_killed_every_second() {
     assert!(verdict.reruns > 0, "the kills hit predictions that ran");
 }
 
+/// A migration of a later version takes a column away under a worker, which could go on claiming and finish nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_tables_have_changed_ends() {
+    let seed = seed();
+    let mut cluster = Cluster::start(Plan { workers: 1, ..Plan::default() }).await;
+    let sending = cluster.send(seed, load());
+    sleep(SECOND).await;
+    cluster.tamper("ALTER TABLE predictions RENAME COLUMN output TO elsewhere").await;
+    let ends = async {
+        while cluster.workers[0].is_alive().await {
+            sleep(SECOND / 10).await;
+        }
+    };
+    timeout(10 * SECOND, ends).await.expect("it ends by itself");
+    assert!(cluster.workers[0].log().contains("schema has become another one"), "{}", cluster.workers[0].log());
+    cluster.tamper("ALTER TABLE predictions RENAME COLUMN elsewhere TO output").await;
+    cluster.start_worker(0).await;
+    let journal = sending.await.expect("everything is accepted");
+    let verdict = cluster.verdict(&journal).await;
+    verdict.assert_sound(&journal, load().count);
+    assert!(verdict.reruns > 0, "what it ran was run again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_forgets_everything_every_second() {
     let seed = seed();

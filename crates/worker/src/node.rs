@@ -1,6 +1,7 @@
 //! What all parts of one worker share, and the one way in which they call the store.
 
 use std::{
+    fmt,
     future::Future,
     sync::{
         Arc,
@@ -9,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::TryFutureExt;
 use inference::{Audience, Device, Models};
 use prediction::{ModelName, WorkerId};
 use queue::Queue;
@@ -25,6 +27,23 @@ use crate::{
     slots::{AllSlots, Taken},
     tell::Finished,
 };
+
+/// Why a worker can do nothing more in its process.
+pub(crate) enum Broken {
+    /// This model cannot be run any more on what it runs on.
+    Model(ModelName, Device),
+    /// The database has not the tables any more that this program knows.
+    Schema,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(model, device) => write!(f, "{model} can run on {device} no more in this process"),
+            Self::Schema => write!(f, "the database's schema has become another one"),
+        }
+    }
+}
 
 /// One worker.
 pub(crate) struct Node {
@@ -52,8 +71,8 @@ pub(crate) struct Node {
     pub(crate) suspects: Notify,
     /// Another node was the dispatcher when this one last asked to be.
     pub(crate) another_leads: AtomicBool,
-    /// A model that can run no more in this process, and what it ran on.
-    pub(crate) broken: SetOnce<(ModelName, Device)>,
+    /// Why this worker can do nothing more in this process, if so.
+    pub(crate) broken: SetOnce<Broken>,
     /// Nothing new is taken.
     pub(crate) stop: CancellationToken,
     /// The grace is over: what still runs goes back.
@@ -111,6 +130,12 @@ impl Node {
         patience: Duration,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, Trouble> {
+        let call = call.inspect_err(|error| {
+            if matches!(error, StoreError::Schema) {
+                // Somebody else may have said so.
+                let _ = self.broken.set(Broken::Schema);
+            }
+        });
         self.outage.ask(patience, call).await
     }
 

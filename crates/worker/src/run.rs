@@ -13,7 +13,14 @@ use prediction::{Event, Events, Failure, FailureCode, RetrySchedule};
 use store::{Claimed, Outcome, Run, RunMetrics, Written};
 use tokio::{task::yield_now, time::sleep};
 
-use crate::{backoff::Backoff, complete, held::Hold, node::Node, outage::Trouble, slots::Taken};
+use crate::{
+    backoff::Backoff,
+    complete,
+    held::Hold,
+    node::{Broken, Node},
+    outage::Trouble,
+    slots::Taken,
+};
 
 /// The most bytes of one output's JSON: what a caller can still be expected to read in one answer.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
@@ -70,14 +77,14 @@ async fn settle(node: &Node, ended: Vec<Ended>, slots: Option<Taken>) {
     write(node, ended).await;
 }
 
-/// Ends this worker when what models run on is broken for its process, in which nothing mends it: else it would take predictions and fail
-/// them faster than any other could run them.
+/// Ends this worker when nothing mends what is broken for its process: else it would take predictions and fail them faster than any other
+/// could run them, or take them again and again without an end, until they are taken for poison.
 ///
 /// # Panics
 /// Then.
 pub(crate) async fn end_when_broken(node: Arc<Node>) {
-    if let Some((model, device)) = node.over.run_until_cancelled(node.broken.wait()).await {
-        panic!("{model} can run on {device} no more in this process: what it ran is left to its leases");
+    if let Some(broken) = node.over.run_until_cancelled(node.broken.wait()).await {
+        panic!("{broken}: what it ran is left to its leases");
     }
 }
 
@@ -112,7 +119,7 @@ async fn predict(node: &Node, claimed: &Claimed, hold: &Hold) -> Option<Outcome>
             return Some(Outcome::Released { run });
         }
         // Somebody else may have said so.
-        let _ = node.broken.set((claimed.model.clone(), model.device()));
+        let _ = node.broken.set(Broken::Model(claimed.model.clone(), model.device()));
         return None;
     }
     Some(match result.and_then(check_size) {
