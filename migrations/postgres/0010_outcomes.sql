@@ -50,7 +50,7 @@ BEGIN
     SELECT string_agg(id::text, ', ') INTO damaged
     FROM (SELECT id FROM predictions WHERE status >= 2 AND num_nonnulls(output, code) <> 1 LIMIT 10) AS found;
     IF damaged IS NOT NULL THEN
-        RAISE EXCEPTION 'these predictions are over and have no outcome; end or delete them by hand: %', damaged;
+        RAISE EXCEPTION 'these predictions are over and have no outcome; give them one in table outputs, or delete them: %', damaged;
     END IF;
 END
 $$;

@@ -164,6 +164,7 @@ fn latest_runs(outcomes: &[Outcome]) -> BTreeMap<PredictionId, Item<'_>> {
     latest
 }
 
+/// `items`: in the order of their ids, each once.
 async fn finish(
     connection: &mut PgConnection,
     worker: WorkerId,
@@ -188,6 +189,7 @@ async fn finish(
         .await
 }
 
+/// `items`: in the order of their ids, each once.
 async fn wait_again(
     connection: &mut PgConnection,
     worker: WorkerId,
