@@ -39,7 +39,9 @@ const PEERS: [(&str, f64); 2] = [("f32", 0.9999), ("int8", 0.95)];
 /// Ids and outputs of what succeeded.
 const OUTPUTS: &str = "SELECT id::text, output FROM predictions WHERE status = 2";
 /// Texts in a batch, on average, and the seconds of all batches, of which two may run at a time.
-const BATCHES: &str = "SELECT count(batch_size)::float8 / sum(1.0::float8 / batch_size), sum(predict_seconds / batch_size) FROM predictions";
+const BATCHES: &str = "
+    SELECT count(batch_size)::float8 / sum(1.0::float8 / batch_size), sum(predict_seconds / batch_size)
+    FROM predictions";
 const PEER_OUTPUTS: &str = "SELECT id::text, output::text FROM jobs WHERE status = 'succeeded'";
 
 /// The peer, or what a case skips without it.

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use kernels::{Activation, BlockForm, BlockRow, Cpu, Epilogue, PackedMatrix, Precision, Rows, RowsMut, Scratch};
 
-use crate::{numbers, peak, time};
+use crate::{columns, numbers, peak, time};
 
 /// A matrix of a model with 1.1 thousand million weights, too large for the caches of one core.
 const OUTPUTS: usize = 2048;
@@ -32,9 +32,9 @@ const fn newer(block: usize, is_narrow: bool, zero: u8) -> BlockForm {
 /// Measures all kinds and prints them.
 pub(crate) fn measure(cpu: Cpu) {
     println!("\n== blocks, {}, one core, {OUTPUTS} × {INPUTS}", cpu.isa());
-    let title = |rate: &str, share: &str| format!("{:>9} {rate:>9} {share:>8}", "µs");
+    let title = |rate: &str, share: &str| format!("{:>9} {rate:>9} {share:>7}", "µs");
     let (read, multiplied) = (title("GB/s", "of reads"), title("GFLOP/s", "of peak"));
-    println!("{:20} {:^28}   {:^28}", "", "median", "best");
+    println!("{:20} {:^27}   {:^27}", "", "median", "best");
     println!("{:20} {read}   {read}", "1 row");
     let matrices = KINDS.map(|(name, form)| (name, matrix(cpu, form)));
     for (name, matrix) in &matrices {
@@ -42,11 +42,7 @@ pub(crate) fn measure(cpu: Cpu) {
         let times = time(&mut [&mut product(matrix, 1), &mut || {
             black_box(black_box(&words).iter().fold(0_u64, |sum, word| sum.wrapping_add(*word)));
         }]);
-        let column = |ours: f64, read: f64| {
-            format!("{:9.1} {:9.1} {:7.0}%", ours * 1e6, bytes / ours / 1e9, read / ours * 100.0)
-        };
-        let median = column(times[0].median, times[1].median);
-        println!("{name:20} {median}   {}", column(times[0].best, times[1].best));
+        println!("{name:20} {}", columns(&times, bytes, bytes));
     }
     println!("{:20} {multiplied}   {multiplied}", "more");
     let fastest = peak::fastest(cpu, Precision::Int8);
@@ -54,12 +50,7 @@ pub(crate) fn measure(cpu: Cpu) {
         for rows in [8, 64] {
             let times = time(&mut [&mut product(matrix, rows), &mut || peak::run(fastest)]);
             let flop = 2.0 * (rows * OUTPUTS * INPUTS) as f64;
-            let column = |ours: f64, loops: f64| {
-                let (rate, peak) = (flop / ours, peak::operations(fastest) / loops);
-                format!("{:9.1} {:9.1} {:7.0}%", ours * 1e6, rate / 1e9, rate / peak * 100.0)
-            };
-            let median = column(times[0].median, times[1].median);
-            println!("{:20} {median}   {}", format!("{name}, {rows} rows"), column(times[0].best, times[1].best));
+            println!("{:20} {}", format!("{name}, {rows} rows"), columns(&times, flop, peak::operations(fastest)));
         }
     }
 }

@@ -43,20 +43,25 @@ fn main() {
             if !wanted.is_empty() && !wanted.contains(&name) {
                 continue;
             }
-            match Cpu::with(isa) {
-                // Where it is f32 that was measured.
-                Ok(cpu) if cpu.precision(precision) != precision => {}
-                Ok(cpu) => measure(&name, cpu, precision),
-                Err(error) => println!("\n{error}"),
-            }
+            on(isa, |cpu| {
+                // Else it is f32 that was measured.
+                if cpu.precision(precision) == precision {
+                    measure(&name, cpu, precision);
+                }
+            });
         }
         // Which tiles have no part in.
         if isa != Isa::Amx && (wanted.is_empty() || wanted.contains(&format!("{isa} blocks"))) {
-            match Cpu::with(isa) {
-                Ok(cpu) => blocks::measure(cpu),
-                Err(error) => println!("\n{error}"),
-            }
+            on(isa, blocks::measure);
         }
+    }
+}
+
+/// Measures with these instructions, or says that they are not to be had.
+fn on(isa: Isa, measure: impl FnOnce(Cpu)) {
+    match Cpu::with(isa) {
+        Ok(cpu) => measure(cpu),
+        Err(error) => println!("\n{error}"),
     }
 }
 
@@ -111,6 +116,15 @@ fn time(jobs: &mut [&mut dyn FnMut()]) -> Vec<Seconds> {
         .collect()
 }
 
+/// The first of two jobs, which did so much `work`, beside the second, which did the `most`: its median and its best.
+fn columns(times: &[Seconds], work: f64, most: f64) -> String {
+    let column = |ours: f64, theirs: f64| {
+        let (rate, most) = (work / ours, most / theirs);
+        format!("{:9.1} {:9.1} {:6.0}%", ours * 1e6, rate / 1e9, rate / most * 100.0)
+    };
+    format!("{}   {}", column(times[0].median, times[1].median), column(times[0].best, times[1].best))
+}
+
 /// Numbers that are neither all alike nor so small that they slow the processor down.
 fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|index| ((index * 7919 % 2003) as f32 - 1001.0) / 1001.0).collect()
@@ -123,12 +137,7 @@ fn measure(name: &str, cpu: Cpu, precision: Precision) {
     let report = |name: &str, (fastest, products): (peak::Loop, f64), flop: f64, job: &mut dyn FnMut()| {
         let peak_flop = peak::operations(fastest);
         let times = time(&mut [job, &mut || peak::run(fastest)]);
-        let column = |seconds: f64, of_peak: f64| {
-            let (rate, peak) = (flop / seconds, peak_flop / of_peak);
-            format!("{:9.1} {:9.1} {:6.0}%", seconds * 1e6, rate / 1e9, rate * products / peak * 100.0)
-        };
-        let median = column(times[0].median, times[1].median);
-        println!("{name:34} {median}   {}", column(times[0].best, times[1].best));
+        println!("{name:34} {}", columns(&times, flop, peak_flop / products));
         peak_flop / times[1].best
     };
     for (name, outputs, inputs, activation, has_residual) in [

@@ -1,6 +1,6 @@
 //! Ending runs: outcomes behind the fence, and cancels.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::cmp::Reverse;
 
 use prediction::{PredictionId, WorkerId};
 use sqlx::{Connection, PgConnection};
@@ -116,7 +116,7 @@ const CANCEL: &str = concat!(
 impl Postgres {
     pub(crate) async fn complete(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Applied, StoreError> {
         let (finished, returned): (Vec<_>, Vec<_>) =
-            latest_runs(outcomes).into_values().partition(|item| item.status.is_terminal());
+            latest_runs(outcomes).into_iter().partition(|item| item.status.is_terminal());
         let applied = on_connection!(self, |connection| {
             if returned.is_empty() {
                 // A single statement is a transaction by itself.
@@ -152,16 +152,12 @@ impl Postgres {
 
 /// Of the latest run of each prediction the first outcome, in the order of ids: earlier runs have lost theirs. (But where the database has
 /// forgotten the latest one, after a failover that lost commits: what an earlier one gave is then stale, and runs again.)
-fn latest_runs(outcomes: &[Outcome]) -> BTreeMap<PredictionId, Item<'_>> {
-    let mut latest: BTreeMap<PredictionId, Item<'_>> = BTreeMap::new();
-    for item in outcomes.iter().map(Item::from) {
-        match latest.entry(item.run.id) {
-            Entry::Vacant(entry) => _ = entry.insert(item),
-            Entry::Occupied(mut entry) if entry.get().run.epoch < item.run.epoch => _ = entry.insert(item),
-            Entry::Occupied(_) => {}
-        }
-    }
-    latest
+fn latest_runs(outcomes: &[Outcome]) -> Vec<Item<'_>> {
+    let mut items: Vec<_> = outcomes.iter().map(Item::from).collect();
+    // It keeps the order of outcomes of one run.
+    items.sort_by_key(|item| (item.run.id, Reverse(item.run.epoch)));
+    items.dedup_by_key(|item| item.run.id);
+    items
 }
 
 /// `items`: in the order of their ids, each once.

@@ -10,13 +10,6 @@ use crate::{
     rows::{self, uuids},
 };
 
-/// Whether this crash of a run that was alone is the end.
-macro_rules! is_last_strike {
-    () => {
-        "solo AND crashes + 1 >= $2"
-    };
-}
-
 /// A run whose lease ran out. One that was not alone makes a suspect of its prediction, without blame; one that was alone is
 /// a strike, and the last strike is the end. Right after a start of the server nobody could renew, so nothing is swept for one lease.
 /// Where $7 is something, only what it names is.
@@ -34,26 +27,12 @@ const SWEEP_LEASES: &str = concat!(
     ),
     swept AS (
         UPDATE predictions
-        SET status = CASE WHEN ",
-    is_last_strike!(),
-    " THEN 3 ELSE 0 END,
-            epoch = epoch + 1, worker = NULL, lease_until = NULL, crashes = crashes + solo::integer, suspect = true,
-            solo = false, queued_at = NULL,
-            completed_at = CASE WHEN ",
-    is_last_strike!(),
-    " THEN (SELECT at FROM clock) END,
-            expires_at = CASE WHEN ",
-    is_last_strike!(),
-    " THEN (SELECT at FROM clock) + retention END,
-            code = CASE WHEN ",
-    is_last_strike!(),
-    " THEN $4 END,
-            message = CASE WHEN ",
-    is_last_strike!(),
-    " THEN $5 END,
-            retryable = CASE WHEN ",
-    is_last_strike!(),
-    " THEN $6 END
+        SET status = CASE WHEN solo AND crashes + 1 >= $2 THEN 3 ELSE 0 END, epoch = epoch + 1, worker = NULL,
+            lease_until = NULL, crashes = crashes + solo::integer, suspect = true, solo = false, queued_at = NULL,
+            -- Nothing, where it is no end.
+            (completed_at, expires_at, code, message, retryable) = (
+                SELECT at, at + retention, $4::text, $5::text, $6::boolean FROM clock WHERE solo AND crashes + 1 >= $2
+            )
         WHERE id = ANY(ARRAY(SELECT id FROM dead))
         RETURNING id, status, tenant, webhook_events, completed_at
     ),

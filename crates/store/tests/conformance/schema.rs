@@ -1,7 +1,7 @@
 //! Opening, migrating, and what happens when the database is not as expected.
 
 use prediction::{FailureCode, PredictionId, Status};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, types::Uuid};
+use sqlx::{Connection, PgConnection, migrate::Migrator, types::Uuid};
 use store::{Location, Schema, Store, StoreError};
 
 use crate::fixture::{Fixture, LEASE, new};
@@ -114,32 +114,22 @@ const BEFORE_OUTCOMES: &str = r#"
         ON CASE status WHEN 2 THEN output IS NOT NULL WHEN 3 THEN code = 'model_error' WHEN 4 THEN code = 'canceled' END;
 "#;
 
-/// A database with these statements run before migration 0010, and its address.
-async fn migrated_with(before: &[&'static str]) -> sqlx::Result<String> {
+/// A store whose next migration is 0010, with what these statements leave there.
+async fn before_outcomes(statements: &[&'static str]) -> Store {
+    static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
     let url = servers::database().await;
-    let mut database = PgConnection::connect(&url).await?;
-    let mut migrations: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres"))?
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    migrations.sort();
-    for migration in migrations {
-        let mut transaction = database.begin().await?;
-        if migration.ends_with("0010_outcomes.sql") {
-            for statements in before {
-                sqlx::raw_sql(*statements).execute(&mut *transaction).await?;
-            }
-        }
-        let statements = AssertSqlSafe(std::fs::read_to_string(migration)?);
-        sqlx::raw_sql(statements).execute(&mut *transaction).await?;
-        transaction.commit().await?;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    MIGRATIONS.run_to(9, &mut database).await.unwrap();
+    for statements in statements {
+        sqlx::raw_sql(*statements).execute(&mut database).await.unwrap();
     }
-    Ok(url)
+    Store::open(&Location::Postgres { url, max_connections: 1 }).await.unwrap()
 }
 
 #[tokio::test]
 async fn outcomes_that_were_stored_apart_are_kept() {
-    let url = migrated_with(&[BEFORE_OUTCOMES]).await.unwrap();
-    let store = Store::open(&Location::Postgres { url, max_connections: 1 }).await.unwrap();
+    let store = before_outcomes(&[BEFORE_OUTCOMES]).await;
+    store.migrate().await.unwrap();
     let found = async |number: u128| {
         let found = store.get("", &[PredictionId(Uuid::from_u128(number))]).await.unwrap().pop().unwrap();
         let output = found.output.map(|output| output.get().to_owned());
@@ -163,6 +153,8 @@ async fn outcomes_that_were_stored_apart_are_kept() {
 #[tokio::test]
 async fn what_is_over_without_an_outcome_is_named_and_nothing_is_moved() {
     let damage = "DELETE FROM outputs WHERE code = 'model_error'";
-    let error = migrated_with(&[BEFORE_OUTCOMES, damage]).await.unwrap_err().to_string();
+    let store = before_outcomes(&[BEFORE_OUTCOMES, damage]).await;
+    let error = store.migrate().await.unwrap_err().to_string();
     assert!(error.contains("00000000-0000-0000-0000-000000000002") && !error.contains("000000000003"), "{error}");
+    assert_eq!(store.schema().await.unwrap(), Schema::Behind);
 }
