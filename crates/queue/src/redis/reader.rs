@@ -26,9 +26,9 @@ const BLOCK: u64 = 500;
 /// The longest between two looks for tickets of silent consumers; a look also keeps the streams from expiring.
 const LONGEST_UNTIL_LOOK: Duration = Duration::from_secs(1);
 
-/// While nearly all slots are in use, tickets wait so long for more slots to become free: taken one by one, each would be a claim of
-/// its own, and what is in hand lasts longer than this.
-const GATHER: Duration = Duration::from_millis(25);
+/// While nearly all slots are in use, tickets wait for several to become free, so long for each: taken one by one, each would be a
+/// claim of its own, and what is in hand lasts longer than this.
+const GATHER: Duration = Duration::from_millis(12);
 /// So many, or an eighth of all if that is less, are taken without waiting for more; as many as an entry may have.
 const ENOUGH: u32 = MOST_BUNDLED;
 
@@ -110,7 +110,7 @@ impl Reader {
                 () = self.stop.cancelled() => return Ok(()),
                 // As above.
                 _ = slots.acquire_many(enough) => {}
-                () = tokio::time::sleep(GATHER) => {}
+                () = tokio::time::sleep(GATHER * enough) => {}
             }
         }
         let room = slots.available_permits().min(MOST_TOGETHER);
