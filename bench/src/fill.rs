@@ -6,8 +6,6 @@ use crate::numbers::number;
 
 /// Rows of one statement.
 const CHUNK: usize = 200_000;
-/// Ids that are returned, to ask for later, each once.
-const SOME: usize = 2_000;
 
 /// Predictions accepted one every 20 ms, the last one just now: ids that grow in time as ours do, values, and their inputs.
 /// $1 from, $2 until, $3 in all.
@@ -52,20 +50,26 @@ const WAITING: &str = concat!(
 /// From everywhere, in no order.
 const SAMPLE: &str = "SELECT id::text FROM predictions TABLESAMPLE BERNOULLI ($1) ORDER BY random() LIMIT $2";
 
-/// Fills the store with predictions that have succeeded. Returns some of their ids.
-pub(crate) async fn finished(database: &mut PgConnection, count: usize) -> Vec<String> {
-    fill(database, FINISHED, count).await
+/// Fills the store with predictions that have succeeded.
+pub(crate) async fn finished(database: &mut PgConnection, count: usize) {
+    fill(database, FINISHED, count).await;
 }
 
-/// Fills the store with predictions that wait, without tickets, and take 200 ms each. Returns some of their ids.
-pub(crate) async fn waiting(database: &mut PgConnection, count: usize) -> Vec<String> {
-    fill(database, WAITING, count).await
+/// Fills the store with predictions that wait, without tickets, and take 200 ms each.
+pub(crate) async fn waiting(database: &mut PgConnection, count: usize) {
+    fill(database, WAITING, count).await;
 }
 
-async fn fill(database: &mut PgConnection, insert: &'static str, count: usize) -> Vec<String> {
+/// The ids of so many of the predictions, of which there are `count`, or of all.
+pub(crate) async fn some(database: &mut PgConnection, count: usize, wanted: usize) -> Vec<String> {
+    let percent = (number(2 * wanted) / number(count) * 100.0).min(100.0);
+    let sample = sqlx::query(SAMPLE).bind(percent).bind(bigint(wanted)).fetch_all(database).await;
+    sample.expect("the schema is ours").iter().map(|row| row.get(0)).collect()
+}
+
+async fn fill(database: &mut PgConnection, insert: &'static str, count: usize) {
     // The rules of how predictions change would refuse rows that are over from the beginning.
     execute(database, "ALTER TABLE predictions DISABLE TRIGGER predictions_begin").await;
-    let bigint = |count: usize| i64::try_from(count).expect("few enough");
     for from in (0..count).step_by(CHUNK) {
         let rows = sqlx::query(insert).bind(bigint(from)).bind(bigint(count.min(from + CHUNK))).bind(bigint(count));
         rows.execute(&mut *database).await.expect("the schema is ours");
@@ -74,9 +78,10 @@ async fn fill(database: &mut PgConnection, insert: &'static str, count: usize) -
     for table in ["VACUUM ANALYZE predictions", "VACUUM ANALYZE inputs", "CHECKPOINT"] {
         execute(database, table).await;
     }
-    let percent = (number(2 * SOME) / number(count) * 100.0).min(100.0);
-    let sample = sqlx::query(SAMPLE).bind(percent).bind(bigint(SOME)).fetch_all(database).await;
-    sample.expect("the schema is ours").iter().map(|row| row.get(0)).collect()
+}
+
+fn bigint(count: usize) -> i64 {
+    i64::try_from(count).expect("few enough")
 }
 
 async fn execute(database: &mut PgConnection, statement: &'static str) {

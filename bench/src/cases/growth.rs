@@ -26,8 +26,9 @@ use crate::{
 const FINISHED: [usize; 4] = [10_000, 100_000, 1_000_000, 10_000_000];
 /// Waiting predictions in the last store.
 const WAITING: usize = 1_000_000;
-/// Requests of each kind, and how many there are per second.
+/// Requests of each kind that count, as many again before them that do not, and how many there are per second.
 const REQUESTS: usize = 1_000;
+const ALL_REQUESTS: usize = 2 * REQUESTS;
 const RATE: u32 = 200;
 /// How long a worker works at the backlog.
 const WORKED: Duration = Duration::from_secs(15);
@@ -48,7 +49,7 @@ const CLAIMED: &str = "
 struct Filled {
     name: String,
     database_url: String,
-    /// Some predictions that are in it.
+    /// Predictions that are in it, others for each run.
     ids: Vec<String>,
     is_backlog: bool,
 }
@@ -57,16 +58,21 @@ pub(super) async fn measure(runs: usize, most: usize) -> Measured {
     let servers = Arc::new(Servers::with(&TIMED).await);
     let mut stores = Vec::new();
     for count in FINISHED.into_iter().filter(|count| *count <= most) {
-        stores.push(filled(&servers, count, false).await);
+        stores.push(filled(&servers, count, false, runs * ALL_REQUESTS).await);
     }
-    stores.push(filled(&servers, WAITING.min(most), true).await);
+    let backlog = filled(&servers, WAITING.min(most), true, runs * ALL_REQUESTS).await;
     let mut all = Vec::new();
     for run in 1..=runs {
         let mut numbers = Numbers::new();
-        for store in &stores {
-            numbers.extend(once(&servers, store).await);
+        // Every second run begins with the fullest, so that a machine whose speed changes meanwhile favours neither end.
+        let mut in_turn: Vec<&Filled> = stores.iter().collect();
+        if run % 2 == 0 {
+            in_turn.reverse();
         }
-        if let [first, .., last, _] = stores.as_slice() {
+        for store in in_turn.into_iter().chain([&backlog]) {
+            numbers.extend(once(&servers, store, run).await);
+        }
+        if let [first, .., last] = stores.as_slice() {
             for what in ["submit", "poll", "first page", "accepted to claimed"] {
                 let p50 = |store: &Filled| numbers[&format!("{}, {what}, p50: ms", store.name)];
                 numbers.insert(format!("{what}, p50: most finished ÷ fewest"), p50(last) / p50(first));
@@ -78,14 +84,19 @@ pub(super) async fn measure(runs: usize, most: usize) -> Measured {
     Measured { runs: all, skipped: Vec::new() }
 }
 
-async fn filled(servers: &Arc<Servers>, count: usize, is_backlog: bool) -> Filled {
+/// Of its predictions, so many are to be asked for.
+async fn filled(servers: &Arc<Servers>, count: usize, is_backlog: bool, wanted: usize) -> Filled {
     let database_url = migrated(servers).await;
     // A worker makes its models known; without it there would be nothing to fill in.
     Stage::on(Arc::clone(servers), &database_url, &[]).await.end().await;
     let begun = Instant::now();
     let mut database = PgConnection::connect(&database_url).await.expect("Postgres answers");
-    let ids =
-        if is_backlog { fill::waiting(&mut database, count).await } else { fill::finished(&mut database, count).await };
+    if is_backlog {
+        fill::waiting(&mut database, count).await;
+    } else {
+        fill::finished(&mut database, count).await;
+    }
+    let ids = fill::some(&mut database, count, wanted).await;
     let create = "CREATE EXTENSION pg_stat_statements";
     sqlx::query(create).execute(&mut database).await.expect("Postgres has its contributed modules");
     let name = format!("{count:8} {}", if is_backlog { "waiting" } else { "finished" });
@@ -94,7 +105,7 @@ async fn filled(servers: &Arc<Servers>, count: usize, is_backlog: bool) -> Fille
 }
 
 /// One store, with programs of its own that have just been started.
-async fn once(servers: &Arc<Servers>, store: &Filled) -> Numbers {
+async fn once(servers: &Arc<Servers>, store: &Filled, run: usize) -> Numbers {
     // A limit that the backlog and what is submitted stay below.
     let limit = (2 * WAITING).to_string();
     let api = ["--queue-unserved", "--queue-limit", &limit];
@@ -107,7 +118,7 @@ async fn once(servers: &Arc<Servers>, store: &Filled) -> Numbers {
     reset(&stage).await;
     let mut numbers = Numbers::new();
     let (before, begun) = (Used::until_now(&subject.processes), Instant::now());
-    let (timed, submitted) = requests(&stage, store).await;
+    let (timed, submitted) = requests(&stage, store, run).await;
     numbers.extend(timed);
     let used = Used::until_now(&subject.processes);
     numbers.extend(used.numbers(&before, &store.name, submitted.len(), begun.elapsed().as_secs_f64()));
@@ -132,19 +143,21 @@ async fn reset(stage: &Stage) {
     sqlx::query("SELECT pg_stat_statements_reset()").execute(&stage.database).await.expect("the extension is there");
 }
 
-/// Submits, polls and lists, evenly in time and in turn; also the ids of what was submitted, with their numbers.
-async fn requests(stage: &Stage, store: &Filled) -> (Numbers, Vec<(String, usize)>) {
-    let (address, ids, is_backlog) = (stage.address, store.ids.clone(), store.is_backlog);
+/// Submits, polls what nobody has asked for if there is as much, and lists, evenly in time and in turn; also the ids of what was
+/// submitted, with their numbers.
+async fn requests(stage: &Stage, store: &Filled, run: usize) -> (Numbers, Vec<(String, usize)>) {
+    let of_earlier_runs = (run - 1) * ALL_REQUESTS;
+    let ids: Vec<String> = store.ids.iter().cycle().skip(of_earlier_runs).take(ALL_REQUESTS).cloned().collect();
+    let (address, is_backlog) = (stage.address, store.is_backlog);
     let timed = apart(move || async move {
         let mut connection = Connection::open(address).await;
         let mut ticks = interval(Duration::from_secs(1) / RATE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut timed, mut submitted): ([Vec<f64>; 3], _) = (Default::default(), Vec::new());
         let Dialect { path, read, around: (begin, end), .. } = AUGUR;
-        // As many again before, which are not counted.
-        for number in 0..2 * REQUESTS {
+        for (number, id) in ids.iter().enumerate() {
             let submit = request("POST", path, "", &format!("{begin}\"{}\"{end}", value(number)));
-            let poll = request("GET", &format!("{read}{}", ids[number % ids.len()]), "", "");
+            let poll = request("GET", &format!("{read}{id}"), "", "");
             let list = request("GET", "/v1/predictions", "", "");
             for (kind, request) in [submit, poll, list].iter().enumerate() {
                 ticks.tick().await;
@@ -166,7 +179,7 @@ async fn requests(stage: &Stage, store: &Filled) -> (Numbers, Vec<(String, usize
                     _ => false,
                 };
                 assert!(is_right, "{}", String::from_utf8_lossy(answer.body));
-                if number >= REQUESTS {
+                if number >= ALL_REQUESTS - REQUESTS {
                     timed[kind].push(begun.elapsed().as_secs_f64() * 1e3);
                 }
             }
