@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use prediction::{PredictionId, StreamKey, Ticket};
 use std::{
     fmt,
+    future::pending,
     sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
@@ -222,6 +223,17 @@ impl Queue {
             Kind::Redis(queue) => queue.consume(streams, room, handler, stop).await,
             Kind::InProcess(queue, _) => Arc::clone(queue).consume(streams, room, handler, stop).await,
             Kind::Absent(_) => stop.cancelled().await,
+        }
+    }
+
+    /// Never returns.
+    ///
+    /// # Panics
+    /// When a task of this queue has panicked, without which it would only look well: the first of those who watch.
+    pub async fn watch(&self) {
+        match &self.kind {
+            Kind::Redis(queue) => queue.watch().await,
+            Kind::InProcess(..) | Kind::Absent(_) => pending().await,
         }
     }
 

@@ -117,6 +117,12 @@ pub async fn run(
     parts.spawn(consume::consume(Arc::clone(&node), tickets));
     parts.spawn(follow::follow(Arc::clone(&node)));
     parts.spawn(run::end_when_broken(Arc::clone(&node)));
+    {
+        let node = Arc::clone(&node);
+        parts.spawn(async move {
+            node.over.run_until_cancelled(node.queue.watch()).await;
+        });
+    }
     ready(Companion { taker: take::taker(&node), waiters });
 
     run_beside(&mut parts, &node.stop, node.stop.cancelled()).await;

@@ -8,6 +8,7 @@ use super::{
     names::{GROUP, Names, RETURNED, RETURNED_SILENCE, StreamNames},
     reader::Reader,
     scripts,
+    tasks::Tasks,
 };
 use crate::{Handled, Room, backend::TicketBackend};
 use prediction::StreamKey;
@@ -121,18 +122,19 @@ pub(crate) fn start(
     consumer: Arc<Consumer>,
     client: &Client,
     link: &Arc<Link>,
+    tasks: &Tasks,
     stop: &CancellationToken,
 ) -> TicketBackend {
     let (settled_sender, settled) = mpsc::unbounded_channel();
     let (sender, deliveries) = mpsc::channel(MOST_UNHANDLED);
     let reader = Reader::new(Arc::clone(&consumer), sender, settled_sender, stop.clone());
-    let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(client.clone())));
-    let acker = AbortOnDropHandle::new(tokio::spawn(acker::settle(Arc::clone(&consumer), Arc::clone(link), settled)));
-    let lease = AbortOnDropHandle::new(tokio::spawn(lease::renew(Arc::clone(&consumer), Arc::clone(link))));
+    let reader = AbortOnDropHandle::new(tasks.spawn(reader.run(client.clone())));
+    let acker = AbortOnDropHandle::new(tasks.spawn(acker::settle(Arc::clone(&consumer), Arc::clone(link), settled)));
+    let lease = AbortOnDropHandle::new(tasks.spawn(lease::renew(Arc::clone(&consumer), Arc::clone(link))));
     let link = Arc::clone(link);
     TicketBackend::new(deliveries, async move {
         // It ends at `stop`; every delivery is settled by then, so nobody is left to tell the acker anything, and it
-        // ends too. (Tasks that panicked were reported by the runtime.)
+        // ends too.
         let _ = reader.await;
         if tokio::time::timeout(FLUSH_TIMEOUT, acker).await.is_err() {
             tracing::warn!(worker = consumer.name, "stopped before Redis knew what was finished");

@@ -11,6 +11,7 @@ mod notices;
 mod parcels;
 mod reader;
 mod scripts;
+mod tasks;
 
 use crate::{Config, Depth, Handler, Notice, Piece, QueueError, Room, backend, pieces::Readers};
 use connection::Client;
@@ -25,6 +26,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tasks::Tasks;
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -42,6 +44,7 @@ const STREAM_KEPT: u64 = 86_400;
 pub(crate) struct RedisQueue {
     client: Client,
     link: Arc<Link>,
+    tasks: Tasks,
     names: Names,
     config: Config,
     notices: Notices,
@@ -59,11 +62,11 @@ impl RedisQueue {
     ) -> Result<Self, QueueError> {
         let client = Client::new(url, config.call_timeout)?;
         let names = Names::new(namespace);
-        let link = Link::new(&names.probe());
-        let keeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep(client.clone())));
+        let (link, tasks) = (Link::new(&names.probe()), Tasks::default());
+        let keeper = AbortOnDropHandle::new(tasks.spawn(Arc::clone(&link).keep(client.clone())));
         link.tried().await;
-        let notices = Notices::open(&client, &link, &names, Arc::clone(readers)).await;
-        Ok(Self { client, link, names, config, notices, full: Mutex::default(), _keeper: keeper })
+        let notices = Notices::open(&client, &link, &names, Arc::clone(readers), &tasks).await;
+        Ok(Self { client, link, tasks, names, config, notices, full: Mutex::default(), _keeper: keeper })
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
@@ -114,9 +117,13 @@ impl RedisQueue {
     pub(crate) async fn consume(&self, streams: Vec<StreamKey>, room: Room, handler: Handler, stop: CancellationToken) {
         let backend = |name: &str| {
             let consumer = Consumer::new(name, &self.names, streams.clone(), room.clone(), self.config.lease);
-            consumer::start(consumer, &self.client, &self.link, &stop)
+            consumer::start(consumer, &self.client, &self.link, &self.tasks, &stop)
         };
         backend::consume(backend, handler, &stop).await;
+    }
+
+    pub(crate) async fn watch(&self) {
+        self.tasks.watch().await;
     }
 
     pub(crate) fn tell(&self, notice: Notice) {

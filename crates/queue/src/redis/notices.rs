@@ -6,6 +6,7 @@ use super::{
     messages::{self, Message},
     names::Names,
     parcels::Parcels,
+    tasks::Tasks,
 };
 use crate::{NOTICES_KEPT, Notice, Piece, pieces::Readers};
 use futures::{FutureExt as _, StreamExt as _};
@@ -30,16 +31,22 @@ pub(crate) struct Notices {
 
 impl Notices {
     /// Starts the tasks; returns once subscribed, where Redis is there.
-    pub(crate) async fn open(client: &Client, link: &Arc<Link>, names: &Names, readers: Arc<Readers>) -> Self {
+    pub(crate) async fn open(
+        client: &Client,
+        link: &Arc<Link>,
+        names: &Names,
+        readers: Arc<Readers>,
+        tasks: &Tasks,
+    ) -> Self {
         let heard = broadcast::Sender::new(NOTICES_KEPT);
         let (outgoing, queued) = mpsc::channel(NOTICES_KEPT);
         let (subscribed, is_subscribed) = oneshot::channel();
         let channels = [names.notices(), names.reader(readers.name)];
         // It sends what is left when the last handle is gone, and then ends by itself.
-        tokio::spawn(publish(Arc::clone(link), names.notices(), readers.name, queued));
-        let (origin, parcels) = (readers.name, Parcels::open(client.clone()));
+        tasks.spawn(publish(Arc::clone(link), names.notices(), readers.name, queued));
+        let (origin, parcels) = (readers.name, Parcels::open(client.clone(), tasks));
         let subscriber = Subscriber { client: client.clone(), channels, readers, heard: heard.clone() };
-        let subscriber = AbortOnDropHandle::new(tokio::spawn(subscriber.run(Arc::clone(link), subscribed)));
+        let subscriber = AbortOnDropHandle::new(tasks.spawn(subscriber.run(Arc::clone(link), subscribed)));
         if link.is_up() {
             // Late is no error: listeners look into the store as well.
             let _ = client.within(is_subscribed.map(Ok)).await;

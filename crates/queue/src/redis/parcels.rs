@@ -1,7 +1,10 @@
 //! Pieces on their way to Redis: so many bytes at most, on a connection of their own, so that nothing else waits behind them. What
 //! finds no room is dropped; whoever misses it asks again.
 
-use super::connection::{Backoff, Client, Connection};
+use super::{
+    connection::{Backoff, Client, Connection},
+    tasks::Tasks,
+};
 use redis::{Pipeline, RedisResult};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -23,9 +26,9 @@ pub(crate) struct Parcels {
 
 impl Parcels {
     /// Starts the task that sends them. It ends by itself when the last handle is gone.
-    pub(crate) fn open(client: Client) -> Self {
+    pub(crate) fn open(client: Client, tasks: &Tasks) -> Self {
         let (waiting, queued) = mpsc::unbounded_channel();
-        tokio::spawn(carry(client, queued));
+        tasks.spawn(carry(client, queued));
         Self { room: Arc::new(Semaphore::new(MOST_WAITING)), waiting }
     }
 
@@ -85,11 +88,12 @@ mod tests {
             }
         });
         let client = Client::new(&url, Duration::from_millis(100)).expect("a good URL");
-        let parcels = Parcels::open(client.clone());
+        let tasks = Tasks::default();
+        let parcels = Parcels::open(client.clone(), &tasks);
         let taken = (0..100).filter(|_| parcels.send("to".to_owned(), vec![0; 1 << 20])).count();
         assert_eq!(taken, MOST_WAITING >> 20);
         assert!(!parcels.send("to".to_owned(), vec![0]));
-        assert!(!Parcels::open(client).send("to".to_owned(), vec![0; MOST_WAITING + 1]));
+        assert!(!Parcels::open(client, &tasks).send("to".to_owned(), vec![0; MOST_WAITING + 1]));
         // What cannot be sent makes room for what is written later.
         while parcels.room.available_permits() < MOST_WAITING {
             tokio::time::sleep(Duration::from_millis(10)).await;
