@@ -127,8 +127,9 @@ pub(crate) fn start(
 ) -> TicketBackend {
     let (settled_sender, settled) = mpsc::unbounded_channel();
     let (sender, deliveries) = mpsc::channel(MOST_UNHANDLED);
+    // Without it the backend ends, and another consumer takes its place.
     let reader = Reader::new(Arc::clone(&consumer), sender, settled_sender, stop.clone());
-    let reader = AbortOnDropHandle::new(tasks.spawn(reader.run(client.clone())));
+    let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(client.clone())));
     let acker = AbortOnDropHandle::new(tasks.spawn(acker::settle(Arc::clone(&consumer), Arc::clone(link), settled)));
     let lease = AbortOnDropHandle::new(tasks.spawn(lease::renew(Arc::clone(&consumer), Arc::clone(link))));
     let link = Arc::clone(link);

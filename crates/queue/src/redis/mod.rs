@@ -64,7 +64,10 @@ impl RedisQueue {
         let names = Names::new(namespace);
         let (link, tasks) = (Link::new(&names.probe()), Tasks::default());
         let keeper = AbortOnDropHandle::new(tasks.spawn(Arc::clone(&link).keep(client.clone())));
-        link.tried().await;
+        tokio::select! {
+            () = link.tried() => {}
+            () = tasks.watch() => {}
+        }
         let notices = Notices::open(&client, &link, &names, Arc::clone(readers), &tasks).await;
         Ok(Self { client, link, tasks, names, config, notices, full: Mutex::default(), _keeper: keeper })
     }

@@ -70,6 +70,12 @@ pub async fn deliver(
     parts.spawn(sweep::sweep(Arc::clone(&sender)));
     parts.spawn(claim::hear_due(Arc::clone(&sender)));
     parts.spawn(claim::claim_due(Arc::clone(&sender)));
+    {
+        let sender = Arc::clone(&sender);
+        parts.spawn(async move {
+            sender.over.run_until_cancelled(sender.queue.watch()).await;
+        });
+    }
     run_beside(&mut parts, &sender.stop, sender.stop.cancelled()).await;
     drain(&sender, grace).await;
     sender.over.cancel();
