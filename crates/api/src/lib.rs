@@ -122,10 +122,7 @@ pub async fn serve(
     background.spawn(refresh_catalog(Arc::clone(&api)));
     background.spawn(deadlines::keep(Arc::clone(&api)));
     background.spawn(admission::keep_counting(Arc::clone(&api)));
-    {
-        let api = Arc::clone(&api);
-        background.spawn(async move { api.queue.watch().await });
-    }
+    background.spawn(api.queue.clone().watch());
     let responder = Responder::new(open.merge(streams).merge(keyed).with_state(Arc::clone(&api)), &api.base);
     let serving = async {
         server::run(listener, responder, timeouts, grace, stop.clone()).await;

@@ -230,8 +230,8 @@ impl Queue {
     ///
     /// # Panics
     /// When a task of this queue has panicked, without which it would only look well: the first of those who watch.
-    pub async fn watch(&self) {
-        match &self.kind {
+    pub async fn watch(self) {
+        match self.kind {
             Kind::Redis(queue) => queue.watch().await,
             Kind::InProcess(..) | Kind::Absent(_) => pending().await,
         }

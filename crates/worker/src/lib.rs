@@ -36,6 +36,7 @@ pub use deliver::{DeliveryConfig, deliver};
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use inference::Models;
 use node::Node;
 use queue::Queue;
@@ -117,12 +118,7 @@ pub async fn run(
     parts.spawn(consume::consume(Arc::clone(&node), tickets));
     parts.spawn(follow::follow(Arc::clone(&node)));
     parts.spawn(run::end_when_broken(Arc::clone(&node)));
-    {
-        let node = Arc::clone(&node);
-        parts.spawn(async move {
-            node.over.run_until_cancelled(node.queue.watch()).await;
-        });
-    }
+    parts.spawn(node.over.clone().run_until_cancelled_owned(node.queue.clone().watch()).map(drop));
     ready(Companion { taker: take::taker(&node), waiters });
 
     run_beside(&mut parts, &node.stop, node.stop.cancelled()).await;

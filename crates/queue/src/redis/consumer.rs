@@ -127,7 +127,7 @@ pub(crate) fn start(
 ) -> TicketBackend {
     let (settled_sender, settled) = mpsc::unbounded_channel();
     let (sender, deliveries) = mpsc::channel(MOST_UNHANDLED);
-    // Without it the backend ends, and another consumer takes its place.
+    // Nobody need watch it: without it the backend ends, and another consumer takes its place.
     let reader = Reader::new(Arc::clone(&consumer), sender, settled_sender, stop.clone());
     let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(client.clone())));
     let acker = AbortOnDropHandle::new(tasks.spawn(acker::settle(Arc::clone(&consumer), Arc::clone(link), settled)));

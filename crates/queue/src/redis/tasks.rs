@@ -8,8 +8,7 @@ use std::{
 };
 use tokio::{sync::Notify, task::JoinHandle};
 
-/// Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Tasks(Arc<Panics>);
 
 #[derive(Default)]

@@ -17,6 +17,7 @@ mod sweep;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use queue::Queue;
 use settings::run_beside;
 use store::{Store, StoreError};
@@ -70,12 +71,7 @@ pub async fn deliver(
     parts.spawn(sweep::sweep(Arc::clone(&sender)));
     parts.spawn(claim::hear_due(Arc::clone(&sender)));
     parts.spawn(claim::claim_due(Arc::clone(&sender)));
-    {
-        let sender = Arc::clone(&sender);
-        parts.spawn(async move {
-            sender.over.run_until_cancelled(sender.queue.watch()).await;
-        });
-    }
+    parts.spawn(sender.over.clone().run_until_cancelled_owned(sender.queue.clone().watch()).map(drop));
     run_beside(&mut parts, &sender.stop, sender.stop.cancelled()).await;
     drain(&sender, grace).await;
     sender.over.cancel();
