@@ -48,6 +48,7 @@ struct Subject {
 }
 
 fn main() {
+    peer::enter_workspace();
     let dir = env::var_os("AUGUR_TEST_MODEL_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/models/sentence-transformers/all-MiniLM-L6-v2"),
         PathBuf::from,

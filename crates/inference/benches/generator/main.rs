@@ -36,6 +36,7 @@ const TURNS: usize = 3;
 const TURN: Duration = Duration::from_secs(2);
 
 fn main() {
+    peer::enter_workspace();
     let (mut dirs, mut commands) = (Vec::<PathBuf>::new(), Vec::new());
     // What cargo adds, `--bench`, is no directory.
     let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");

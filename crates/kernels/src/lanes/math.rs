@@ -71,12 +71,13 @@ pub(crate) fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N])
 }
 
 /// x · Φ(x) with the normal distribution Φ, as BERT has it: within 2e-7 · max(1, |x|). It is max(x, 0) - |x| · Φ(-|x|), because one side
-/// of Φ takes fewer instructions than both.
+/// of Φ takes fewer instructions than both; so of -∞ it is 0.
 #[inline(always)]
 pub(crate) fn gelu_erf<V: Lanes>(x: V) -> V {
-    let positive = x.filled(0.0).max(x);
-    let below = positive.mul_add(x.filled(-2.0), x);
-    let near = x.filled(NORMAL_LEAST).max(below);
+    let zero = x.filled(0.0);
+    // In this order, so that NaN goes through.
+    let positive = zero.max(x);
+    let near = x.filled(NORMAL_LEAST).max(zero.min(x) - positive);
     let place = near.mul_add(x.filled(-2.0 / NORMAL_LEAST), x.filled(1.0));
     near.mul_add(polynomial(place, NORMAL), positive)
 }
