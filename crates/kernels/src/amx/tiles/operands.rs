@@ -70,8 +70,8 @@ macro_rules! operand {
     };
 }
 
-/// Eight instructions that do nothing. What looks far ahead finds fewer instructions on tiles with them, of which a core that serves
-/// two threads at a time does half as many again when fewer wait; to one that serves one they make no difference, because tiles take longer.
+/// Eight instructions that do nothing, so that fewer of those on tiles wait at a time: a core that serves another thread beside this one
+/// then does up to half as many again; one that serves this one alone takes no longer, because it waits for tiles.
 #[inline(always)]
 fn gap() {
     // SAFETY: nothing is done.
