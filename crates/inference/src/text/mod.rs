@@ -1,6 +1,7 @@
 //! Text encoders of the BERT family, from plain Hugging Face directories: embeddings as sentence-transformers makes them,
 //! classifiers of texts, of pairs and of tokens as transformers' pipelines run them.
 
+mod basic;
 mod classify;
 mod config;
 mod device;

@@ -1,10 +1,11 @@
 //! From texts to the ids of their tokens, by the directory's own `tokenizer.json`.
 
-use std::{fmt::Display, fs, path::Path};
+use std::{borrow::Cow, fmt::Display, fs, path::Path};
 
 use tokenizers::{Decoder, Encoding, PostProcessor, TruncationParams, TruncationStrategy};
 
 use super::{
+    basic::Basic,
     files::{Settings, TOKENIZER},
     task::Task,
     vocabulary,
@@ -17,6 +18,8 @@ const UNKNOWN: [&str; 2] = ["[UNK]", "<unk>"];
 /// Cuts texts into tokens.
 pub(crate) struct Tokenizer {
     inner: vocabulary::Tokenizer,
+    /// What it does with one text, if that is as simple.
+    basic: Option<Basic>,
     lower_case: bool,
     is_told_types: bool,
     /// The id of what the vocabulary lacks.
@@ -86,7 +89,8 @@ impl Tokenizer {
         }
         let named = settings.unknown.iter().map(String::as_str).chain(UNKNOWN);
         let unknown = named.into_iter().find_map(|word| inner.token_to_id(word));
-        Ok(Self { inner, lower_case: settings.lower_case, is_told_types: settings.is_told_types, unknown })
+        let (basic, lower_case) = (Basic::of(&inner), settings.lower_case);
+        Ok(Self { inner, basic, lower_case, is_told_types: settings.is_told_types, unknown })
     }
 
     /// One text.
@@ -94,12 +98,11 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot read it.
     pub(super) fn text(&self, text: &str) -> tokenizers::Result<Tokens> {
-        let encoding = if self.lower_case {
-            self.inner.encode_fast(text.to_lowercase(), true)
-        } else {
-            self.inner.encode_fast(text, true)
-        };
-        encoding.map(|encoding| self.tokens(&encoding))
+        let text = if self.lower_case { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
+        match &self.basic {
+            Some(basic) => basic.ids(&self.inner, &text).map(|ids| Tokens { ids, types: Vec::new() }),
+            None => self.inner.encode_fast(text, true).map(|encoding| self.tokens(&encoding)),
+        }
     }
 
     /// Two texts that are read together; the longer one is cut first.

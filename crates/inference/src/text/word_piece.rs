@@ -1,7 +1,7 @@
 //! WordPiece as the library has it, with all words of the vocabulary in one string: the library keeps each of them twice, by itself,
 //! and takes several times as long to read a vocabulary.
 
-use std::{borrow::Cow, fmt, hash::BuildHasher as _};
+use std::{fmt, hash::BuildHasher as _};
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use serde::{
@@ -53,31 +53,58 @@ impl WordPiece {
     /// # Errors
     /// When the vocabulary lacks the unknown word, too.
     pub(super) fn cut(&self, word: &str) -> Result<Vec<Token>> {
-        let pieces = if word.chars().count() <= self.longest { self.pieces(word) } else { None };
-        pieces.map_or_else(
-            || {
-                let id = self.id(&self.unknown).ok_or(Error::MissingUnkToken)?;
-                Ok(vec![Token { id, value: self.unknown.clone(), offsets: (0, word.len()) }])
-            },
-            Ok,
-        )
+        let mut pieces = Vec::new();
+        if !self.each_piece(word, |piece, id, offsets| pieces.push(Token { id, value: piece.to_owned(), offsets })) {
+            let id = self.unknown()?;
+            pieces = vec![Token { id, value: self.unknown.clone(), offsets: (0, word.len()) }];
+        }
+        Ok(pieces)
     }
 
-    fn pieces(&self, word: &str) -> Option<Vec<Token>> {
-        let mut pieces = Vec::new();
-        let mut start = 0;
+    /// Appends the ids of these pieces.
+    ///
+    /// # Errors
+    /// When the vocabulary lacks the unknown word, too; what is appended then has no meaning.
+    pub(super) fn cut_to_ids(&self, word: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let before = ids.len();
+        if !self.each_piece(word, |_, id, _| ids.push(id)) {
+            ids.truncate(before);
+            ids.push(self.unknown()?);
+        }
+        Ok(())
+    }
+
+    /// The id of the unknown word.
+    ///
+    /// # Errors
+    /// When the vocabulary lacks it.
+    pub(super) fn unknown(&self) -> Result<u32> {
+        self.id(&self.unknown).ok_or_else(|| Error::MissingUnkToken.into())
+    }
+
+    /// Has `take` take the pieces of a word, each as the vocabulary has it, with its id and place; whether they are all of the word.
+    fn each_piece(&self, word: &str, mut take: impl FnMut(&str, u32, (usize, usize))) -> bool {
+        if word.chars().count() > self.longest {
+            return false;
+        }
+        let (mut start, mut continued) = (0, String::new());
         while start < word.len() {
-            let (rest, before) = match &word[start..] {
-                rest if start == 0 => (Cow::Borrowed(rest), 0),
-                rest => (Cow::Owned(format!("{}{rest}", self.prefix)), self.prefix.len()),
+            let (rest, before) = if start == 0 {
+                (word, 0)
+            } else {
+                continued.clear();
+                continued.extend([&self.prefix, &word[start..]]);
+                (&*continued, self.prefix.len())
             };
             let ends = rest[before..].char_indices().map(|(at, character)| before + at + character.len_utf8());
-            let (value, id) = ends.rev().find_map(|end| Some((&rest[..end], self.id(&rest[..end])?)))?;
-            let end = start + value.len() - before;
-            pieces.push(Token { id, value: value.to_owned(), offsets: (start, end) });
+            let Some((piece, id)) = ends.rev().find_map(|end| Some((&rest[..end], self.id(&rest[..end])?))) else {
+                return false;
+            };
+            let end = start + piece.len() - before;
+            take(piece, id, (start, end));
             start = end;
         }
-        Some(pieces)
+        true
     }
 
     /// The id of a word.
