@@ -47,6 +47,7 @@ pub(crate) fn model_config(models: ModelSettings, digests: Option<PathBuf>) -> R
         only: Vec::new(),
         enable_echo: models.enable_echo,
         digests,
+        is_fresh: false,
         machine: Machine::chosen(models.machine.instructions.isa.as_deref(), &models.machine.device)?,
         memory: models.models_memory,
     })

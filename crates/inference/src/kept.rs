@@ -59,7 +59,10 @@ struct Header {
 
 /// Where a version's packed weights are kept.
 pub(crate) struct Shelf {
-    directory: PathBuf,
+    /// Where a start keeps them.
+    own: Option<PathBuf>,
+    /// Where they may have been kept when the model was brought.
+    prepared: Option<PathBuf>,
     version: Version,
     packing: String,
 }
@@ -91,17 +94,21 @@ pub(crate) struct Unkept {
 
 impl Shelf {
     /// That of a version, for such a processor.
-    pub(crate) fn new(directory: PathBuf, version: Version, cpu: Cpu) -> Self {
-        Self { directory, version, packing: cpu.packing() }
+    pub(crate) fn new(own: Option<PathBuf>, prepared: Option<PathBuf>, version: Version, cpu: Cpu) -> Self {
+        Self { own, prepared, version, packing: cpu.packing() }
     }
 
-    fn path(&self) -> PathBuf {
-        self.directory.join(format!("{}-{}", self.version, self.packing))
+    fn path_in(&self, directory: &Path) -> PathBuf {
+        directory.join(format!("{}-{}", self.version, self.packing))
     }
 
     /// What is there, if it is of this program.
     pub(crate) fn open(&self) -> Option<Box<KeptWeights>> {
-        let path = self.path();
+        [&self.own, &self.prepared].into_iter().flatten().find_map(|directory| self.open_in(directory))
+    }
+
+    fn open_in(&self, directory: &Path) -> Option<Box<KeptWeights>> {
+        let path = self.path_in(directory);
         let file = File::open(&path).ok()?;
         let mut length = [0; size_of::<u64>()];
         file.read_exact_at(&mut length, 0).ok()?;
@@ -181,10 +188,10 @@ fn digest<'a>(places: &Places, bytes: impl IntoIterator<Item = &'a [u8]>) -> io:
 }
 
 impl Unkept {
-    /// Those of an arena that have names, if they are worth a file.
+    /// Those of an arena that have names, if they are worth a file and there is a place for it.
     pub(crate) fn new(shelf: Shelf, filled: Filled, places: Places) -> Option<Box<Self>> {
         let bytes = places.values().flatten().map(|place| filled.lines(place.clone()).len()).sum::<usize>();
-        (bytes >= LEAST).then(|| Box::new(Self { shelf, filled, places }))
+        (bytes >= LEAST && shelf.own.is_some()).then(|| Box::new(Self { shelf, filled, places }))
     }
 
     /// Writes the file, whole or not at all, if its version is remembered and there is none yet.
@@ -193,6 +200,7 @@ impl Unkept {
     /// When it cannot be written, or would not leave room enough.
     pub(crate) fn keep(self, remembered: &BTreeSet<&Version>) -> io::Result<()> {
         let Self { shelf, filled, places: in_arena } = self;
+        let Some(directory) = &shelf.own else { return Ok(()) };
         if !remembered.contains(&shelf.version) || shelf.open().is_some() {
             return Ok(());
         }
@@ -212,9 +220,9 @@ impl Unkept {
         let length = named.next_multiple_of(KEPT_ALIGNMENT);
         let padding = vec![0; length - named];
         bytes.push(&padding);
-        let (path, Shelf { directory, version, packing }) = (shelf.path(), shelf);
-        fs::create_dir_all(&directory)?;
-        let room = rustix::fs::statvfs(&directory)?;
+        fs::create_dir_all(directory)?;
+        let (path, room) = (shelf.path_in(directory), rustix::fs::statvfs(directory)?);
+        let Shelf { version, packing, .. } = shelf;
         if room.f_bavail.saturating_mul(room.f_frsize) / (LEFT_FREE + 1) < length as u64 {
             return Err(io::Error::other(format!("its {length} bytes are more than a tenth of what is free there")));
         }

@@ -59,6 +59,7 @@ pub use origin::Origin;
 pub use plain::is_setting;
 pub use prune::{Cut, Removed, prune};
 pub use quantize::{Form, quantize};
+pub use remembered::{prepared, remember_moved};
 pub use survey::{Description, Listed, PinnedFile, inspect, refuse_pickle, survey};
 pub use text::{DeviceEncoder, Encoder, Sharer};
 pub use versions::{Beside, Versions, default_file_name, directory_name, versions, write_default};

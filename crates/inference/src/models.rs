@@ -49,6 +49,8 @@ pub struct Config {
     pub enable_echo: bool,
     /// The file in which digests of weights are remembered from one start to the next, beside a directory with packed ones; in none when `None`.
     pub digests: Option<PathBuf>,
+    /// Whether those of files that were written just now are remembered, too: of whoever asks for it, who knows that nobody else writes to them.
+    pub is_fresh: bool,
     /// What they compute on.
     pub machine: Machine,
     /// The most bytes of memory that all models together may take, with their weights and generators' keys and values; without
@@ -121,7 +123,7 @@ impl Models {
             return Err(fault.clone());
         }
         seen.declared = declared;
-        let remembered = Remembered::read(config.digests.as_deref());
+        let remembered = Remembered::read(config);
         for place in places {
             let signature = Signature::of(&place.dir);
             let ready = models.ready(&place, &remembered).map_err(|not_loaded| not_loaded.fault)?;

@@ -1,6 +1,9 @@
 //! What an earlier start found out about files of weights: their digests, which take as long as loading them. With them goes what the system
 //! said of each file ([`Identity`]); they are worth nothing once it says something else. What is served because of them is checked
 //! while it is served ([`Models::look`](crate::Models::look)).
+//!
+//! A start remembers in a file of its own, and believes what was found out when a model was brought into the directory of models, too, which
+//! lies there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +17,12 @@ use kernels::{Cpu, Kept};
 use prediction::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{LoadError, digest, identity::Identity, kept::Shelf};
+use crate::{Config, LoadError, digest, identity::Identity, kept::Shelf};
 
-/// Files that were changed more recently are not remembered.
+/// Where what was found out about models that were brought there is remembered, in a directory of models: hidden, so that nobody takes it for one.
+const PREPARED: &str = ".prepared/digests.json";
+
+/// Files that were changed more recently are not remembered, unless whoever asks has written them.
 const AGE: Duration = Duration::from_secs(5);
 
 /// The longest file of them that is read, in bytes: thousands of models' have a hundredth.
@@ -33,17 +39,25 @@ struct Entry {
 /// By the file's path, from the root.
 type Entries = BTreeMap<PathBuf, Entry>;
 
-/// What is remembered, in a file if there is one; by default nothing.
+/// What is remembered; by default nothing.
 #[derive(Default)]
 pub(crate) struct Remembered {
+    /// The file that this start writes to.
     file: Option<PathBuf>,
+    /// That of the directory of models.
+    prepared: Option<PathBuf>,
+    /// Of both.
     entries: Entries,
+    /// Whether files that were changed just now are remembered, too.
+    is_fresh: bool,
 }
 
 /// A file as it was before it was read.
 pub(crate) struct Noted {
     path: PathBuf,
     identity: Identity,
+    /// Whether that is long ago enough to be remembered.
+    is_settled: bool,
 }
 
 /// What a file is said to be by an earlier start.
@@ -55,21 +69,40 @@ pub(crate) struct Believed {
     pub(crate) version: Version,
 }
 
+/// The file in which what was found out about models that were brought into a directory of models is remembered.
+#[must_use]
+pub fn prepared(models_dir: &Path) -> PathBuf {
+    models_dir.join(PREPARED)
+}
+
+/// Has what is remembered in a file of the files in one directory hold for another, to which that was moved since.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn remember_moved(file: &Path, from: &Path, to: &Path) -> io::Result<()> {
+    let to = fs::canonicalize(to)?;
+    let moved = |path: PathBuf| path.strip_prefix(from).map(|rest| to.join(rest)).unwrap_or(path);
+    let entries = entries(file)?.into_iter().map(|(path, entry)| (moved(path), entry));
+    write(file, &entries.filter(|(path, entry)| is_as_it_was(path, entry)).collect())
+}
+
 impl Remembered {
-    /// Reads what is remembered in this file: nothing where there is none. One that cannot be read is as good as none.
-    pub(crate) fn read(file: Option<&Path>) -> Self {
-        let entries = file.map(|file| {
+    /// Reads what is remembered: nothing where there is none. A file that cannot be read is as good as none.
+    pub(crate) fn read(config: &Config) -> Self {
+        let of = |file: &PathBuf| {
             entries(file).unwrap_or_else(|error| {
                 tracing::warn!(path = %file.display(), %error, "digests of an earlier start cannot be read, and are taken again");
                 Entries::new()
             })
-        });
-        Self { file: file.map(Path::to_owned), entries: entries.unwrap_or_default() }
+        };
+        let (file, prepared) = (config.digests.clone(), config.models_dir.as_deref().map(prepared));
+        let entries = [&prepared, &file].into_iter().flatten().flat_map(of).collect();
+        Self { file, prepared, entries, is_fresh: config.is_fresh }
     }
 
     /// What is remembered of a file that was noted before it was opened, if it is as it was, then and now.
     pub(crate) fn believe(&self, noted: &Noted) -> Option<Believed> {
-        let Noted { path, identity } = noted;
+        let Noted { path, identity, .. } = noted;
         let Entry { sha256, version, .. } = self.entries.get(path).filter(|entry| entry.identity == *identity)?;
         let file = File::open(path).ok()?;
         let is_as_it_was = Identity::of(&file.metadata().ok()?) == *identity;
@@ -77,17 +110,24 @@ impl Remembered {
         is_as_it_was.then(believed)
     }
 
-    /// Remembers the digest of a file that was noted before that was taken, and loaded since, unless it was touched meanwhile.
+    /// Remembers the digest of a file that was noted before that was taken, and loaded since, unless it was touched meanwhile or shortly before.
     pub(crate) fn keep(&self, noted: Noted, sha256: String, version: Version) {
-        let Noted { path, identity } = noted;
-        if Noted::of(&path).is_some_and(|now| now.identity == identity) {
-            self.change(|entries| drop(entries.insert(path, Entry { identity, sha256, version })));
+        let Noted { path, identity, is_settled } = noted;
+        let entry = Entry { identity, sha256, version };
+        if let Some(file) = &self.file
+            && (is_settled || self.is_fresh)
+            && is_as_it_was(&path, &entry)
+        {
+            change(file, |entries| drop(entries.insert(path, entry)));
         }
     }
 
     /// Forgets what turned out to be untrue.
     pub(crate) fn forget(&self, believed: &Believed) {
-        self.change(|entries| drop(entries.remove(&believed.path)));
+        let is_there = |file: &&PathBuf| entries(file).is_ok_and(|entries| entries.contains_key(&believed.path));
+        for file in [&self.file, &self.prepared].into_iter().flatten().filter(is_there) {
+            change(file, |entries| drop(entries.remove(&believed.path)));
+        }
     }
 
     /// The versions that are remembered and there.
@@ -98,34 +138,40 @@ impl Remembered {
 
     /// Where packed weights of a version are kept, if anything is remembered, and files can be mapped as that needs.
     pub(crate) fn shelf(&self, version: Version, cpu: Cpu) -> Option<Shelf> {
-        self.shelves().filter(|_| Kept::is_possible()).map(|directory| Shelf::new(directory, version, cpu))
+        let (own, prepared) = (self.shelves(), self.prepared.as_deref().map(beside));
+        let is_some = own.is_some() || prepared.is_some();
+        (is_some && Kept::is_possible()).then(|| Shelf::new(own, prepared, version, cpu))
     }
 
-    /// The directory of all packed weights, beside the file.
+    /// The directory of all packed weights that this start keeps.
     pub(crate) fn shelves(&self) -> Option<PathBuf> {
-        let mut directory = self.file.clone()?.into_os_string();
-        directory.push(".packed");
-        Some(directory.into())
+        self.file.as_deref().map(beside)
     }
+}
 
-    /// Changes what is written down, which others may have changed since it was read, and leaves out what is gone.
-    fn change(&self, change: impl FnOnce(&mut Entries)) {
-        let Some(file) = &self.file else { return };
-        let mut entries = entries(file).unwrap_or_default();
-        change(&mut entries);
-        entries.retain(|path, entry| is_as_it_was(path, entry));
-        if let Err(error) = write(file, &entries) {
-            tracing::warn!(path = %file.display(), %error, "digests are not remembered for the next start");
-        }
+/// Where packed weights are kept beside a file of digests.
+fn beside(file: &Path) -> PathBuf {
+    let mut directory = file.as_os_str().to_owned();
+    directory.push(".packed");
+    directory.into()
+}
+
+/// Changes what is written down, which others may have changed since it was read, and leaves out what is gone.
+fn change(file: &Path, change: impl FnOnce(&mut Entries)) {
+    let mut entries = entries(file).unwrap_or_default();
+    change(&mut entries);
+    entries.retain(|path, entry| is_as_it_was(path, entry));
+    if let Err(error) = write(file, &entries) {
+        tracing::warn!(path = %file.display(), %error, "digests are not remembered for the next start");
     }
 }
 
 impl Noted {
-    /// A file as it is now; `None` where there is none, where it was touched just now, and where its path is no text.
+    /// A file as it is now; `None` where there is none, and where its path is no text.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let path = fs::canonicalize(path).ok().filter(|path| path.to_str().is_some())?;
         let identity = Identity::of(&fs::metadata(&path).ok()?);
-        identity.is_older_than(AGE).then_some(Self { path, identity })
+        Some(Self { path, is_settled: identity.is_older_than(AGE), identity })
     }
 }
 
@@ -165,6 +211,7 @@ fn write(file: &Path, entries: &Entries) -> io::Result<()> {
         Ok(_) => return Err(io::Error::other("no regular file")),
         Err(_) => file.to_owned(),
     };
+    file.parent().map_or(Ok(()), fs::create_dir_all)?;
     let beside = file.with_extension(format!("{:016x}", rand::random::<u64>()));
     let written = File::create_new(&beside).and_then(|mut opened| {
         opened.write_all(&serde_json::to_vec_pretty(entries)?)?;

@@ -53,6 +53,7 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
             only: Vec::new(),
             enable_echo: settings.models.enable_echo,
             digests: settings.digests,
+            is_fresh: false,
             machine: Machine::chosen(machine.instructions.isa.as_deref(), &machine.device)?,
             memory: settings.models.models_memory,
         };

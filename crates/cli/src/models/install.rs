@@ -1,4 +1,5 @@
-//! How a model comes into the directory of models: whole or not at all, in one rename, and only when it has run.
+//! How a model comes into the directory of models: whole or not at all, in one rename, and only when it has run. What that found out and
+//! packed is kept there for servers, whose first start with it takes no longer than the next ones.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -8,12 +9,14 @@ use std::{
     process,
 };
 
-use inference::Machine;
+use inference::{Config, LoadError, Look, Machine, Models, prepared, remember_moved};
 use prediction::ModelSpec;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use settings::Fatal;
 
-use super::{loaded, slot::Slot};
+use tokio::task::spawn_blocking;
+
+use super::slot::Slot;
 
 /// A model on its way: its files are gathered in a hidden directory of the directory of models, on the same file system.
 pub(crate) struct Staged {
@@ -23,6 +26,8 @@ pub(crate) struct Staged {
     /// The model's directory in it, called as it will be: its name may come from that.
     pub(crate) dir: PathBuf,
     target: PathBuf,
+    /// Where what was found out is remembered.
+    prepared: PathBuf,
     /// Whether what was gathered stays for another attempt.
     is_kept: bool,
     /// Held as long as somebody gathers.
@@ -65,22 +70,49 @@ impl Staged {
                 break lock;
             }
         };
-        Ok(Self { slot: slot.clone(), home, dir, target: slot.place(models_dir), is_kept: true, _lock: lock })
+        Ok(Self {
+            slot: slot.clone(),
+            home,
+            dir,
+            target: slot.place(models_dir),
+            prepared: prepared(models_dir),
+            is_kept: true,
+            _lock: lock,
+        })
     }
 
-    /// Loads the model on this machine, runs its example, and puts it into its place; there is nothing left of it elsewhere then.
+    /// Loads the model on this machine, runs its example, and puts it into its place; there is nothing left of it elsewhere then but what
+    /// servers need to start sooner.
     ///
     /// # Errors
     /// When it does not load or run, and when it cannot be moved; what was in its place is there still.
     pub(crate) async fn install(&self, replace: bool, machine: Machine) -> Result<ModelSpec, Fatal> {
         let failed = |error: io::Error| Fatal::new(format!("{} cannot be put there: {error}", self.target.display()));
-        let spec = loaded(&self.dir, machine).await?.specs().remove(0);
         sync(&self.dir).map_err(failed)?;
+        let spec = self.prepare(machine).await?;
         refuse_existing(&self.target, &self.slot, replace)?;
         self.target.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+        let from = fs::canonicalize(&self.dir).map_err(failed)?;
         put(&self.dir, &self.target, &self.home.join("replaced")).map_err(failed)?;
+        if let Err(error) = remember_moved(&self.prepared, &from, &self.target) {
+            // It is there all the same.
+            tracing::warn!(%error, "servers have to find out anew what was found out about {}", self.slot);
+        }
         self.discard();
         Ok(spec)
+    }
+
+    /// Loads the model and runs its example; remembers what that found out, and keeps what it packed.
+    async fn prepare(&self, machine: Machine) -> Result<ModelSpec, Fatal> {
+        let (model_dirs, digests) = (vec![self.dir.clone()], Some(self.prepared.clone()));
+        let config = Config { model_dirs, digests, is_fresh: true, machine, ..Config::default() };
+        let prepared = spawn_blocking(move || {
+            let models = Models::load(&config)?;
+            let spec = models.specs().remove(0);
+            models.look(Look::AtOnce);
+            Ok::<_, LoadError>(spec)
+        });
+        Ok(prepared.await??)
     }
 
     /// Removes what was gathered.

@@ -146,7 +146,13 @@ async fn a_directory_is_added_whole_under_its_name_or_another() {
 
     let ran = models(models_dir.path(), &["add", from, "--name", "other"]).await;
     assert!(ran.out.starts_with("added augur/other, version "), "{ran:?}");
-    assert_eq!(all_in(models_dir.path()), ["augur", "my-org"], "nothing is left over");
+    assert_eq!(all_in(models_dir.path()), [".prepared", "augur", "my-org"], "nothing else is left over");
+    // For the first start of a server.
+    let remembered = fs::read(models_dir.path().join(".prepared/digests.json")).expect("is there");
+    let remembered: serde_json::Map<_, _> = serde_json::from_slice(&remembered).expect("JSON");
+    let weights = |dir: &str| fs::canonicalize(models_dir.path().join(dir).join(tiny::WEIGHTS)).expect("is there");
+    let weights = ["augur/other", "my-org/my-encoder"].map(|dir| weights(dir).to_str().expect("a path").to_owned());
+    assert_eq!(remembered.keys().collect::<Vec<_>>(), weights.iter().collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -166,7 +172,7 @@ async fn what_is_there_is_replaced_only_when_that_is_said() {
     let ran = models(models_dir.path(), &["add", &from[1], "--replace"]).await;
     assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
     assert_ne!(version().await, first);
-    assert_eq!(all_in(models_dir.path()), ["org"], "nothing is left over");
+    assert_eq!(all_in(models_dir.path()), [".prepared", "org"], "nothing else is left over");
 }
 
 #[tokio::test]
@@ -251,7 +257,7 @@ async fn a_gguf_file_is_a_model() {
     let added = models(home.path(), &["add", &file.to_string_lossy()]).await;
     assert_eq!((added.status, added.err.as_str()), (Some(0), ""), "{added:?}");
     assert!(added.out.contains("added augur/qwen2-q4_0, version "), "{added:?}");
-    assert_eq!(all_in(home.path()), ["augur"]);
+    assert_eq!(all_in(home.path()), [".prepared", "augur"]);
     let shown = printed(&models(home.path(), &["inspect", "qwen2-q4_0", "--json"]).await);
     assert_eq!((&shown["task"], &shown["architecture"]), (&"text-generation".into(), &"decoder".into()), "{shown}");
     let again = models(home.path(), &["add", &file.to_string_lossy()]).await;
@@ -264,5 +270,5 @@ async fn a_gguf_file_is_a_model() {
         refused.status != Some(0) && refused.err.contains("not sound GGUF: states 9223372036854775807 tensors"),
         "{refused:?}"
     );
-    assert_eq!(all_in(home.path()), ["augur", "broken.gguf"]);
+    assert_eq!(all_in(home.path()), [".prepared", "augur", "broken.gguf"]);
 }

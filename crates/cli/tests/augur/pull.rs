@@ -31,12 +31,13 @@ impl Home {
         self.dir.path().join(tiny::NAME)
     }
 
-    /// Everything but directories, by path, what is hidden included.
+    /// Everything but directories and what the first start of a server needs, by path, what is hidden included.
     fn files(&self) -> BTreeSet<String> {
         let (mut found, mut ahead) = (BTreeSet::new(), vec![self.dir.path().to_owned()]);
         while let Some(dir) = ahead.pop() {
             for entry in fs::read_dir(dir).expect("it can be read").flatten() {
                 match entry.path() {
+                    path if path.ends_with(".prepared") => {}
                     path if path.is_dir() => ahead.push(path),
                     path => {
                         let path = path.strip_prefix(self.dir.path()).expect("inside").to_string_lossy().into_owned();

@@ -54,8 +54,10 @@ impl Home {
         listed.iter().map(of).collect()
     }
 
+    /// How many owners there are, and whatever else there is but what the first start of a server needs.
     pub(crate) fn owners(&self) -> usize {
-        fs::read_dir(self.0.path()).expect("it can be read").count()
+        let entries = fs::read_dir(self.0.path()).expect("it can be read").flatten();
+        entries.filter(|entry| entry.file_name() != ".prepared").count()
     }
 }
 

@@ -77,7 +77,7 @@ impl Models {
             next.map(|(key, loaded)| (key.clone(), loaded.model.clone(), mem::take(&mut loaded.due)))
         };
         let Some((key, model, mut due)) = next else { return };
-        let remembered = Remembered::read(self.0.config.digests.as_deref());
+        let remembered = Remembered::read(&self.0.config);
         let fault = match due.done(&model, &remembered) {
             Ok(None) => return,
             Ok(Some(fault)) => fault,

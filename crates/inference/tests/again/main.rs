@@ -4,6 +4,7 @@
 #[path = "../fetched/mod.rs"]
 mod fetched;
 mod packed;
+mod prepared;
 
 use std::{
     fs,
