@@ -54,6 +54,16 @@ pub(crate) async fn variants(model: &Path, parent: &Path) -> Vec<PathBuf> {
     PRECISIONS.iter().map(|precision| parent.join(name(precision))).collect()
 }
 
+/// A directory of models with one that lies elsewhere, as `augur models add` brings it.
+pub(crate) async fn added(dir: &Path, models: &Path) -> PathBuf {
+    let name = dir.file_name().and_then(|name| name.to_str()).expect("variants are called as their models");
+    let mut add = without_settings(&program("augur"));
+    add.args(["models", "add", "--name", &format!("bench/{name}"), "--models-dir"]).arg(models).arg(dir);
+    let added = add.output().await.expect("it can be started");
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    models.to_owned()
+}
+
 /// Texts of 4 to 256 tokens, of words that the vocabulary has whole. Lengths are spread evenly over orders of magnitude (of any two
 /// powers of two as many texts lie between them and their doubles), as short texts are more common than long ones.
 pub(crate) fn texts(model: &Path, count: usize) -> Vec<String> {

@@ -46,6 +46,8 @@ struct Plan {
     model: PathBuf,
     /// By precision.
     dirs: Vec<PathBuf>,
+    /// By precision: a directory of models to which `augur models add` brought it.
+    brought: Vec<PathBuf>,
     peer: Option<Recipe>,
     _parent: TempDir,
 }
@@ -58,8 +60,12 @@ pub(super) async fn measure(runs: usize) -> Measured {
     let (peer, skipped) = peer().await;
     let parent = tempfile::tempdir().expect("temporary directories can be made");
     let dirs = minilm::variants(&model, parent.path()).await;
+    let mut brought = Vec::new();
+    for (precision, dir) in minilm::PRECISIONS.iter().zip(&dirs) {
+        brought.push(minilm::added(dir, &parent.path().join("brought").join(precision)).await);
+    }
     sleep(AGE).await;
-    let plan = Plan { model, dirs, peer, _parent: parent };
+    let plan = Plan { model, dirs, brought, peer, _parent: parent };
     repeat(runs, skipped, || once(&plan)).await
 }
 
@@ -89,21 +95,26 @@ async fn once(plan: &Plan) -> Numbers {
     numbers
 }
 
-/// Milliseconds from exec to the first embedding: `augur serve` with an empty directory of data, and started again with that when it has kept
-/// what it packed, asked over HTTP; and Python.
+/// Milliseconds from exec to the first embedding: `augur serve` with an empty directory of data, of weights that it knows nothing of; started
+/// again with that when it has kept what it packed; and with an empty directory of data and a model that `augur models add` brought; asked over
+/// HTTP. And Python.
 async fn starts(plan: &Plan) -> Numbers {
-    let mut milliseconds = vec![Vec::new(); 2 * plan.dirs.len() + 1];
+    let mut milliseconds = vec![Vec::new(); 3 * plan.dirs.len() + 1];
     let mut embeddings: Vec<Vec<f32>> = Vec::new();
     for turn in 0..=STARTS {
         let mut found = Vec::new();
-        for (precision, dir) in minilm::PRECISIONS.iter().zip(&plan.dirs) {
-            let data = tempfile::tempdir().expect("temporary directories can be made");
-            let (first, program) = serve(precision, dir, data.path()).await;
+        for ((precision, dir), brought) in minilm::PRECISIONS.iter().zip(&plan.dirs).zip(&plan.brought) {
+            let [data, new] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directories can be made"));
+            let none = data.path().join("models");
+            std::fs::create_dir_all(&none).expect("a directory can be made");
+            let (first, program) = serve(precision, &none, Some(dir), data.path()).await;
             kept(data.path()).await;
             program.end().await;
-            let (second, program) = serve(precision, dir, data.path()).await;
+            let (second, program) = serve(precision, &none, Some(dir), data.path()).await;
             program.end().await;
-            found.extend([first, second]);
+            let (added, program) = serve(precision, brought, None, new.path()).await;
+            program.end().await;
+            found.extend([first, second, added]);
         }
         if let Some(peer) = &plan.peer {
             found.push(python(peer, &plan.model).await);
@@ -119,7 +130,10 @@ async fn starts(plan: &Plan) -> Numbers {
     let mut numbers = Numbers::new();
     let medians: Vec<f64> =
         milliseconds.iter().filter(|times| !times.is_empty()).map(|times| percentile(times, 0.5)).collect();
-    let starts = |precision: &&str| [format!("augur serve, {precision}"), format!("augur serve again, {precision}")];
+    let starts = |precision: &&str| {
+        ["augur serve", "augur serve again", "augur serve after augur models add"]
+            .map(|start| format!("{start}, {precision}"))
+    };
     let names: Vec<String> = minilm::PRECISIONS.iter().flat_map(starts).collect();
     for (name, median) in names.iter().map(String::as_str).chain(["Python with ONNX Runtime"]).zip(&medians) {
         numbers.insert(format!("{name}: from exec to the first embedding: ms"), *median);
@@ -147,10 +161,9 @@ async fn kept(data: &Path) {
 }
 
 /// Milliseconds until the answer to the first request was read, and its embedding; with the program, which goes on.
-async fn serve(precision: &str, dir: &Path, data: &Path) -> ((f64, Vec<f32>), Program) {
-    let (address, models) = (free_address(), data.join("models"));
-    std::fs::create_dir_all(&models).expect("a directory can be made");
-    let arguments: [OsString; 11] = [
+async fn serve(precision: &str, models: &Path, named: Option<&Path>, data: &Path) -> ((f64, Vec<f32>), Program) {
+    let address = free_address();
+    let arguments: [OsString; 9] = [
         "serve".into(),
         "--log".into(),
         "warn".into(),
@@ -160,9 +173,9 @@ async fn serve(precision: &str, dir: &Path, data: &Path) -> ((f64, Vec<f32>), Pr
         data.join("data").into(),
         "--models-dir".into(),
         models.into(),
-        "--model".into(),
-        dir.into(),
     ];
+    let named = named.map(|dir| ["--model".into(), dir.into()]);
+    let arguments = arguments.into_iter().chain(named.into_iter().flatten());
     let body = json!({ "input": { "text": TEXT } }).to_string();
     let path = format!("/v1/models/{}/predictions", minilm::name(precision));
     let post = request("POST", &path, "prefer: wait=30\r\n", &body);

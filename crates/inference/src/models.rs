@@ -348,10 +348,7 @@ impl Models {
             return Ok(Ready::New(model, bytes, Due { believed, packing, failures: 0 }));
         }
         let (most, taken) = (self.0.config.memory.unwrap_or(u64::MAX), self.taken());
-        let beside = match working {
-            0 => String::new(),
-            _ => format!(" and its keys and values up to {working}"),
-        };
+        let beside = if working > 0 { format!(" and its keys and values up to {working}") } else { String::new() };
         let reason = format!(
             "its weights take {weights} bytes of memory{beside}, but models may take {most} in all (--models-memory), and those that are \
              loaded take {taken}"

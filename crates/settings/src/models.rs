@@ -24,6 +24,8 @@ pub enum ModelsCommand {
     Inspect(InspectModel),
     /// Copies a model into the directory of models, once it has loaded and run its example
     ///
+    /// What that found out of its weights and packed is kept for the first start of a server, in .prepared of that directory.
+    ///
     /// A model is a directory with a model.toml, or one as Hugging Face has it: config.json, model.safetensors, and tokenizer.json
     /// or preprocessor_config.json; or a GGUF file, or a directory with one. Running servers that serve the directory of models
     /// load it by themselves.

@@ -73,7 +73,7 @@ pub struct AugurWorker {
     pub models: ModelSettings,
     /// The file in which digests of weights are remembered, with what the system says of their files: of those that have not been
     /// touched since, a start waits for no digest, which is taken while they are served. What was packed of them is kept beside it, in
-    /// a directory that is called `FILE.packed`. Without it nothing is remembered.
+    /// a directory that is called `FILE.packed`. Without it nothing is remembered but what `augur models` found out when it brought a model.
     #[arg(long, env = "AUGUR_DIGESTS", help_heading = "Models", value_name = "FILE")]
     pub digests: Option<PathBuf>,
     /// How it works.
