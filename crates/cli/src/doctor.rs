@@ -204,7 +204,7 @@ async fn queue(settings: &Doctor) -> Finding {
 
 async fn models(settings: settings::ModelSettings) -> Finding {
     let models_dir = settings.dir.models_dir.clone();
-    let config = model_config(settings, None).map_err(|fault| fault.to_string())?;
+    let config = model_config(settings).map_err(|fault| fault.to_string())?;
     match spawn_blocking(move || Models::load(&config)).await {
         Ok(Ok(models)) => {
             let named = |Offer { spec, is_default }: &Offer| match is_default {

@@ -1,10 +1,6 @@
 //! From settings to the parts' own words: which store, which queue, which models.
 
-use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
 use inference::Machine;
 use settings::{DataSettings, Fatal, ModelSettings, QueueSettings, StoreSettings};
@@ -39,17 +35,16 @@ pub(crate) fn queue_location(queue: &QueueSettings) -> queue::Location {
     }
 }
 
-/// Which models to load, what they compute on, and where it is remembered what they were.
-pub(crate) fn model_config(models: ModelSettings, digests: Option<PathBuf>) -> Result<inference::Config, Fatal> {
+/// Which models to load, and what they compute on; nothing is believed of them.
+pub(crate) fn model_config(models: ModelSettings) -> Result<inference::Config, Fatal> {
     Ok(inference::Config {
         models_dir: Some(models.dir.models_dir),
         model_dirs: models.model,
         only: Vec::new(),
         enable_echo: models.enable_echo,
-        digests,
-        is_fresh: false,
         machine: Machine::chosen(models.machine.instructions.isa.as_deref(), &models.machine.device)?,
         memory: models.models_memory,
+        ..inference::Config::default()
     })
 }
 

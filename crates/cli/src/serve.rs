@@ -32,6 +32,7 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
     let poll_store = settings.store.database_url.is_some() && matches!(queue, queue::Location::InProcess);
     // On Postgres there need be no data directory.
     let digests = settings.store.database_url.is_none().then(|| settings.data.data_dir.join(DIGESTS_FILE));
+    let prepared = Some(inference::prepared(&settings.models.dir.models_dir));
     let webhooks = WebhookPlan {
         policy: Policy { allowed: settings.webhooks.allowed()? },
         key: KeyPlace::of(&settings.webhooks, &settings.store, &settings.data)?,
@@ -47,7 +48,7 @@ fn plan(settings: Serve) -> Result<Plan, Fatal> {
             lease: settings.worker.lease,
             ..queue::Config::default()
         },
-        models: model_config(settings.models, digests)?,
+        models: inference::Config { digests, prepared, ..model_config(settings.models)? },
         worker: worker_config(settings.worker, settings.grace, poll_store, told_on_hangup()?),
         api: api_config(settings.api, settings.listen.requires_keys(), settings.links.public_url, settings.grace),
         webhooks,

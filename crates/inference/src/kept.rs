@@ -175,8 +175,10 @@ impl KeptWeights {
     /// Removes the file, unless another is there by now.
     fn remove(&self) {
         let inode = |metadata: io::Result<Metadata>| metadata.map(|metadata| metadata.ino()).ok();
-        if inode(fs::metadata(&self.path)) == inode(self.file.metadata()) {
-            let _ = fs::remove_file(&self.path);
+        if inode(fs::metadata(&self.path)) == inode(self.file.metadata())
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::error!(path = %self.path.display(), %error, "cannot be removed: the next start will use it again");
         }
     }
 }
@@ -201,7 +203,7 @@ impl Unkept {
     pub(crate) fn keep(self, remembered: &BTreeSet<&Version>) -> io::Result<()> {
         let Self { shelf, filled, places: in_arena } = self;
         let Some(directory) = &shelf.own else { return Ok(()) };
-        if !remembered.contains(&shelf.version) || shelf.open().is_some() {
+        if !remembered.contains(&shelf.version) || shelf.open_in(directory).is_some() {
             return Ok(());
         }
         // One behind the other: an arena has others in between, which have no names.

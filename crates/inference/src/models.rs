@@ -49,7 +49,9 @@ pub struct Config {
     pub enable_echo: bool,
     /// The file in which digests of weights are remembered from one start to the next, beside a directory with packed ones; in none when `None`.
     pub digests: Option<PathBuf>,
-    /// Whether those of files that were written just now are remembered, too: of whoever asks for it, who knows that nobody else writes to them.
+    /// The same of what was found out and packed when models were brought ([`prepared`](crate::prepared)), which is believed and not written.
+    pub prepared: Option<PathBuf>,
+    /// Whether files that were written just now are remembered, too, by their writer, who knows that nobody else writes to them and believes nothing.
     pub is_fresh: bool,
     /// What they compute on.
     pub machine: Machine,
@@ -342,7 +344,7 @@ impl Models {
         if self.has_room(bytes) {
             let machine = self.0.config.machine;
             let (model, packing) = match &believed {
-                Some(believed) => opened.load_again(machine, believed.version.clone(), remembered)?,
+                Some(believed) => opened.load_again(machine, believed, remembered)?,
                 None => opened.load(machine, digests, remembered)?,
             };
             return Ok(Ready::New(model, bytes, Due { believed, packing, failures: 0 }));

@@ -17,7 +17,11 @@ use kernels::{Cpu, Kept};
 use prediction::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, LoadError, digest, identity::Identity, kept::Shelf};
+use crate::{
+    Config, LoadError, digest,
+    identity::Identity,
+    kept::{Shelf, clear},
+};
 
 /// Where what was found out about models that were brought there is remembered, in a directory of models: hidden, so that nobody takes it for one.
 const PREPARED: &str = ".prepared/digests.json";
@@ -42,14 +46,17 @@ type Entries = BTreeMap<PathBuf, Entry>;
 /// What is remembered; by default nothing.
 #[derive(Default)]
 pub(crate) struct Remembered {
-    /// The file that this start writes to.
-    file: Option<PathBuf>,
-    /// That of the directory of models.
-    prepared: Option<PathBuf>,
-    /// Of both.
-    entries: Entries,
-    /// Whether files that were changed just now are remembered, too.
+    own: Known,
+    prepared: Known,
+    /// Whether files that were changed just now are remembered, too, and nothing is believed.
     is_fresh: bool,
+}
+
+/// What is remembered in a file, if there is one.
+#[derive(Default)]
+struct Known {
+    file: Option<PathBuf>,
+    entries: Entries,
 }
 
 /// A file as it was before it was read.
@@ -67,6 +74,8 @@ pub(crate) struct Believed {
     pub(crate) sha256: String,
     /// What it was a part of.
     pub(crate) version: Version,
+    /// Whether that was found out when it was brought.
+    is_prepared: bool,
 }
 
 /// The file in which what was found out about models that were brought into a directory of models is remembered.
@@ -75,7 +84,8 @@ pub fn prepared(models_dir: &Path) -> PathBuf {
     models_dir.join(PREPARED)
 }
 
-/// Has what is remembered in a file of the files in one directory hold for another, to which that was moved since.
+/// Has what is remembered in a file of the files in one directory hold for another, to which that was moved since; what was packed of what is
+/// no longer there is removed.
 ///
 /// # Errors
 /// When it cannot be read or written.
@@ -83,38 +93,54 @@ pub fn remember_moved(file: &Path, from: &Path, to: &Path) -> io::Result<()> {
     let to = fs::canonicalize(to)?;
     let moved = |path: PathBuf| path.strip_prefix(from).map(|rest| to.join(rest)).unwrap_or(path);
     let entries = entries(file)?.into_iter().map(|(path, entry)| (moved(path), entry));
-    write(file, &entries.filter(|(path, entry)| is_as_it_was(path, entry)).collect())
+    let entries: Entries = entries.filter(|(path, entry)| is_as_it_was(path, entry)).collect();
+    clear(&beside(file), &entries.values().map(|entry| &entry.version).collect());
+    write(file, &entries)
 }
 
-impl Remembered {
-    /// Reads what is remembered: nothing where there is none. A file that cannot be read is as good as none.
-    pub(crate) fn read(config: &Config) -> Self {
-        let of = |file: &PathBuf| {
+impl Known {
+    /// Reads a file: nothing where there is none. One that cannot be read is as good as none.
+    fn read(file: Option<PathBuf>) -> Self {
+        let entries = file.as_deref().map(|file| {
             entries(file).unwrap_or_else(|error| {
                 tracing::warn!(path = %file.display(), %error, "digests of an earlier start cannot be read, and are taken again");
                 Entries::new()
             })
-        };
-        let (file, prepared) = (config.digests.clone(), config.models_dir.as_deref().map(prepared));
-        let entries = [&prepared, &file].into_iter().flatten().flat_map(of).collect();
-        Self { file, prepared, entries, is_fresh: config.is_fresh }
+        });
+        Self { file, entries: entries.unwrap_or_default() }
+    }
+
+    /// The directory of packed weights beside the file.
+    fn shelves(&self) -> Option<PathBuf> {
+        self.file.as_deref().map(beside)
+    }
+}
+
+impl Remembered {
+    /// Reads what is remembered.
+    pub(crate) fn read(config: &Config) -> Self {
+        let [own, prepared] = [&config.digests, &config.prepared].map(|file| Known::read(file.clone()));
+        Self { own, prepared, is_fresh: config.is_fresh }
     }
 
     /// What is remembered of a file that was noted before it was opened, if it is as it was, then and now.
     pub(crate) fn believe(&self, noted: &Noted) -> Option<Believed> {
         let Noted { path, identity, .. } = noted;
-        let Entry { sha256, version, .. } = self.entries.get(path).filter(|entry| entry.identity == *identity)?;
-        let file = File::open(path).ok()?;
-        let is_as_it_was = Identity::of(&file.metadata().ok()?) == *identity;
-        let believed = || Believed { path: path.clone(), file, sha256: sha256.clone(), version: version.clone() };
-        is_as_it_was.then(believed)
+        let of = |known: &Known, is_prepared| {
+            let Entry { sha256, version, .. } = known.entries.get(path).filter(|entry| entry.identity == *identity)?;
+            let file = File::open(path).ok()?;
+            let is_as_it_was = Identity::of(&file.metadata().ok()?) == *identity;
+            let (sha256, version) = (sha256.clone(), version.clone());
+            is_as_it_was.then(|| Believed { path: path.clone(), file, sha256, version, is_prepared })
+        };
+        if self.is_fresh { None } else { of(&self.own, false).or_else(|| of(&self.prepared, true)) }
     }
 
     /// Remembers the digest of a file that was noted before that was taken, and loaded since, unless it was touched meanwhile or shortly before.
     pub(crate) fn keep(&self, noted: Noted, sha256: String, version: Version) {
         let Noted { path, identity, is_settled } = noted;
         let entry = Entry { identity, sha256, version };
-        if let Some(file) = &self.file
+        if let Some(file) = &self.own.file
             && (is_settled || self.is_fresh)
             && is_as_it_was(&path, &entry)
         {
@@ -124,28 +150,30 @@ impl Remembered {
 
     /// Forgets what turned out to be untrue.
     pub(crate) fn forget(&self, believed: &Believed) {
-        let is_there = |file: &&PathBuf| entries(file).is_ok_and(|entries| entries.contains_key(&believed.path));
-        for file in [&self.file, &self.prepared].into_iter().flatten().filter(is_there) {
+        let known = if believed.is_prepared { &self.prepared } else { &self.own };
+        if let Some(file) = &known.file {
             change(file, |entries| drop(entries.remove(&believed.path)));
         }
     }
 
     /// The versions that are remembered and there.
     pub(crate) fn versions(&self) -> BTreeSet<&Version> {
-        let there = self.entries.iter().filter(|(path, entry)| is_as_it_was(path, entry));
-        there.map(|(_, entry)| &entry.version).collect()
+        let all = self.own.entries.iter().chain(&self.prepared.entries);
+        all.filter(|(path, entry)| is_as_it_was(path, entry)).map(|(_, entry)| &entry.version).collect()
     }
 
-    /// Where packed weights of a version are kept, if anything is remembered, and files can be mapped as that needs.
-    pub(crate) fn shelf(&self, version: Version, cpu: Cpu) -> Option<Shelf> {
-        let (own, prepared) = (self.shelves(), self.prepared.as_deref().map(beside));
+    /// Where packed weights of a version are kept, if anything is remembered, and files can be mapped as that needs. Those that were packed
+    /// when it was brought are as good as what was found out then, so they are there for who believes that.
+    pub(crate) fn shelf(&self, version: Version, cpu: Cpu, believed: Option<&Believed>) -> Option<Shelf> {
+        let is_prepared = believed.is_some_and(|believed| believed.is_prepared);
+        let (own, prepared) = (self.shelves(), self.prepared.shelves().filter(|_| is_prepared));
         let is_some = own.is_some() || prepared.is_some();
         (is_some && Kept::is_possible()).then(|| Shelf::new(own, prepared, version, cpu))
     }
 
     /// The directory of all packed weights that this start keeps.
     pub(crate) fn shelves(&self) -> Option<PathBuf> {
-        self.file.as_deref().map(beside)
+        self.own.shelves()
     }
 }
 
@@ -162,7 +190,7 @@ fn change(file: &Path, change: impl FnOnce(&mut Entries)) {
     change(&mut entries);
     entries.retain(|path, entry| is_as_it_was(path, entry));
     if let Err(error) = write(file, &entries) {
-        tracing::warn!(path = %file.display(), %error, "digests are not remembered for the next start");
+        tracing::warn!(path = %file.display(), %error, "cannot be written: the next start will know what it said, and nothing more");
     }
 }
 
@@ -211,7 +239,6 @@ fn write(file: &Path, entries: &Entries) -> io::Result<()> {
         Ok(_) => return Err(io::Error::other("no regular file")),
         Err(_) => file.to_owned(),
     };
-    file.parent().map_or(Ok(()), fs::create_dir_all)?;
     let beside = file.with_extension(format!("{:016x}", rand::random::<u64>()));
     let written = File::create_new(&beside).and_then(|mut opened| {
         opened.write_all(&serde_json::to_vec_pretty(entries)?)?;

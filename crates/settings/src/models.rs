@@ -36,7 +36,7 @@ pub enum ModelsCommand {
     ///
     /// Only what the model reads is fetched, each file compared with the digest that the hub states. What a broken connection
     /// leaves is kept, and fetched on from there the next time. The commit that was fetched is written down beside the files, in
-    /// augur-source.json.
+    /// augur-source.json. For the first start of a server the same is kept as by `augur models add`.
     #[command(after_help = "Examples:\n  \
         augur models pull sentence-transformers/all-MiniLM-L6-v2\n  \
         augur models pull sentence-transformers/all-MiniLM-L6-v2@c9745ed1d9f207416be6d2e6f8de32d1f16199bf\n  \
@@ -48,7 +48,8 @@ pub enum ModelsCommand {
     /// weights become bf16. It is made in a hidden directory of the directory of models; size, speed and agreement with the original
     /// on a set of inputs are shown, and only then it is put into its place, as another version of the same model, owner/name@FORM:
     /// who asks for the name alone goes on getting the default version, until `augur models default` declares another. What was shown is
-    /// kept in augur-report.json beside its files; `augur models inspect` shows it again.
+    /// kept in augur-report.json beside its files; `augur models inspect` shows it again. For the first start of a server the same is kept as by
+    /// `augur models add`.
     ///
     /// Exit status: 0 when it is in its place; 3 when it was shown and nothing is kept, because nobody said yes; 1 when it cannot be
     /// made.

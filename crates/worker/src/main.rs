@@ -48,14 +48,15 @@ async fn run(settings: AugurWorker, stop: CancellationToken) -> Result<(), Fatal
         }
         let machine = &settings.models.machine;
         let models = inference::Config {
+            prepared: Some(inference::prepared(&settings.models.dir.models_dir)),
             models_dir: Some(settings.models.dir.models_dir),
             model_dirs: settings.models.model,
             only: Vec::new(),
             enable_echo: settings.models.enable_echo,
             digests: settings.digests,
-            is_fresh: false,
             machine: Machine::chosen(machine.instructions.isa.as_deref(), &machine.device)?,
             memory: settings.models.models_memory,
+            ..inference::Config::default()
         };
         let models = tokio::task::spawn_blocking(move || Models::load(&models)).await??;
         let config = worker::Config {

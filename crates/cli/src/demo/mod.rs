@@ -79,7 +79,7 @@ fn plan(settings: &Demo, listen: ListenSettings, directory: &Path) -> Result<Pla
         migrate: true,
         queue: queue::Location::InProcess,
         queue_config: queue::Config::default(),
-        models: model_config(models, None)?,
+        models: model_config(models)?,
         worker: worker::Config {
             lease: Duration::from_secs(10),
             slots: 64,

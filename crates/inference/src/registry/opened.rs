@@ -119,7 +119,7 @@ impl Opened {
         let version = digest::version(&digests);
         let weights = self.path().strip_prefix(&self.found.dir).ok().and_then(|weights| digests.remove(weights));
         let noted = self.noted.take();
-        let shelf = remembered.shelf(version.clone(), machine.cpu);
+        let shelf = remembered.shelf(version.clone(), machine.cpu, None);
         let started = self.start(machine, warm, version.clone(), shelf)?;
         if let (Some(noted), Some(digest)) = (noted, weights) {
             remembered.keep(noted, digest, version);
@@ -135,10 +135,11 @@ impl Opened {
     pub(crate) fn load_again(
         mut self,
         machine: Machine,
-        version: Version,
+        believed: &Believed,
         remembered: &Remembered,
     ) -> Result<(Model, Option<Packing>), LoadError> {
-        let shelf = remembered.shelf(version.clone(), machine.cpu);
+        let version = believed.version.clone();
+        let shelf = remembered.shelf(version.clone(), machine.cpu, Some(believed));
         if let Mapped::Safetensors(weights) = &mut self.weights {
             weights.trust(shelf.as_ref().and_then(Shelf::open));
         }

@@ -1,7 +1,7 @@
 //! BERT's basic tokenizer (clean, lower-case, cut at spaces and punctuation) with WordPiece, in one pass over what is plain ASCII. The library
 //! takes as many passes as there are steps, and keeps track of where each character came from: 4 % of a service's time and more.
 
-use std::iter;
+use std::{iter, mem};
 
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Result, TruncationDirection};
 
@@ -38,8 +38,7 @@ impl Basic {
         let model = word_piece(tokenizer).filter(|model| is_plain && model.unknown().is_ok())?;
         let mut is_left = [false; 256];
         is_left[usize::from(u8::MAX / 2) + 1..].fill(true);
-        for token in tokenizer.get_added_tokens_decoder().values() {
-            let content = token.content.as_bytes();
+        for content in tokenizer.get_added_vocabulary().get_vocab().keys().map(String::as_bytes) {
             let first = content.first().filter(|_| content.iter().all(u8::is_ascii_graphic))?;
             is_left[usize::from(first.to_ascii_lowercase())] = true;
             is_left[usize::from(first.to_ascii_uppercase())] = true;
@@ -70,20 +69,31 @@ impl Basic {
     /// # Errors
     /// The tokenizer's.
     pub(super) fn ids(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+        let Some(model) = word_piece(tokenizer) else {
+            return Ok(tokenizer.encode_fast(text, true)?.get_ids().to_vec());
+        };
         let mut ids = self.before.clone();
         let most = ids.len() + self.most;
         let mut word = String::new();
+        // Neighbours are left to the library at once.
+        let (mut left, mut end) = (0..0, 0);
         for part in text.split(SPACES) {
+            let begin = end;
+            end += part.len() + 1;
+            if part.is_empty() {
+                continue;
+            }
+            if part.bytes().any(|byte| self.is_left[usize::from(byte)]) {
+                left = if left.is_empty() { begin } else { left.start }..begin + part.len();
+                continue;
+            }
+            ids.extend(of_library(tokenizer, &text[mem::take(&mut left)])?);
             if ids.len() >= most {
                 break;
             }
-            match word_piece(tokenizer) {
-                Some(model) if !part.bytes().any(|byte| self.is_left[usize::from(byte)]) => {
-                    self.cut(part, &mut word, |word| model.cut_to_ids(word, &mut ids))?;
-                }
-                _ => ids.extend(tokenizer.encode_fast(part, false)?.get_ids()),
-            }
+            self.cut(part, &mut word, |word| model.cut_to_ids(word, &mut ids))?;
         }
+        ids.extend(of_library(tokenizer, &text[left])?);
         ids.truncate(most);
         ids.extend(&self.after);
         Ok(ids)
@@ -105,6 +115,11 @@ impl Basic {
         }
         if word.is_empty() { Ok(()) } else { take(word) }
     }
+}
+
+/// The ids of a part's tokens.
+fn of_library(tokenizer: &Tokenizer, part: &str) -> Result<Vec<u32>> {
+    if part.is_empty() { Ok(Vec::new()) } else { Ok(tokenizer.encode_fast(part, false)?.get_ids().to_vec()) }
 }
 
 fn word_piece(tokenizer: &Tokenizer) -> Option<&WordPiece> {

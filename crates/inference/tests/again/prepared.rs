@@ -1,12 +1,15 @@
 //! What was found out and packed when a model was brought into a directory of models: those who serve that believe it.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use inference::{Config, Look, Models, prepared, remember_moved};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{false_digest, fetched, outputs, served};
+use super::{false_digest, fetched, outputs, served, settled};
 
 /// A directory of models with one that was just brought there, and what it says of each text.
 struct Brought {
@@ -19,6 +22,7 @@ impl Brought {
         let home = tempfile::tempdir().expect("a directory");
         let [staged, target] = [".add/owner/encoder", "owner/encoder"].map(|dir| home.path().join(dir));
         copy(&fetched::dir(), &staged);
+        fs::create_dir_all(prepared(home.path()).parent().expect("a directory")).expect("a directory");
         let (model_dirs, digests) = (vec![staged.clone()], Some(prepared(home.path())));
         let config = Config { model_dirs, digests, is_fresh: true, ..Config::default() };
         let models = Models::load(&config).expect("the model loads");
@@ -32,11 +36,25 @@ impl Brought {
     }
 
     fn config(&self) -> Config {
-        Config { models_dir: Some(self.home.path().to_owned()), ..Config::default() }
+        let models_dir = self.home.path();
+        Config { models_dir: Some(models_dir.to_owned()), prepared: Some(prepared(models_dir)), ..Config::default() }
     }
 
     fn start(&self) -> Models {
         Models::load(&self.config()).expect("the model loads")
+    }
+
+    /// Has its packed weights be something else.
+    fn spoil_packed(&self) -> PathBuf {
+        let packed = prepared(self.home.path()).with_extension("json.packed");
+        let files: Vec<_> =
+            fs::read_dir(packed).expect("is there").map(|entry| entry.expect("an entry").path()).collect();
+        let [file] = &files[..] else { panic!("{files:?}") };
+        let mut bytes = fs::read(file).expect("reads");
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 4096].fill(0);
+        fs::write(file, bytes).expect("writes");
+        file.clone()
     }
 
     fn remembered(&self) -> Value {
@@ -71,9 +89,13 @@ async fn it_is_believed_and_checked_while_the_model_is_served() {
     let mut remembered = brought.remembered();
     let entries = remembered.as_object_mut().expect("files");
     assert_eq!(entries.len(), 1, "the weights are remembered where they lie now");
+    // What was there before, as a server remembers it.
+    let mut before = entries.clone();
+    before.values_mut().for_each(|entry| entry["identity"]["inode"] = json!(1));
+    fs::write(&own, Value::from(before).to_string()).expect("writes");
     entries.values_mut().for_each(|entry| (entry["sha256"], entry["version"]) = (json!(digest), json!(version)));
     fs::write(prepared(brought.home.path()), remembered.to_string()).expect("writes");
-    let models = brought.start();
+    let models = Models::load(&Config { digests: Some(own), ..brought.config() }).expect("the model loads");
     let wrong = served(&models);
     assert_eq!(wrong.1.to_string(), version, "it was believed");
     let changes = models.look(Look::AtOnce);
@@ -85,13 +107,7 @@ async fn it_is_believed_and_checked_while_the_model_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn packed_weights_are_used_and_checked() {
     let brought = Brought::new().await;
-    let packed = prepared(brought.home.path()).with_extension("json.packed");
-    let files: Vec<_> = fs::read_dir(packed).expect("is there").map(|entry| entry.expect("an entry").path()).collect();
-    let [file] = &files[..] else { panic!("{files:?}") };
-    let mut bytes = fs::read(file).expect("reads");
-    let middle = bytes.len() / 2;
-    bytes[middle..middle + 4096].fill(0);
-    fs::write(file, bytes).expect("writes");
+    let file = brought.spoil_packed();
     let models = brought.start();
     assert_ne!(outputs(&models).await, brought.truth, "it is what is used");
     let changes = models.look(Look::AtOnce);
@@ -102,6 +118,23 @@ async fn packed_weights_are_used_and_checked() {
     let models = brought.start();
     assert!(models.look(Look::AtOnce).is_empty() && !file.exists());
     assert_eq!(outputs(&models).await, brought.truth);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_weights_are_nothing_without_what_was_found_out() {
+    let brought = Brought::new().await;
+    brought.spoil_packed();
+    fs::write(prepared(brought.home.path()), "{}").expect("writes");
+    settled();
+    let own = brought.home.path().join("own.json");
+    // The first start remembers and keeps its own, the second uses that.
+    for _ in 0..2 {
+        let models = Models::load(&Config { digests: Some(own.clone()), ..brought.config() }).expect("the model loads");
+        assert_eq!(outputs(&models).await, brought.truth);
+        assert!(models.look(Look::AtOnce).is_empty());
+        let kept = fs::read_dir(own.with_extension("json.packed")).expect("is there");
+        assert_eq!(kept.count(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
