@@ -144,6 +144,8 @@ impl Remembered {
             && (is_settled || self.is_fresh)
             && is_as_it_was(&path, &entry)
         {
+            // Where models are brought there may be no place for it yet; if there can be none, writing says so.
+            let _ = file.parent().filter(|_| self.is_fresh).map_or(Ok(()), fs::create_dir_all);
             change(file, |entries| drop(entries.insert(path, entry)));
         }
     }

@@ -105,8 +105,6 @@ impl Staged {
     /// Loads the model and runs its example; remembers what that found out, and keeps what it packed.
     async fn prepare(&self, machine: Machine) -> Result<ModelSpec, Fatal> {
         let (model_dirs, digests) = (vec![self.dir.clone()], Some(self.prepared.clone()));
-        // Where it cannot be made nothing is remembered.
-        let _ = self.prepared.parent().map_or(Ok(()), fs::create_dir_all);
         let config = Config { model_dirs, digests, is_fresh: true, machine, ..Config::default() };
         let prepared = spawn_blocking(move || {
             let models = Models::load(&config)?;

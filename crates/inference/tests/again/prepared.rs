@@ -22,7 +22,6 @@ impl Brought {
         let home = tempfile::tempdir().expect("a directory");
         let [staged, target] = [".add/owner/encoder", "owner/encoder"].map(|dir| home.path().join(dir));
         copy(&fetched::dir(), &staged);
-        fs::create_dir_all(prepared(home.path()).parent().expect("a directory")).expect("a directory");
         let (model_dirs, digests) = (vec![staged.clone()], Some(prepared(home.path())));
         let config = Config { model_dirs, digests, is_fresh: true, ..Config::default() };
         let models = Models::load(&config).expect("the model loads");
