@@ -49,7 +49,7 @@ pub struct Config {
     pub enable_echo: bool,
     /// The file in which digests of weights are remembered from one start to the next, beside a directory with packed ones; in none when `None`.
     pub digests: Option<PathBuf>,
-    /// The same of what was found out and packed when models were brought ([`prepared`](crate::prepared)), which is believed and not written.
+    /// The same of what was found out and packed when models were brought ([`prepared`](crate::prepared)), which is believed; only what is untrue is taken out.
     pub prepared: Option<PathBuf>,
     /// Whether files that were written just now are remembered, too, by their writer, who knows that nobody else writes to them and believes nothing.
     pub is_fresh: bool,

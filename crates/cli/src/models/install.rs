@@ -1,5 +1,5 @@
 //! How a model comes into the directory of models: whole or not at all, in one rename, and only when it has run. What that found out and
-//! packed is kept there for servers, whose first start with it takes no longer than the next ones.
+//! packed is kept there for servers, whose first start with it takes hardly longer than the next ones.
 
 use std::{
     fs::{self, File, TryLockError},

@@ -43,6 +43,16 @@ impl Brought {
         Models::load(&self.config()).expect("the model loads")
     }
 
+    /// Has another digest be remembered; the version that it makes.
+    fn falsify(&self) -> String {
+        let ((digest, version), mut remembered) = (false_digest(), self.remembered());
+        for entry in remembered.as_object_mut().expect("files").values_mut() {
+            (entry["sha256"], entry["version"]) = (json!(digest), json!(version));
+        }
+        fs::write(prepared(self.home.path()), remembered.to_string()).expect("writes");
+        version
+    }
+
     /// Has its packed weights be something else.
     fn spoil_packed(&self) -> PathBuf {
         let packed = prepared(self.home.path()).with_extension("json.packed");
@@ -84,16 +94,13 @@ async fn it_is_believed_and_checked_while_the_model_is_served() {
     assert_eq!(outputs(&models).await, brought.truth);
     assert!(!own.exists() && !own.with_extension("json.packed").exists(), "what is there is not written again");
 
-    let (digest, version) = false_digest();
-    let mut remembered = brought.remembered();
-    let entries = remembered.as_object_mut().expect("files");
-    assert_eq!(entries.len(), 1, "the weights are remembered where they lie now");
     // What was there before, as a server remembers it.
-    let mut before = entries.clone();
-    before.values_mut().for_each(|entry| entry["identity"]["inode"] = json!(1));
-    fs::write(&own, Value::from(before).to_string()).expect("writes");
-    entries.values_mut().for_each(|entry| (entry["sha256"], entry["version"]) = (json!(digest), json!(version)));
-    fs::write(prepared(brought.home.path()), remembered.to_string()).expect("writes");
+    let mut before = brought.remembered();
+    let entries = before.as_object_mut().expect("files");
+    assert_eq!(entries.len(), 1, "the weights are remembered where they lie now");
+    entries.values_mut().for_each(|entry| entry["identity"]["inode"] = json!(1));
+    fs::write(&own, before.to_string()).expect("writes");
+    let version = brought.falsify();
     let models = Models::load(&Config { digests: Some(own), ..brought.config() }).expect("the model loads");
     let wrong = served(&models);
     assert_eq!(wrong.1.to_string(), version, "it was believed");
@@ -140,12 +147,7 @@ async fn packed_weights_are_nothing_without_what_was_found_out() {
 async fn what_was_touched_since_is_not_believed() {
     let brought = Brought::new().await;
     let truth = served(&brought.start());
-    let (digest, version) = false_digest();
-    let mut remembered = brought.remembered();
-    for entry in remembered.as_object_mut().expect("files").values_mut() {
-        (entry["sha256"], entry["version"]) = (json!(digest), json!(version));
-    }
-    fs::write(prepared(brought.home.path()), remembered.to_string()).expect("writes");
+    brought.falsify();
     let weights = brought.home.path().join("owner/encoder/model.safetensors");
     let bytes = fs::read(&weights).expect("reads");
     fs::write(&weights, bytes).expect("writes in place");
