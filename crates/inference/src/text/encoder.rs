@@ -4,7 +4,7 @@
 //! after each sum.
 //! Hidden states are one matrix, a row for each token of each text, one text after the other: nothing is padded.
 
-use std::{io, iter, mem, num::NonZeroUsize, path::Path, slice};
+use std::{io, mem, num::NonZeroUsize, path::Path, slice};
 
 use kernels::{Activation, Cpu, Precision, Rows, Scratch};
 
@@ -22,7 +22,7 @@ use crate::{
     LoadError, Machine,
     map::Weights,
     plain::WEIGHTS,
-    transformer::{Crew, Layer, Order, Room, Shape, States, Tensors, room_for, view, view_mut},
+    transformer::{Crew, Hidden, Layer, Order, Room, Shape, States, Tensors, room_for, view, view_mut},
     turn::Turn,
 };
 
@@ -198,15 +198,16 @@ impl Encoder {
         states: &mut States,
         stop: &impl Fn() -> bool,
     ) -> Option<Vec<Vec<f32>>> {
-        let rows = states.begin(texts.iter().map(|text| text.ids.len()));
-        self.begin(texts, rows, crew, states);
+        let mut hidden = self.begin(texts, crew, states);
         for layer in &self.layers {
             if stop() {
                 return None;
             }
-            layer.pass(&self.shape, crew, states);
+            layer.pass(&self.shape, crew, states, &mut hidden);
         }
-        Some(self.head.of(self.shape.width, crew, states))
+        let results = hidden.apply("head", |hidden| self.head.of(hidden, self.shape.width, crew, states));
+        states.end(hidden);
+        Some(results)
     }
 
     /// Reads what it did not need so far.
@@ -233,25 +234,28 @@ impl Encoder {
         let mut crew = Crew::seen(self.cpu, &mut scratch);
         let mut states = States::default();
         for text in texts {
-            let rows = states.begin(iter::once(text.ids.len()));
-            self.begin(slice::from_ref(text), rows, &mut crew, &mut states);
+            let mut hidden = self.begin(slice::from_ref(text), &mut crew, &mut states);
             for (index, layer) in self.layers.iter().enumerate() {
-                layer.pass(&self.shape, &mut crew, &mut states);
-                see(index, view(&states.context, rows, layer.context_width()));
+                layer.pass(&self.shape, &mut crew, &mut states, &mut hidden);
+                see(index, view(&states.context, states.rows(), layer.context_width()));
             }
         }
     }
 
     /// Hidden states before the first layer.
-    fn begin(&self, texts: &[Text<'_>], rows: usize, crew: &mut Crew<'_>, states: &mut States) {
-        let States { hidden, sum, .. } = states;
-        let narrow = self.embeddings.width;
-        self.embeddings.of(self.cpu, texts, room_for(sum, rows * narrow), room_for(hidden, rows * narrow));
-        if let Some(widen) = &self.embeddings.widen {
-            let to = view_mut(sum, rows, self.shape.width);
-            crew.multiply(widen, Activation::None, view(hidden, rows, narrow), None, to);
-            mem::swap(hidden, sum);
-        }
+    fn begin(&self, texts: &[Text<'_>], crew: &mut Crew<'_>, states: &mut States) -> Hidden {
+        let mut hidden = states.begin(texts.iter().map(|text| text.ids.len()), self.shape.width);
+        hidden.apply("embeddings", |hidden| {
+            let (rows, narrow) = (states.rows(), self.embeddings.width);
+            let sum = &mut states.sum;
+            self.embeddings.of(self.cpu, texts, room_for(sum, rows * narrow), room_for(hidden, rows * narrow));
+            if let Some(widen) = &self.embeddings.widen {
+                let to = view_mut(sum, rows, self.shape.width);
+                crew.multiply(widen, Activation::None, view(hidden, rows, narrow), None, to);
+                mem::swap(hidden, sum);
+            }
+        });
+        hidden
     }
 }
 

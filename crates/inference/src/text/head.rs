@@ -55,8 +55,8 @@ impl<M> Head<M> {
 
 impl Head {
     /// The numbers of each text, from hidden states so wide; overwrites what is between two steps.
-    pub(super) fn of(&self, width: usize, crew: &mut Crew<'_>, states: &mut States) -> Vec<Vec<f32>> {
-        let States { offsets, hidden, sum, context, between, .. } = states;
+    pub(super) fn of(&self, hidden: &[f32], width: usize, crew: &mut Crew<'_>, states: &mut States) -> Vec<Vec<f32>> {
+        let States { offsets, sum, context, between, .. } = states;
         let texts = || offsets.windows(2).map(|ends| ends[0]..ends[1]);
         let plain = Activation::None;
         match self {

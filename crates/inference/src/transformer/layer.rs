@@ -7,6 +7,7 @@ use kernels::{Activation, Both, PackedMatrix, SelfAttention};
 use super::{
     bias::Bias,
     crew::{Between, Crew},
+    hidden::Hidden,
     tensors::{Norm, Tensors},
     view, view_mut,
 };
@@ -64,7 +65,8 @@ pub(crate) struct Shape {
 pub(crate) struct States {
     /// Where each sequence begins, and last where the last one ends.
     pub(crate) offsets: Vec<usize>,
-    pub(crate) hidden: Vec<f32>,
+    /// The memory of hidden states while there are none.
+    memory: Vec<f32>,
     /// What a layer norm is of, or gave.
     pub(crate) sum: Vec<f32>,
     query_key_value: Vec<f32>,
@@ -73,18 +75,24 @@ pub(crate) struct States {
 }
 
 impl States {
-    /// Begins with sequences of so many rows; how many rows they are in all.
-    pub(crate) fn begin(&mut self, lengths: impl Iterator<Item = usize>) -> usize {
+    /// Begins with sequences of so many rows: hidden states of any numbers, in so many columns.
+    pub(crate) fn begin(&mut self, lengths: impl Iterator<Item = usize>, columns: usize) -> Hidden {
         self.offsets.clear();
         self.offsets.push(0);
         self.offsets.extend(lengths.scan(0, |end, length| {
             *end += length;
             Some(*end)
         }));
-        self.rows()
+        Hidden::new(mem::take(&mut self.memory), self.rows(), columns)
     }
 
-    fn rows(&self) -> usize {
+    /// Ends with them.
+    pub(crate) fn end(&mut self, hidden: Hidden) {
+        self.memory = hidden.into_memory();
+    }
+
+    /// How many rows they are in all.
+    pub(crate) fn rows(&self) -> usize {
         self.offsets.last().copied().unwrap_or_default()
     }
 }
@@ -121,9 +129,13 @@ impl Layer {
     }
 
     /// Takes hidden states through the layer.
-    pub(crate) fn pass(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States) {
+    pub(crate) fn pass(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States, hidden: &mut Hidden) {
+        hidden.apply("transformer-layer", |hidden| self.change(shape, crew, states, hidden));
+    }
+
+    fn change(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States, hidden: &mut Vec<f32>) {
         let (width, rows) = (shape.width, states.rows());
-        let States { offsets, hidden, sum, query_key_value, context, between } = states;
+        let States { offsets, sum, query_key_value, context, between, .. } = states;
         let is_first = shape.order == Order::NormFirst;
 
         if is_first {

@@ -5,6 +5,7 @@ mod anatomy;
 mod bias;
 mod crew;
 mod deal;
+mod hidden;
 mod layer;
 mod pace;
 mod pruned;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     anatomy::Anatomy,
     bias::Bias,
     crew::Crew,
+    hidden::Hidden,
     layer::{Layer, LayerNames, Order, Shape, States},
     pruned::PrunedHeads,
     room::{Room, UNDER_WAY},

@@ -20,8 +20,8 @@ use crate::{
     map::Weights,
     plain::CONFIG,
     transformer::{
-        self, Anatomy, Crew, Layer, LayerNames, Norm, Order, PrunedHeads, Room, Shape, States, Tensors, room_for, view,
-        view_mut,
+        self, Anatomy, Crew, Hidden, Layer, LayerNames, Norm, Order, PrunedHeads, Room, Shape, States, Tensors,
+        room_for, view, view_mut,
     },
     turn::Turn,
 };
@@ -239,14 +239,15 @@ impl Network for Vit {
     ) -> Option<Vec<T>> {
         let lengths = vec![self.rows(); images.len()];
         self.room.run(&lengths, turn, |group, crew, states| {
-            self.begin(group.iter().map(|image| images[*image]), levels, crew, states);
+            let mut hidden = self.begin(group.iter().map(|image| images[*image]), levels, crew, states);
             for layer in &self.layers {
                 if stop() {
                     return None;
                 }
-                layer.pass(&self.shape, crew, states);
+                layer.pass(&self.shape, crew, states, &mut hidden);
             }
-            let outputs = self.outputs(crew, states);
+            let outputs = hidden.apply("classifier", |hidden| self.outputs(hidden, crew, states));
+            states.end(hidden);
             Some(group.iter().zip(outputs).map(|(image, outputs)| finish(*image, outputs)).collect())
         })
     }
@@ -279,9 +280,9 @@ impl Vit {
         let mut crew = Crew::seen(self.cpu, &mut scratch);
         let mut states = States::default();
         for image in images {
-            self.begin(iter::once(image), levels, &mut crew, &mut states);
+            let mut hidden = self.begin(iter::once(image), levels, &mut crew, &mut states);
             for (index, layer) in self.layers.iter().enumerate() {
-                layer.pass(&self.shape, &mut crew, &mut states);
+                layer.pass(&self.shape, &mut crew, &mut states, &mut hidden);
                 see(index, view(&states.context, self.rows(), layer.context_width()));
             }
         }
@@ -294,19 +295,21 @@ impl Vit {
         levels: &Levels,
         crew: &mut Crew<'_>,
         states: &mut States,
-    ) {
+    ) -> Hidden {
         let (width, patches, inputs) = (self.shape.width, self.grid.area(), self.patches.inputs());
-        let rows = states.begin(iter::repeat_n(patches + 1, images.len()));
-        let States { hidden, between, .. } = states;
-        let hidden = room_for(hidden, rows * width);
-        for (image, hidden) in images.zip(hidden.chunks_exact_mut((patches + 1) * width)) {
-            self.cut(image, levels, room_for(between, patches * inputs));
-            let (class, hidden) = hidden.split_at_mut(width);
-            class.copy_from_slice(&self.class);
-            let positions = view(&self.positions, patches, width);
-            let to = RowsMut::new(hidden, patches, width, width);
-            crew.multiply(&self.patches, Activation::None, view(between, patches, inputs), Some(positions), to);
-        }
+        let mut hidden = states.begin(iter::repeat_n(patches + 1, images.len()), width);
+        let between = &mut states.between;
+        hidden.apply("patch-embeddings", |hidden| {
+            for (image, hidden) in images.zip(hidden.chunks_exact_mut((patches + 1) * width)) {
+                self.cut(image, levels, room_for(between, patches * inputs));
+                let (class, hidden) = hidden.split_at_mut(width);
+                class.copy_from_slice(&self.class);
+                let positions = view(&self.positions, patches, width);
+                let to = RowsMut::new(hidden, patches, width, width);
+                crew.multiply(&self.patches, Activation::None, view(between, patches, inputs), Some(positions), to);
+            }
+        });
+        hidden
     }
 
     /// Writes a row for each patch: channel by channel the numbers of its pixels. What is left over at the right and at the
@@ -327,9 +330,9 @@ impl Vit {
     }
 
     /// The classifier's outputs for each image; overwrites what is between two steps.
-    fn outputs(&self, crew: &mut Crew<'_>, states: &mut States) -> Vec<Vec<f32>> {
+    fn outputs(&self, hidden: &[f32], crew: &mut Crew<'_>, states: &mut States) -> Vec<Vec<f32>> {
         let (width, labels) = (self.shape.width, self.classifier.outputs());
-        let States { offsets, hidden, sum, context, between, .. } = states;
+        let States { offsets, sum, context, between, .. } = states;
         let count = offsets.len() - 1;
         let classes = room_for(sum, count * width);
         for (row, begin) in classes.chunks_exact_mut(width).zip(&*offsets) {
