@@ -9,7 +9,9 @@ mod x86;
 
 use std::ops::{Add, Mul, Sub};
 
-pub(crate) use math::{exp, gelu_erf, gelu_tanh, polynomial, rough_gelu_erf, silu};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use math::polynomial;
+pub(crate) use math::{exp, gelu_erf, gelu_tanh, rough_gelu_erf, silu};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;

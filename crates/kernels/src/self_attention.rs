@@ -37,6 +37,9 @@ impl SelfAttention<'_> {
     pub fn is_fused(&self, rows: usize) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.tiles().is_some() && (rows <= self.most_rows() || self.offsets.len() <= 2);
+        // Other processors have no tiles.
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = rows;
         #[cfg(not(target_arch = "x86_64"))]
         return false;
     }
@@ -94,6 +97,8 @@ impl SelfAttention<'_> {
             }
             return;
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = scratch;
         panic!("queries, keys and values of these matrices are computed by themselves");
     }
 

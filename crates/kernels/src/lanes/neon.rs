@@ -154,7 +154,7 @@ impl Lanes for Neon {
     fn prefetch(address: *const f32) {
         // SAFETY: a prefetch is a hint; it changes neither memory nor registers.
         unsafe {
-            asm!("prfm pldl1keep, [{}]", in(reg) address, options(nomem, nostack, preserves_flags));
+            asm!("prfm pldl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
         }
     }
 }
