@@ -71,15 +71,15 @@ pub(super) async fn measure(runs: usize) -> Measured {
 
 async fn once(plan: &Plan) -> Numbers {
     let mut numbers = starts(plan).await;
-    let weights = std::fs::metadata(plan.model.join("model.safetensors")).expect("it has weights").len();
-    #[allow(clippy::cast_precision_loss)]
-    let weights = weights as f64 / MIB;
-    numbers.insert("f32: weights in their file: MiB".into(), weights);
     for (precision, dir) in minilm::PRECISIONS.iter().zip(&plan.dirs) {
+        let weights = std::fs::metadata(dir.join("model.safetensors")).expect("it has weights").len();
+        #[allow(clippy::cast_precision_loss)]
+        let weights = weights as f64 / MIB;
+        numbers.insert(format!("{precision}: weights in their file: MiB"), weights);
         let memory = memory(&plan.model, precision, dir).await;
         numbers.insert(format!("{precision}: worker's memory: MiB"), memory);
         let bound = 1.3 * weights + 60e6 / MIB;
-        numbers.insert(format!("{precision}: worker's memory ÷ (1.3 × f32 weights + 60 MB)"), memory / bound);
+        numbers.insert(format!("{precision}: worker's memory ÷ (1.3 × weights + 60 MB)"), memory / bound);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
     for (model, input) in [

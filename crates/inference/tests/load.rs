@@ -234,10 +234,12 @@ fn weights_that_are_not_the_networks_are_refused() {
         });
         copy.is_refused(WEIGHTS, part);
     }
-    let copy = Copy::new();
-    let nan = Tensor::full(f32::NAN, 128, &Device::Cpu).expect("a tensor");
-    copy.change_tensors(|tensors| drop(tensors.insert("layers.0.bias".into(), nan)));
-    copy.is_refused(WEIGHTS, "not finite");
+    for (number, file, part) in [(f32::NAN, WEIGHTS, "not finite"), (f32::MAX, "", "the example does not run")] {
+        let copy = Copy::new();
+        let bias = Tensor::full(number, 128, &Device::Cpu).expect("a tensor");
+        copy.change_tensors(|tensors| drop(tensors.insert("layers.0.bias".into(), bias)));
+        copy.is_refused(file, part);
+    }
 }
 
 #[test]

@@ -95,8 +95,10 @@ pub(crate) fn check(offsets: &[usize], rows: usize, columns: usize, head_width: 
 #[cfg(target_arch = "x86_64")]
 fn in_bf16(cpu: Cpu, precision: Precision, input: &Attention<'_>, y: RowsMut<'_>, scratch: &mut Scratch) -> usize {
     if cpu.isa() == Isa::Amx {
-        // Packing for tiles in two parts, which are whole panels of 32 tokens, takes longer than so few products in registers.
-        let short = if precision == Precision::F32 { 16 } else { 0 };
+        // Packing for tiles in two parts, which are whole panels of 32 tokens, takes longer than so few products in registers. But not where
+        // heads are such that `SelfAttention` may have them in tiles all along: a sequence gives the same in any company.
+        let is_narrow = !input.head_width.is_multiple_of(amx::PANEL);
+        let short = if precision == Precision::F32 && is_narrow { 16 } else { 0 };
         amx::attention(precision.into(), input, short + 1, y, scratch);
         return short;
     }

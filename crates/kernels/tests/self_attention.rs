@@ -1,5 +1,4 @@
-//! Self-attention against the products and the attention it is made of, bit for bit where both are in tiles; parts against the whole; and
-//! what is not finite.
+//! Self-attention against the products and the attention it is made of, bit for bit; parts against the whole; and what is not finite.
 
 #![allow(clippy::print_stderr)]
 
@@ -13,12 +12,6 @@ use reference::{Random, Spread, variants};
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
-/// Up to this many tokens, attention by itself is not in tiles where numbers have two parts.
-const SHORT: usize = 16;
-
-/// How far a product of numbers in two parts may be from that of the numbers, by their magnitudes.
-const OF_PRODUCT: f32 = 1.0 / 32768.0;
-
 /// A layer's matrices and rows.
 struct Case {
     precision: Precision,
@@ -28,8 +21,6 @@ struct Case {
     head_width: usize,
     query_key_value: PackedMatrix,
     attended: PackedMatrix,
-    /// The weights of `attended`, row for row.
-    weights: Vec<f32>,
     x: Spread,
     residual: Option<Spread>,
     bias: Option<Spread>,
@@ -46,9 +37,9 @@ impl Case {
         let mut matrix = |outputs: usize, inputs: usize| {
             let weights: Vec<f32> = random.numbers(outputs * inputs).iter().map(|weight| weight * 0.1).collect();
             let (bias, rows) = (random.numbers(outputs), Rows::new(&weights, outputs, inputs, inputs));
-            (PackedMatrix::new(cpu, precision, rows, Some(&bias)), weights)
+            PackedMatrix::new(cpu, precision, rows, Some(&bias))
         };
-        let ((query_key_value, _), (attended, weights)) = (matrix(3 * inner, inputs), matrix(outputs, inner));
+        let (query_key_value, attended) = (matrix(3 * inner, inputs), matrix(outputs, inner));
         let longest = lengths.iter().copied().max().unwrap_or_default();
         let reach = longest.max(1) + random.of(&[0, 3]);
         Self {
@@ -59,7 +50,6 @@ impl Case {
             head_width,
             query_key_value,
             attended,
-            weights,
             x: Spread::new(random, rows, inputs),
             residual: random.of(&[true, false]).then(|| Spread::new(random, rows, outputs)),
             bias: random.of(&[true, false]).then(|| Spread::new(random, heads, 2 * reach - 1)),
@@ -92,40 +82,13 @@ impl Case {
         let mut all = vec![0.0; rows * 3 * inner];
         let y = RowsMut::new(&mut all, rows, 3 * inner, 3 * inner);
         self.query_key_value.multiply(self.x.view(), 0..3 * inner, plain, y, scratch);
-        let (bounds, all) = (self.bounds(cpu, &all), Rows::new(&all, rows, 3 * inner, 3 * inner));
+        let all = Rows::new(&all, rows, 3 * inner, 3 * inner);
         let [query, key, value] = [0, 1, 2].map(|part| all.columns_in(part * inner..(part + 1) * inner));
         let SelfAttention { offsets, head_width, scale, bias, precision, .. } = self.layer();
         let input = Attention { query, key, value, offsets, head_width, scale, bias };
         let mut numbers = vec![0.0; rows * inner];
         attention(cpu, precision, &input, RowsMut::new(&mut numbers, rows, inner, inner), scratch);
-        Steps { numbers, bounds, columns: inner }
-    }
-
-    /// How far what a head gathers of these queries, keys and values may be from that of the steps: not at all, but where only one of
-    /// both is in tiles, where numbers have two parts. There it is as far as attention by itself may be from its reference: by the
-    /// largest value, and 1 and the products of a score.
-    fn bounds(&self, cpu: Cpu, all: &[f32]) -> Vec<f32> {
-        let inner = self.attended.inputs();
-        let mut bounds = vec![0.0; self.x.rows * inner];
-        if cpu.isa() != Isa::Amx || self.precision != Precision::F32 {
-            return bounds;
-        }
-        let scale = self.layer().scale;
-        for ends in self.offsets.windows(2).filter(|ends| ends[1] - ends[0] <= SHORT) {
-            let rows = ends[0] - self.offsets[0]..ends[1] - self.offsets[0];
-            for head in (0..inner).step_by(self.head_width) {
-                let part = |row: usize, part: usize| &all[(3 * row + part) * inner + head..][..self.head_width];
-                let largest =
-                    rows.clone().flat_map(|row| part(row, 2)).fold(0.0_f32, |largest, v| largest.max(v.abs()));
-                for row in rows.clone() {
-                    let pairs = |key| part(row, 0).iter().zip(part(key, 1));
-                    let products = |key| pairs(key).map(|(query, key)| (query * key * scale).abs()).sum::<f32>();
-                    let products = rows.clone().map(products).fold(0.0, f32::max);
-                    bounds[row * inner + head..][..self.head_width].fill(3.0 * OF_PRODUCT * largest * (1.0 + products));
-                }
-            }
-        }
-        bounds
+        Steps { numbers, columns: inner }
     }
 
     /// The result, step by step.
@@ -136,34 +99,22 @@ impl Case {
         let mut numbers = vec![0.0; rows * outputs];
         let to = RowsMut::new(&mut numbers, rows, outputs, outputs);
         self.attended.multiply(Rows::new(&gathered.numbers, rows, inner, inner), 0..outputs, last, to, scratch);
-        // What differs in what is gathered, it does in all that is made of it; parts of what differs are rounded otherwise.
-        let of_pair = |number: f32, bound: f32| if bound > 0.0 { bound + OF_PRODUCT * number.abs() } else { 0.0 };
-        let pairs = |row: usize| (row * inner..(row + 1) * inner).map(|at| (gathered.numbers[at], gathered.bounds[at]));
-        let weights = |column: usize| &self.weights[column * inner..][..inner];
-        let bound = |row: usize, column: usize| {
-            let bounds = pairs(row).zip(weights(column)).map(|((number, bound), w)| of_pair(number, bound) * w.abs());
-            bounds.sum()
-        };
-        let bounds = (0..rows * outputs).map(|at| bound(at / outputs, at % outputs)).collect();
-        Steps { numbers, bounds, columns: outputs }
+        Steps { numbers, columns: outputs }
     }
 }
 
 /// What is found step by step.
 struct Steps {
     numbers: Vec<f32>,
-    /// How far from each another way may be.
-    bounds: Vec<f32>,
     columns: usize,
 }
 
 impl Steps {
     fn check(&self, what: &str, found: impl Fn(usize, usize) -> f32) {
-        for (at, (number, bound)) in self.numbers.iter().zip(&self.bounds).enumerate() {
+        for (at, number) in self.numbers.iter().enumerate() {
             let (row, column) = (at / self.columns, at % self.columns);
             let found = found(row, column);
-            let is_near = (found - number).abs() <= *bound;
-            assert!(is_near, "{what}, row {row}, column {column}: {found}, {number} ± {bound}");
+            assert!(found.to_bits() == number.to_bits(), "{what}, row {row}, column {column}: {found}, {number}");
         }
     }
 }
@@ -222,30 +173,43 @@ fn what_each_thread_gathers_makes_the_whole() {
 }
 
 #[test]
-fn many_rows_of_many_sequences_are_those_of_their_steps() {
+fn many_rows_of_many_sequences_are_those_of_their_steps_and_of_each_alone() {
     let (mut random, mut scratch) = (Random::new(), Scratch::default());
-    for cpu in variants() {
+    for (cpu, precision) in variants().into_iter().flat_map(|cpu| PRECISIONS.map(|precision| (cpu, precision))) {
         let weights = random.numbers(3 * 64 * 400);
         let matrix = |outputs: usize, inputs: usize| {
             let weights = Rows::new(&weights, outputs, inputs, inputs);
-            PackedMatrix::new(cpu, Precision::Bf16, weights, None)
+            PackedMatrix::new(cpu, precision, weights, None)
         };
-        let mut case = Case::new(cpu, Precision::Bf16, &mut random, &[300, 300, 300], 32);
+        let mut case = Case::new(cpu, precision, &mut random, &[300, 10, 290, 300], 32);
         (case.query_key_value, case.attended, case.heads) = (matrix(3 * 64, 400), matrix(400, 64), 2);
         (case.x, case.bias, case.residual) = (Spread::new(&mut random, 900, 400), None, None);
-        case.weights = weights[..400 * 64].to_vec();
         // More than stay in a core's cache, and of one sequence as many.
-        for lengths in [vec![300, 300, 300], vec![900]] {
+        for lengths in [vec![300, 10, 290, 300], vec![900]] {
             case.offsets = lengths.iter().fold(vec![0], |mut ends, length| {
                 ends.push(ends[ends.len() - 1] + length);
                 ends
             });
             case.lengths = lengths;
             let fused = case.layer().is_fused(900);
-            assert_eq!(fused, cpu.isa() == Isa::Amx && case.lengths.len() == 1, "{cpu:?}");
+            let wanted = cpu.isa() == Isa::Amx && precision != Precision::Int8 && case.lengths.len() == 1;
+            assert_eq!(fused, wanted, "{cpu:?}");
+            let what = format!("many, {cpu:?}, {precision:?}, {:?}", case.lengths);
             let expected = case.expected(cpu, &mut Scratch::default());
             let y = case.run(&mut random, &mut scratch);
-            expected.check(&format!("many, {cpu:?}, {:?}", case.lengths), |row, column| y.at(row, column));
+            expected.check(&what, |row, column| y.at(row, column));
+            for ends in case.offsets.windows(2) {
+                let (rows, offsets) = (ends[0]..ends[1], [0, ends[1] - ends[0]]);
+                let mut alone = Spread::new(&mut random, rows.len(), 400);
+                let layer = SelfAttention { offsets: &offsets, ..case.layer() };
+                layer.multiply(case.x.view().rows_in(rows.clone()), None, alone.view_mut(), &mut scratch);
+                for (place, row) in rows.enumerate() {
+                    for column in 0..400 {
+                        let (alone, among) = (alone.at(place, column), y.at(row, column));
+                        assert_eq!(alone.to_bits(), among.to_bits(), "{what}, alone, row {row}, column {column}");
+                    }
+                }
+            }
         }
     }
 }

@@ -35,6 +35,16 @@ fn resident_bytes() -> Option<u64> {
     kib.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// How exact a model is, and what that means where it can be chosen.
+fn exactness(precision: Option<&str>) -> &str {
+    match precision {
+        Some("f32") => "f32: embeddings and scores within 1e-5 of the reference's",
+        Some("bf16") => "bf16: a cosine of at least 0.9999 with f32's embeddings",
+        Some("int8") => "int8: a cosine of at least 0.995 with f32's embeddings",
+        _ => "f32",
+    }
+}
+
 fn print(found: &Description, beside: &Beside, grown: Option<u64>, report: &Result<Option<Report>, String>) {
     let spec = &found.spec;
     let Limits { timeout_seconds, max_retries, max_batch, max_input_bytes } = spec.limits;
@@ -48,7 +58,7 @@ fn print(found: &Description, beside: &Beside, grown: Option<u64>, report: &Resu
         ("source", spec.source.clone().unwrap_or_else(|| "not stated".to_owned())),
         ("license", spec.license.clone().unwrap_or_else(|| "not stated".to_owned())),
         ("architecture", found.architecture.to_owned()),
-        ("precision", found.precision.unwrap_or("f32").to_owned()),
+        ("precision", exactness(found.precision).to_owned()),
         ("parameters", thousands(found.parameters)),
         ("memory", format!("{} of weights at most{loaded}", bytes(found.weight_bytes))),
         (

@@ -199,15 +199,17 @@ impl Encoder {
         stop: &impl Fn() -> bool,
     ) -> Option<Vec<Vec<f32>>> {
         let mut hidden = self.begin(texts, crew, states);
-        for layer in &self.layers {
-            if stop() {
-                return None;
+        let is_stopped = self.layers.iter().any(|layer| {
+            let stops = stop();
+            if !stops {
+                layer.pass(&self.shape, crew, states, &mut hidden);
             }
-            layer.pass(&self.shape, crew, states, &mut hidden);
-        }
-        let results = hidden.apply("head", |hidden| self.head.of(hidden, self.shape.width, crew, states));
+            stops
+        });
+        let mut head = || hidden.apply("head", |hidden| self.head.of(hidden, self.shape.width, crew, states));
+        let results = (!is_stopped).then(&mut head);
         states.end(hidden);
-        Some(results)
+        results
     }
 
     /// Reads what it did not need so far.

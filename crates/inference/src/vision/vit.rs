@@ -240,15 +240,17 @@ impl Network for Vit {
         let lengths = vec![self.rows(); images.len()];
         self.room.run(&lengths, turn, |group, crew, states| {
             let mut hidden = self.begin(group.iter().map(|image| images[*image]), levels, crew, states);
-            for layer in &self.layers {
-                if stop() {
-                    return None;
+            let is_stopped = self.layers.iter().any(|layer| {
+                let stops = stop();
+                if !stops {
+                    layer.pass(&self.shape, crew, states, &mut hidden);
                 }
-                layer.pass(&self.shape, crew, states, &mut hidden);
-            }
-            let outputs = hidden.apply("classifier", |hidden| self.outputs(hidden, crew, states));
+                stops
+            });
+            let mut outputs = || hidden.apply("classifier", |hidden| self.outputs(hidden, crew, states));
+            let outputs = (!is_stopped).then(&mut outputs);
             states.end(hidden);
-            Some(group.iter().zip(outputs).map(|(image, outputs)| finish(*image, outputs)).collect())
+            Some(group.iter().zip(outputs?).map(|(image, outputs)| finish(*image, outputs)).collect())
         })
     }
 }

@@ -184,7 +184,7 @@ fn measure(name: &str, cpu: Cpu, precision: Precision) {
         let input = Attention { query, key, value, offsets: &offsets, head_width: HEAD, scale: 0.17, bias };
         let flop = 4.0 * (sequences * length * length * HIDDEN) as f64;
         let kind = if is_biased { "biased attention" } else { "attention" };
-        let products = products_of_attention(cpu, precision, length);
+        let products = products_of_attention(cpu, precision);
         report(&format!("{kind}, {sequences} × {length} tokens"), products, flop, &mut || {
             attention(cpu, precision, black_box(&input), RowsMut::new(&mut y, rows, HIDDEN, HIDDEN), &mut scratch);
         });
@@ -208,11 +208,9 @@ fn products_of(cpu: Cpu, precision: Precision) -> (peak::Loop, f64) {
     (peak::fastest(cpu, precision), products)
 }
 
-/// The same of attention of sequences so long: in f32, but for tiles and for AVX-512 with an instruction for bf16, where f32 is not asked for.
-fn products_of_attention(cpu: Cpu, precision: Precision, length: usize) -> (peak::Loop, f64) {
+/// The same of attention: in f32, but for tiles and for AVX-512 with an instruction for bf16, where f32 is not asked for.
+fn products_of_attention(cpu: Cpu, precision: Precision) -> (peak::Loop, f64) {
     match (cpu.isa(), precision) {
-        // In registers, because packing so few in two parts takes longer.
-        (Isa::Amx, Precision::F32) if length <= 16 => products_of(cpu.in_registers(), Precision::F32),
         (Isa::Amx, Precision::F32) => products_of(cpu, Precision::F32),
         (Isa::Amx, _) => products_of(cpu, Precision::Bf16),
         (Isa::Avx512, Precision::Bf16 | Precision::Int8) => products_of(cpu, cpu.precision(Precision::Bf16)),
@@ -220,7 +218,8 @@ fn products_of_attention(cpu: Cpu, precision: Precision, length: usize) -> (peak
     }
 }
 
-/// Kernels that do little with each number: beside copying as many.
+/// Kernels that do little with each number: beside copying as many. What works in place copies its input first, lest it be done again with
+/// what it gave, until numbers are too small to be normal.
 fn pointwise(cpu: Cpu) {
     const ROWS: usize = 64;
     println!(
@@ -232,15 +231,20 @@ fn pointwise(cpu: Cpu) {
     let (x, residual) = (numbers(count), numbers(count));
     let view = |data| Rows::new(data, ROWS, HIDDEN, HIDDEN);
     let norm = LayerNorm { weight: &weight, bias: &bias, epsilon: 1e-12 };
-    for name in ["layer norm + residual", "softmax", "GELU", "GELU by tanh"] {
+    for name in ["layer norm + residual", "softmax", "GELU", "GELU by tanh", "SiLU", "ReLU"] {
         let (mut y, mut copy) = (x.clone(), x.clone());
         let times = time(&mut [
             &mut || {
+                if !name.starts_with("layer norm") {
+                    y.copy_from_slice(black_box(&x));
+                }
                 let y = RowsMut::new(&mut y, ROWS, HIDDEN, HIDDEN);
                 match name {
                     "softmax" => softmax(cpu, y),
                     "GELU" => activate(cpu, Activation::GeluErf, y),
                     "GELU by tanh" => activate(cpu, Activation::GeluTanh, y),
+                    "SiLU" => activate(cpu, Activation::Silu, y),
+                    "ReLU" => activate(cpu, Activation::Relu, y),
                     _ => layer_norm(cpu, norm, view(&x), Some(view(&residual)), y),
                 }
             },
