@@ -1,5 +1,5 @@
-//! Models, read by candle and run by our own kernels, those of encoders and ViT as operations on its tensors: found in directories,
-//! checked, loaded once, warmed, and each driven in dynamic batches by threads of its own.
+//! Models, read by candle and run by our own kernels, those of encoders and ViT on a processor as operations on its tensors:
+//! found in directories, checked, loaded once, warmed, and each driven in dynamic batches by threads of its own.
 
 mod abandon;
 mod architecture;

@@ -131,7 +131,7 @@ async fn the_report_stays_with_the_version_that_it_is_of() {
     }
     assert!(report.contains("times with portable, "), "{report}");
     assert!(shown.out.contains(&format!("made of {}, version ", tiny::NAME)), "{}", shown.out);
-    assert!(shown.out.contains("\nprecision     int8: a cosine of at least 0.995 with f32's"), "{}", shown.out);
+    assert!(shown.out.contains("\nprecision     int8: embeddings' cosine with f32's at least 0.995"), "{}", shown.out);
 
     // It goes where the version goes.
     let dir = home.0.path().join(&made);

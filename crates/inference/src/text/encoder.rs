@@ -241,6 +241,7 @@ impl Encoder {
                 layer.pass(&self.shape, &mut crew, &mut states, &mut hidden);
                 see(index, view(&states.context, states.rows(), layer.context_width()));
             }
+            states.end(hidden);
         }
     }
 

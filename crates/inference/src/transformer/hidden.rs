@@ -23,10 +23,14 @@ impl<F: FnOnce(&mut Vec<f32>)> InplaceOp1 for Operation<F> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        match (storage, layout.contiguous_offsets(), self.work.take()) {
-            (CpuStorage::F32(numbers), Some((0, _)), Some(work)) => work(numbers),
-            _ => bail!("{} takes rows in f32 without gaps, once", self.name),
-        }
+        let (CpuStorage::F32(numbers), Some((0, end)), Some(work)) =
+            (storage, layout.contiguous_offsets(), self.work.take())
+        else {
+            bail!("{} takes rows in f32 without gaps, once", self.name);
+        };
+        work(numbers);
+        // None are left when the memory was taken.
+        debug_assert!(numbers.is_empty() || numbers.len() >= end, "{} has room for all rows", self.name);
         Ok(())
     }
 }

@@ -287,6 +287,7 @@ impl Vit {
                 layer.pass(&self.shape, &mut crew, &mut states, &mut hidden);
                 see(index, view(&states.context, self.rows(), layer.context_width()));
             }
+            states.end(hidden);
         }
     }
 

@@ -151,10 +151,11 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "a hint reads nothing that the program could notice")]
     fn prefetch(address: *const f32) {
         // SAFETY: a prefetch is a hint; it changes neither memory nor registers.
         unsafe {
-            asm!("prfm pldl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
+            asm!("prfm pldl1keep, [{}]", in(reg) address, options(nomem, nostack, preserves_flags));
         }
     }
 }
