@@ -303,7 +303,8 @@ impl LogSettings {
         use std::io::{IsTerminal, stderr};
 
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log)?;
-        let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+        // What cannot be logged is not told to the same place, which would panic.
+        let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
         let started = match self.log_format {
             LogFormat::Text => logger.with_ansi(stderr().is_terminal()).try_init(),
             LogFormat::Json => logger.json().try_init(),

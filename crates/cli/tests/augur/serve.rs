@@ -1,11 +1,16 @@
 //! `augur serve` with nothing but a directory: it starts, stops, dies and comes back.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::json;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
 
 use crate::{
-    once::augur,
+    once::{augur, command},
     served::{flag, serve},
 };
 
@@ -111,4 +116,24 @@ async fn weights_that_are_truncated_corrupt_or_missing_end_it_with_the_files_nam
         assert_eq!((ran.status, ran.out.as_str()), (Some(1), ""), "{ran:?}");
         assert!(said.starts_with("error: ") && said.contains(WEIGHTS), "{}", ran.err);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_well_though_whoever_read_its_log_is_gone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let data = flag("data-dir", directory.path());
+    let mut server = command(&["serve", &data, "--enable-echo", "--models-dir=none", "--listen=127.0.0.1:0"])
+        .spawn()
+        .expect("the program starts");
+    let mut lines = BufReader::new(server.stdout.take().expect("its output is a pipe")).lines();
+    let line = lines.next_line().await.expect("it is read").expect("it says where it listens");
+    assert!(line.starts_with("listening on "), "{line}");
+    drop(server.stderr.take());
+
+    // It logs that it stops, and what came before.
+    let id = server.id().expect("it runs").to_string();
+    let told = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill runs");
+    assert!(told.success());
+    let ended = timeout(Duration::from_secs(60), server.wait()).await.expect("it ends").expect("it is waited for");
+    assert_eq!(ended.code(), Some(0));
 }
