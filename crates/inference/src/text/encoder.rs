@@ -199,15 +199,9 @@ impl Encoder {
         stop: &impl Fn() -> bool,
     ) -> Option<Vec<Vec<f32>>> {
         let mut hidden = self.begin(texts, crew, states);
-        let is_stopped = self.layers.iter().any(|layer| {
-            let stops = stop();
-            if !stops {
-                layer.pass(&self.shape, crew, states, &mut hidden);
-            }
-            stops
-        });
-        let mut head = || hidden.apply("head", |hidden| self.head.of(hidden, self.shape.width, crew, states));
-        let results = (!is_stopped).then(&mut head);
+        let is_done = Layer::pass_all(&self.layers, &self.shape, crew, states, &mut hidden, stop);
+        let head = |hidden: &mut Vec<f32>| self.head.of(hidden, self.shape.width, crew, states);
+        let results = is_done.then(|| hidden.apply("head", head));
         states.end(hidden);
         results
     }

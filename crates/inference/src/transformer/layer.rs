@@ -133,6 +133,24 @@ impl Layer {
         hidden.apply("transformer-layer", |hidden| self.change(shape, crew, states, hidden));
     }
 
+    /// Takes hidden states through all layers, or up to the first before which `stop` says so; whether it never did.
+    pub(crate) fn pass_all(
+        layers: &[Self],
+        shape: &Shape,
+        crew: &mut Crew<'_>,
+        states: &mut States,
+        hidden: &mut Hidden,
+        stop: &impl Fn() -> bool,
+    ) -> bool {
+        layers.iter().all(|layer| {
+            let goes_on = !stop();
+            if goes_on {
+                layer.pass(shape, crew, states, hidden);
+            }
+            goes_on
+        })
+    }
+
     fn change(&self, shape: &Shape, crew: &mut Crew<'_>, states: &mut States, hidden: &mut Vec<f32>) {
         let (width, rows) = (shape.width, states.rows());
         let States { offsets, sum, query_key_value, context, between, .. } = states;

@@ -240,15 +240,9 @@ impl Network for Vit {
         let lengths = vec![self.rows(); images.len()];
         self.room.run(&lengths, turn, |group, crew, states| {
             let mut hidden = self.begin(group.iter().map(|image| images[*image]), levels, crew, states);
-            let is_stopped = self.layers.iter().any(|layer| {
-                let stops = stop();
-                if !stops {
-                    layer.pass(&self.shape, crew, states, &mut hidden);
-                }
-                stops
-            });
-            let mut outputs = || hidden.apply("classifier", |hidden| self.outputs(hidden, crew, states));
-            let outputs = (!is_stopped).then(&mut outputs);
+            let is_done = Layer::pass_all(&self.layers, &self.shape, crew, states, &mut hidden, &stop);
+            let classifier = |hidden: &mut Vec<f32>| self.outputs(hidden, crew, states);
+            let outputs = is_done.then(|| hidden.apply("classifier", classifier));
             states.end(hidden);
             Some(group.iter().zip(outputs?).map(|(image, outputs)| finish(*image, outputs)).collect())
         })

@@ -211,9 +211,7 @@ fn products_of(cpu: Cpu, precision: Precision) -> (peak::Loop, f64) {
 /// The same of attention: in f32, but for tiles and for AVX-512 with an instruction for bf16, where f32 is not asked for.
 fn products_of_attention(cpu: Cpu, precision: Precision) -> (peak::Loop, f64) {
     match (cpu.isa(), precision) {
-        (Isa::Amx, Precision::F32) => products_of(cpu, Precision::F32),
-        (Isa::Amx, _) => products_of(cpu, Precision::Bf16),
-        (Isa::Avx512, Precision::Bf16 | Precision::Int8) => products_of(cpu, cpu.precision(Precision::Bf16)),
+        (Isa::Amx | Isa::Avx512, Precision::Bf16 | Precision::Int8) => products_of(cpu, cpu.precision(Precision::Bf16)),
         _ => products_of(cpu, Precision::F32),
     }
 }
