@@ -4,13 +4,14 @@
 //! names the model, by default the one that `scripts/fetch-test-model` fetches. With `--engines` the subjects (all but `candle` and `cuda`; by
 //! default the fastest instructions in f32) are each compared with themselves as several engines ([`engines`]). A peer (`peer/mod.rs`) takes part with
 //! `--peer "COMMAND"`: for each line `COUNT TOKENS;TOKENS…` (ids with commas between them) it runs that batch so often. Machines are shared and noisy, so subjects take turns, and each figure is a median; read along the rows.
-//! Ratios are also given for the best turn of each subject.
+//! Ratios are also given for those turns alone in which nothing else kept the machine's processors from what they can do ([`quiet`]).
 #![allow(clippy::print_stdout)]
 
 mod candle;
 mod engines;
 #[path = "../peer/mod.rs"]
 mod peer;
+mod quiet;
 
 use std::{
     env,
@@ -20,17 +21,18 @@ use std::{
 };
 
 use inference::{Cpu, Device, DeviceEncoder, Encoder, Isa, Machine, Precision};
+use quiet::Probe;
 
 const LENGTHS: [usize; 3] = [16, 64, 256];
 const BATCHES: &str = "1,8,32";
 
 /// Turns of each figure, at most and at least.
-const TURNS: usize = 41;
+const TURNS: usize = 201;
 const FEWEST: usize = 5;
 
 /// What one turn of a subject lasts, at least, and all turns of a figure, before they are the fewest.
 const TURN: Duration = Duration::from_millis(10);
-const FIGURE: Duration = Duration::from_secs(30);
+const FIGURE: Duration = Duration::from_secs(45);
 
 /// What a subject runs before each turn without being measured, at least.
 const WARM: Duration = Duration::from_millis(50);
@@ -87,28 +89,36 @@ fn main() {
     print!("{:>14}", "tokens × batch");
     subjects.iter().for_each(|subject| print!(" {:>18}", subject.name));
     println!();
-    let (mut medians, mut best) = (Vec::new(), Vec::new());
+    let (mut probe, mut medians, mut figures) = (Probe::new(threads.get()), Vec::new(), Vec::new());
     for batch in batches {
         for length in LENGTHS {
-            let turns = measure(&mut subjects, &texts(batch, length));
-            let rates: Vec<f64> = turns.iter().map(|turns| turns[turns.len() / 2]).collect();
+            let figure = measure(&mut subjects, &texts(batch, length), &mut probe);
+            let rates = rates(&figure).expect("there are turns enough");
             print!("{:>14}", format!("{length} × {batch}"));
             for rate in &rates {
                 print!(" {rate:>10.1} {:>7}", format!("{:.2}×", rate / rates[0]));
             }
             println!();
             medians.push(rates);
-            best.push(turns.iter().map(|turns| turns[turns.len() - 1]).collect());
+            figures.push(figure);
         }
     }
     compare("medians of turns", &subjects, peers.len(), &medians);
-    compare("the best turn of each", &subjects, peers.len(), &best);
+    let count = |figures: &[Vec<Vec<Turn>>]| figures.iter().flatten().map(Vec::len).sum::<usize>();
+    let all = count(&figures);
+    figures.iter_mut().flatten().for_each(|turns| turns.retain(|turn| probe.is_quiet(turn.probed)));
+    let rows: Vec<Vec<f64>> = figures.iter().filter_map(|figure| rates(figure)).collect();
+    let what = format!("medians of quiet turns, {} of {all}, in {} rows", count(&figures), rows.len());
+    compare(&what, &subjects, peers.len(), &rows);
     println!("load after {}", first_word("/proc/loadavg"));
 }
 
 /// Says how fast subjects are beside the last ones, which are peers. There is a row of rates for each batch.
 fn compare(what: &str, subjects: &[Subject], peers: usize, rows: &[Vec<f64>]) {
-    println!("\nours ÷ theirs over all rows, {what}: geometric mean (least)");
+    println!("\nours ÷ theirs over rows, {what}: geometric mean (least)");
+    if rows.is_empty() {
+        return;
+    }
     let (own, peers) = subjects.split_at(subjects.len() - peers);
     for (ours, subject) in own.iter().enumerate() {
         for (place, peer) in peers.iter().enumerate() {
@@ -210,8 +220,26 @@ fn texts(count: usize, length: usize) -> Vec<Vec<u32>> {
     (0..count).map(|text| (0..length).map(|at| token(text, at)).collect()).collect()
 }
 
-/// Texts a second of each subject in each turn, the slowest first.
-fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
+/// One turn of a subject.
+struct Turn {
+    /// Texts a second.
+    rate: f64,
+    /// The most seconds that the probe took, before and after.
+    probed: f64,
+}
+
+/// Texts a second of each subject, the median of its turns, if each has enough of them.
+fn rates(figure: &[Vec<Turn>]) -> Option<Vec<f64>> {
+    let median = |turns: &Vec<Turn>| {
+        let mut rates: Vec<f64> = turns.iter().map(|turn| turn.rate).collect();
+        rates.sort_by(f64::total_cmp);
+        (rates.len() >= FEWEST).then(|| rates[rates.len() / 2])
+    };
+    figure.iter().map(median).collect()
+}
+
+/// All turns of each subject.
+fn measure(subjects: &mut [Subject], texts: &[Vec<u32>], probe: &mut Probe) -> Vec<Vec<Turn>> {
     let counts: Vec<u32> = subjects
         .iter_mut()
         .map(|subject| {
@@ -221,22 +249,25 @@ fn measure(subjects: &mut [Subject], texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
             TURN.as_micros().div_ceil(once.as_micros()) as u32
         })
         .collect();
-    let mut seconds = vec![Vec::new(); subjects.len()];
-    let begun = Instant::now();
+    let mut probed = || {
+        thread::sleep(PAUSE);
+        probe.seconds()
+    };
+    let mut figure: Vec<Vec<Turn>> = subjects.iter().map(|_| Vec::with_capacity(TURNS)).collect();
+    let (mut before, begun) = (probed(), Instant::now());
     for turn in 0..TURNS {
         if turn >= FEWEST && begun.elapsed() > FIGURE {
             break;
         }
-        for ((subject, count), seconds) in subjects.iter_mut().zip(&counts).zip(&mut seconds) {
-            thread::sleep(PAUSE);
+        for ((subject, count), turns) in subjects.iter_mut().zip(&counts).zip(&mut figure) {
             // Processors that had nothing to do are slow at first, and threads may have to be woken.
             (subject.run)(texts, WARM.as_micros().div_ceil(TURN.as_micros()) as u32 * *count);
-            seconds.push((subject.run)(texts, *count).as_secs_f64() / f64::from(*count));
+            let seconds = (subject.run)(texts, *count).as_secs_f64();
+            let after = probed();
+            let rate = texts.len() as f64 * f64::from(*count) / seconds;
+            turns.push(Turn { rate, probed: before.max(after) });
+            before = after;
         }
     }
-    let rates = |mut seconds: Vec<f64>| {
-        seconds.sort_by(|one, other| other.total_cmp(one));
-        seconds.into_iter().map(|seconds| texts.len() as f64 / seconds).collect()
-    };
-    seconds.into_iter().map(rates).collect()
+    figure
 }
